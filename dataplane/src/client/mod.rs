@@ -1,0 +1,1 @@
+//! Placeholder doc of `client`, replaced by its specification.

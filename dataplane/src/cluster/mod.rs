@@ -1,0 +1,1 @@
+//! Placeholder doc of `cluster`, replaced by its specification.

@@ -1,0 +1,1 @@
+//! Placeholder doc of `crypto`, replaced by its specification.

@@ -1,0 +1,1 @@
+//! Placeholder doc of `execution`, replaced by its specification.

@@ -1,0 +1,1 @@
+//! Placeholder doc of `history`, replaced by its specification.

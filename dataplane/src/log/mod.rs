@@ -1,0 +1,1 @@
+//! Placeholder doc of `log`, replaced by its specification.

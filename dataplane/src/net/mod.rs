@@ -1,0 +1,1 @@
+//! Placeholder doc of `net`, replaced by its specification.

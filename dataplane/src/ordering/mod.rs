@@ -1,0 +1,1 @@
+//! Placeholder doc of `ordering`, replaced by its specification.

@@ -1,0 +1,1 @@
+//! Placeholder doc of `replica`, replaced by its specification.

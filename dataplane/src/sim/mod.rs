@@ -1,0 +1,1 @@
+//! Placeholder doc of `sim`, replaced by its specification.

@@ -1,0 +1,1 @@
+//! Placeholder doc of `state`, replaced by its specification.

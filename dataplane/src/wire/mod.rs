@@ -1,0 +1,1 @@
+//! Placeholder doc of `wire`, replaced by its specification.
