@@ -1,1 +1,3 @@
-//! Placeholder doc of `crypto`, replaced by its specification.
+//! Hashing.
+
+pub mod hash;

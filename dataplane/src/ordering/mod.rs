@@ -1,1 +1,3 @@
 //! Placeholder doc of `ordering`, replaced by its specification.
+
+pub mod batch;

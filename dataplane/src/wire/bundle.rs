@@ -1,0 +1,378 @@
+//! Bundles: what a client signs (FORMATS.md, "What a client signs").
+//!
+//! A bundle is a COSE_Sign1 (RFC 9052, tag 18) whose payload names the cluster, the session, the request numbers and the RFC
+//! 6962 root over the encoded requests. One signature so serves up to 256 requests, and each can be shown alone by its path.
+//!
+//! Parsing is strict: the bytes must be the one deterministic encoding (RFC 8949, 4.2.1) of what they say, which is checked by
+//! encoding again and comparing. The signature is not checked here: the verify stage does that in batches, over
+//! [`Bundle::signed_bytes`].
+//!
+//! A bundle that opens a session has session null and the numbers from 0; its request 0 is the operation `[3]`, and further
+//! requests in it belong to the session that it opens. `[3]` stands nowhere else.
+
+use minicbor::data::{Tag, Type};
+use minicbor::{Decoder, Encoder};
+
+use super::error::BundleError;
+use super::limits::{MAX_BUNDLE_REQUESTS, MAX_ENTRY};
+use crate::crypto::hash::{merkle_root, sha256};
+use crate::types::{Digest, PublicKey, Signature, TimeMs};
+
+/// The payload's first item: the format and its version.
+const BUNDLE_FORMAT: &str = "atlas-bundle/1";
+
+/// CBOR of the operation that opens a session.
+pub const OPEN_SESSION: [u8; 2] = [0x81, 0x03];
+
+/// Bytes of an entry beyond the bundle, its requests and its outcomes: array heads, kinds, sequence and time.
+const ENTRY_OVERHEAD: usize = 64;
+
+/// Largest encoding of one outcome without its changes: array head, code, array head.
+const OUTCOME_BYTES: usize = 8;
+
+/// Largest encoding of one change: array head, path index, revision, previous entry.
+const CHANGE_BYTES: usize = 28;
+
+/// One request of a bundle, read in place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request<'a> {
+    /// Priority class; 0 is the most urgent.
+    pub class: u8,
+    /// Agreed time after which it is not executed any more.
+    pub not_after_ms: Option<TimeMs>,
+    /// The application's operation, deterministic CBOR.
+    pub operation: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// `None` unless the bytes are `[class, not_after_ms / null, operation]` in deterministic encoding; the operation is only
+    /// checked to be one well-formed CBOR item.
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let mut decoder = Decoder::new(bytes);
+        if decoder.array().ok()? != Some(3) {
+            return None;
+        }
+        let class = decoder.u8().ok()?;
+        let not_after_ms = match decoder.datatype().ok()? {
+            Type::Null => decoder.null().map(|()| None).ok()?,
+            _ => Some(decoder.i64().ok()?),
+        };
+        let start = decoder.position();
+        decoder.skip().ok()?;
+        if decoder.position() != bytes.len() {
+            return None;
+        }
+        let mut head = [0; 16];
+        let length = request_head(&mut head, class, not_after_ms);
+        (bytes.get(..start)? == head.get(..length)?).then_some(Self { class, not_after_ms, operation: &bytes[start..] })
+    }
+
+    /// The request's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut head = [0; 16];
+        let length = request_head(&mut head, self.class, self.not_after_ms);
+        [&head[..length], self.operation].concat()
+    }
+
+    /// Whether this is the operation that opens a session.
+    pub fn opens_session(&self) -> bool {
+        self.operation == OPEN_SESSION
+    }
+}
+
+/// Writes a request's bytes up to the operation: 13 bytes at most.
+fn request_head(out: &mut [u8; 16], class: u8, not_after_ms: Option<TimeMs>) -> usize {
+    let total = out.len();
+    let mut rest = out.as_mut_slice();
+    {
+        let mut encoder = Encoder::new(&mut rest);
+        // Three items of at most 1, 2 and 9 bytes fit 16.
+        let _ = encoder.array(3).and_then(|e| e.u8(class)).and_then(|e| match not_after_ms {
+            Some(time) => e.i64(time),
+            None => e.null(),
+        });
+    }
+    total - rest.len()
+}
+
+/// What the signature covers besides the format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BundleHeader {
+    /// The session; `None` opens one.
+    pub session: Option<u64>,
+    /// Number of the first request.
+    pub first: u64,
+    /// Number of requests.
+    pub count: u16,
+    /// RFC 6962 root over the encoded requests.
+    pub root: Digest,
+    /// The client's time, ms.
+    pub client_time_ms: TimeMs,
+}
+
+/// A bundle that is well-formed; whether its signature holds is the verify stage's finding.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bundle {
+    digest: Digest,
+    key: PublicKey,
+    signature: Signature,
+    header: BundleHeader,
+    /// The COSE_Sign1 and after it all requests.
+    bytes: Box<[u8]>,
+    cose_length: u32,
+    payload: (u32, u32),
+    /// End of each request in `bytes`.
+    ends: Box<[u32]>,
+}
+
+impl std::fmt::Debug for Bundle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Bundle({:?} session {:?} first {} count {})",
+            self.digest, self.header.session, self.header.first, self.header.count
+        )
+    }
+}
+
+impl Bundle {
+    /// Builds and signs a bundle of `requests` (encoded, see [`Request::encode`]).
+    ///
+    /// # Errors
+    /// Those of [`Bundle::parse`], which a bundle built here passes as well.
+    pub fn sign(
+        origin: &str,
+        key: PublicKey,
+        session: Option<u64>,
+        first: u64,
+        requests: &[Vec<u8>],
+        client_time_ms: TimeMs,
+        sign: impl FnOnce(&[u8]) -> Signature,
+    ) -> Result<Self, BundleError> {
+        let count = u16::try_from(requests.len()).map_err(|_| BundleError::Count { count: requests.len() })?;
+        let root = merkle_root(requests.iter().map(Vec::as_slice));
+        let header = BundleHeader { session, first, count, root, client_time_ms };
+        let payload = encode_payload(origin, &header);
+        let signature = sign(&signature_structure(&key, &payload));
+        let cose = encode_cose(&key, &payload, &signature);
+        Self::parse(&cose, requests.iter().map(Vec::as_slice), origin)
+    }
+
+    /// Reads a bundle that was signed for the cluster `origin`; copies its bytes once.
+    ///
+    /// # Errors
+    /// The first rule of the format that the bytes break.
+    pub fn parse<'a>(
+        cose: &[u8],
+        requests: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+        origin: &str,
+    ) -> Result<Self, BundleError> {
+        let count = requests.len();
+        if count == 0 || count > MAX_BUNDLE_REQUESTS {
+            return Err(BundleError::Count { count });
+        }
+        let Cose { key, payload, signature } = decode_cose(cose).ok_or(BundleError::Cose)?;
+        let (header_origin, signed_count, header) = decode_payload(payload).ok_or(BundleError::Payload)?;
+        if header_origin != origin {
+            return Err(BundleError::Origin);
+        }
+        if encode_payload(origin, &header) != payload {
+            return Err(BundleError::Payload);
+        }
+        if encode_cose(&key, payload, &signature) != cose {
+            return Err(BundleError::Cose);
+        }
+        if signed_count != count as u64 {
+            return Err(BundleError::CountMismatch { signed: signed_count, sent: count });
+        }
+        header.first.checked_add(count as u64).ok_or(BundleError::Numbers)?;
+        let total = cose.len() + requests.clone().map(<[u8]>::len).sum::<usize>();
+        if total + ENTRY_OVERHEAD + count * OUTCOME_BYTES > MAX_ENTRY {
+            return Err(BundleError::TooLarge);
+        }
+        if merkle_root(requests.clone()) != header.root {
+            return Err(BundleError::Root);
+        }
+        let mut bytes = Vec::with_capacity(total);
+        bytes.extend_from_slice(cose);
+        let mut ends = Vec::with_capacity(count);
+        for (index, request) in requests.enumerate() {
+            let decoded = Request::decode(request).ok_or(BundleError::Request(index))?;
+            if decoded.opens_session() != (index == 0 && header.session.is_none()) {
+                return Err(BundleError::Open);
+            }
+            bytes.extend_from_slice(request);
+            ends.push(bytes.len() as u32);
+        }
+        if header.session.is_none() && header.first != 0 {
+            return Err(BundleError::Open);
+        }
+        let payload_start = (payload.as_ptr() as usize - cose.as_ptr() as usize) as u32;
+        Ok(Self {
+            digest: sha256(&[cose]),
+            key,
+            signature,
+            header,
+            cose_length: cose.len() as u32,
+            payload: (payload_start, payload_start + payload.len() as u32),
+            bytes: bytes.into_boxed_slice(),
+            ends: ends.into_boxed_slice(),
+        })
+    }
+
+    /// SHA-256 of the COSE_Sign1: what batches name it by. It covers the requests through their root.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The key that the bundle carries.
+    pub fn key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// The signature, to be checked over [`Bundle::signed_bytes`].
+    pub fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// What was signed.
+    pub fn header(&self) -> &BundleHeader {
+        &self.header
+    }
+
+    /// The COSE_Sign1.
+    pub fn cose(&self) -> &[u8] {
+        &self.bytes[..self.cose_length as usize]
+    }
+
+    /// The encoded requests in order.
+    pub fn requests(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
+        (0..self.ends.len()).map(|index| self.request_bytes(index))
+    }
+
+    /// The encoded request `index`.
+    ///
+    /// # Panics
+    /// If `index` is not below the header's count.
+    pub fn request_bytes(&self, index: usize) -> &[u8] {
+        let start = if index == 0 { self.cose_length } else { self.ends[index - 1] };
+        &self.bytes[start as usize..self.ends[index] as usize]
+    }
+
+    /// All requests, decoded.
+    pub fn decoded_requests(&self) -> impl Iterator<Item = Request<'_>> {
+        // Each was decoded once when the bundle was parsed.
+        self.requests().filter_map(Request::decode)
+    }
+
+    /// Bytes of the COSE_Sign1 and the requests: what the bundle costs in memory, in a batch and in the log.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The bytes under the signature: RFC 9052 Sig_structure, empty external data.
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        let (start, end) = self.payload;
+        signature_structure(&self.key, &self.bytes[start as usize..end as usize])
+    }
+
+    /// Whether the bundle's entry stays within an entry's limit when its requests make at most `changes` changes in all.
+    pub fn fits_entry(&self, changes: usize) -> bool {
+        self.size() + ENTRY_OVERHEAD + self.ends.len() * OUTCOME_BYTES + changes * CHANGE_BYTES <= MAX_ENTRY
+    }
+}
+
+struct Cose<'a> {
+    key: PublicKey,
+    payload: &'a [u8],
+    signature: Signature,
+}
+
+/// The protected header `{1: -8, 4: kid}`: 38 bytes.
+fn protected_header(key: &PublicKey) -> [u8; 38] {
+    let mut out = [0; 38];
+    // map(2), 1: -8, 4: bytes(32)
+    out[..6].copy_from_slice(&[0xa2, 0x01, 0x27, 0x04, 0x58, 0x20]);
+    out[6..].copy_from_slice(&key.0);
+    out
+}
+
+fn decode_cose(bytes: &[u8]) -> Option<Cose<'_>> {
+    let mut decoder = Decoder::new(bytes);
+    if decoder.tag().ok()? != Tag::new(18) || decoder.array().ok()? != Some(4) {
+        return None;
+    }
+    let protected: &[u8; 38] = decoder.bytes().ok()?.try_into().ok()?;
+    let key = PublicKey(protected[6..].try_into().ok()?);
+    if decoder.map().ok()? != Some(0) {
+        return None;
+    }
+    let payload = decoder.bytes().ok()?;
+    let signature = Signature(decoder.bytes().ok()?.try_into().ok()?);
+    (decoder.position() == bytes.len()).then_some(Cose { key, payload, signature })
+}
+
+fn encode_cose(key: &PublicKey, payload: &[u8], signature: &Signature) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::with_capacity(payload.len() + 128));
+    // Writing to a Vec cannot fail.
+    let _ = encoder
+        .tag(Tag::new(18))
+        .and_then(|e| e.array(4))
+        .and_then(|e| e.bytes(&protected_header(key)))
+        .and_then(|e| e.map(0))
+        .and_then(|e| e.bytes(payload))
+        .and_then(|e| e.bytes(&signature.0));
+    encoder.into_writer()
+}
+
+fn signature_structure(key: &PublicKey, payload: &[u8]) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::with_capacity(payload.len() + 80));
+    let _ = encoder
+        .array(4)
+        .and_then(|e| e.str("Signature1"))
+        .and_then(|e| e.bytes(&protected_header(key)))
+        .and_then(|e| e.bytes(&[]))
+        .and_then(|e| e.bytes(payload));
+    encoder.into_writer()
+}
+
+fn encode_payload(origin: &str, header: &BundleHeader) -> Vec<u8> {
+    let mut encoder = Encoder::new(Vec::with_capacity(origin.len() + 96));
+    let _ = encoder
+        .array(7)
+        .and_then(|e| e.str(BUNDLE_FORMAT))
+        .and_then(|e| e.str(origin))
+        .and_then(|e| match header.session {
+            Some(session) => e.u64(session),
+            None => e.null(),
+        })
+        .and_then(|e| e.u64(header.first))
+        .and_then(|e| e.u16(header.count))
+        .and_then(|e| e.bytes(&header.root.0))
+        .and_then(|e| e.i64(header.client_time_ms));
+    encoder.into_writer()
+}
+
+fn decode_payload(payload: &[u8]) -> Option<(&str, u64, BundleHeader)> {
+    let mut decoder = Decoder::new(payload);
+    if decoder.array().ok()? != Some(7) || decoder.str().ok()? != BUNDLE_FORMAT {
+        return None;
+    }
+    let origin = decoder.str().ok()?;
+    let session = match decoder.datatype().ok()? {
+        Type::Null => decoder.null().map(|()| None).ok()?,
+        _ => Some(decoder.u64().ok()?),
+    };
+    let first = decoder.u64().ok()?;
+    let signed_count = decoder.u64().ok()?;
+    let root = Digest(decoder.bytes().ok()?.try_into().ok()?);
+    let client_time_ms = decoder.i64().ok()?;
+    if decoder.position() != payload.len() {
+        return None;
+    }
+    let count = u16::try_from(signed_count).ok()?;
+    Some((origin, signed_count, BundleHeader { session, first, count, root, client_time_ms }))
+}

@@ -1,0 +1,102 @@
+//! Errors of frames and messages, by who is at fault.
+
+use crate::types::{Code, Digest};
+
+/// Bytes that break the format. The frame is dropped and counted, the link closed: its stream cannot be trusted any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant's message is its documentation")]
+pub enum Malformed {
+    #[error("the frame does not begin with the magic bytes ATLS")]
+    Magic,
+    #[error("frame version {0}, this build speaks version 1")]
+    Version(u8),
+    #[error("unknown kind of frame {0}")]
+    Kind(u8),
+    #[error("reserved header bytes are not zero")]
+    Reserved,
+    #[error("a body of {length} bytes where at most {limit} are allowed")]
+    TooLong { length: u32, limit: usize },
+    #[error("a sealed body of {0} bytes is shorter than its tag")]
+    TooShort(u32),
+    #[error("the frame is for another cluster")]
+    Cluster,
+    #[error("the body is not a valid archive of its kind")]
+    Archive,
+    #[error("{what}: {count} where at most {limit} are allowed")]
+    Count { what: &'static str, count: usize, limit: usize },
+    #[error("{0} may not be sent by this side")]
+    Direction(&'static str),
+    #[error("bundle: {0}")]
+    Bundle(#[from] BundleError),
+}
+
+/// A well-formed message that a correct peer would not send. Counted and kept as evidence by replica and kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant's message is its documentation")]
+pub enum Misbehaviour {
+    #[error("two digests for view {view}, sequence {sequence}: {first:?} and {second:?}")]
+    Equivocation { view: u64, sequence: u64, first: Digest, second: Digest },
+    #[error("a proposal from a replica that does not lead view {view}")]
+    NotLeader { view: u64 },
+    #[error("the digest of sequence {sequence} does not cover what was sent")]
+    WrongDigest { sequence: u64 },
+    #[error("the time of sequence {sequence} is {drift_ms} ms off this replica's clock")]
+    Drift { sequence: u64, drift_ms: i64 },
+    #[error("a batch of sequence {sequence} beyond the limits")]
+    BatchLimits { sequence: u64 },
+    #[error("a bundle in a batch for sequence {sequence} that is malformed or not properly signed")]
+    BadBundle { sequence: u64 },
+    #[error("a status that takes back what was said before")]
+    StatusBack,
+}
+
+/// Why bytes are not a bundle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "each variant's message is its documentation")]
+pub enum BundleError {
+    #[error("not a COSE_Sign1 in deterministic encoding with the protected header {{1: -8, 4: kid}}")]
+    Cose,
+    #[error("payload is not [\"atlas-bundle/1\", origin, session / null, first, count, root, time]")]
+    Payload,
+    #[error("{count} requests where 1 to 256 are allowed")]
+    Count { count: usize },
+    #[error("the header says {signed} requests, {sent} were sent")]
+    CountMismatch { signed: u64, sent: usize },
+    #[error("the requests do not hash to the signed root")]
+    Root,
+    #[error("request {0} is not [class, not_after_ms / null, operation]")]
+    Request(usize),
+    #[error("a bundle that opens a session starts with number 0 and the operation [3], and no other bundle holds [3]")]
+    Open,
+    #[error("signed for another cluster")]
+    Origin,
+    #[error("request numbers run past the largest number")]
+    Numbers,
+    #[error("the worst-case entry would have more than 65,535 bytes")]
+    TooLarge,
+}
+
+impl BundleError {
+    /// The code that a client is answered with.
+    pub fn code(self) -> Code {
+        match self {
+            Self::Origin => Code::WRONG_ORIGIN,
+            Self::TooLarge | Self::Count { .. } => Code::TOO_LARGE,
+            _ => Code::MALFORMED,
+        }
+    }
+}
+
+/// What is wrong with a frame or message, and whose fault it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum FrameError {
+    /// Not a valid frame or body: drop, count, close.
+    #[error("malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// Valid bytes that no correct peer sends: evidence.
+    #[error("misbehaving: {0}")]
+    Misbehaving(#[from] Misbehaviour),
+    /// A client asked for what it may not have: answer with the code.
+    #[error("refused: {0}")]
+    Refused(Code),
+}

@@ -1,0 +1,54 @@
+//! Every limit of what travels, in one place, with what happens there.
+
+/// Version of the frame format and of the messages. A frame of another version closes the link.
+pub const WIRE_VERSION: u8 = 1;
+
+/// Bytes of a frame's header.
+pub const HEADER_BYTES: usize = 32;
+
+/// Bytes that sealing adds to a body (the AES-256-GCM tag).
+pub const TAG_BYTES: usize = 16;
+
+/// Largest body of a handshake frame; Noise XX with our payloads needs under 300 bytes. Beyond: malformed.
+pub const MAX_HANDSHAKE_BODY: usize = 512;
+
+/// Largest entry of the history (tlog-tiles): a bundle whose worst-case entry is larger is refused before ordering.
+pub const MAX_ENTRY: usize = 65_535;
+
+/// Largest body of a frame from a client: a bundle that fills an entry, and its envelope. Beyond: malformed.
+pub const MAX_CLIENT_BODY: usize = MAX_ENTRY + 8_192;
+
+/// Most bundle bytes in one batch. A leader closes a batch before it; a batch beyond it is misbehaviour.
+pub const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// Most bundles in one batch. A leader closes a batch before it; a batch beyond it is misbehaviour.
+pub const MAX_BATCH_BUNDLES: usize = 4_096;
+
+/// Largest body of a frame between replicas: a full batch, its lengths and its envelope. Beyond: malformed.
+pub const MAX_PEER_BODY: usize = MAX_BATCH_BYTES + MAX_BATCH_BUNDLES * 64 + 4_096;
+
+/// Largest body of a frame to a client: an answer page and its envelope. A client treats more as malformed.
+pub const MAX_ANSWER_BODY: usize = 512 << 10;
+
+/// Most requests under one signature.
+pub const MAX_BUNDLE_REQUESTS: usize = 256;
+
+/// Most votes or decisions in one message; more go in further messages.
+pub const MAX_VOTES: usize = 1_024;
+
+/// Most open sequences that a status names; the rest follow once these closed.
+pub const MAX_STATUS_SLOTS: usize = 256;
+
+/// Most replies in one message to a client.
+pub const MAX_REPLIES: usize = 1_024;
+
+/// Longest query, bytes.
+pub const MAX_QUERY: usize = 4_096;
+
+/// Most replicas of a cluster: votes are kept in 32-bit sets.
+pub const MAX_REPLICAS: usize = 32;
+
+// The largest client bundle fits a batch, and a batch fits a frame.
+const _: () = assert!(MAX_CLIENT_BODY <= MAX_BATCH_BYTES);
+const _: () = assert!(MAX_BATCH_BYTES < MAX_PEER_BODY);
+const _: () = assert!(MAX_PEER_BODY <= u32::MAX as usize);

@@ -1,0 +1,378 @@
+//! The messages: rkyv archives, read in place after a check.
+//!
+//! rkyv's own check proves that the archive stays inside its bytes; [`Message::check`] then holds every count against its
+//! limit. No digest and no signature ever covers these bytes. The encodings are pinned by `tests/conformance.txt`.
+
+use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{Failure, Strategy};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
+use rkyv::{Archive, Portable, Serialize};
+
+use super::error::Malformed;
+use super::frame::Kind;
+use super::limits::{
+    MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_QUERY, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES,
+};
+
+/// The leader's proposal for one sequence: what is in the batch, by digest. Covers neither the leader nor the view with its
+/// digest (FORMATS.md). Backups hold the bundles, or ask for them.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct PrePrepare {
+    /// View of the leader.
+    pub view: u64,
+    /// Sequence number proposed for.
+    pub sequence: u64,
+    /// The leader's time, ms since the Unix epoch.
+    pub time_ms: i64,
+    /// Batch digest.
+    pub digest: [u8; 32],
+    /// Bundle digests in order.
+    pub bundles: Vec<[u8; 32]>,
+}
+
+/// One vote for (view of the message, sequence, digest).
+#[derive(Archive, Serialize, Clone, Copy, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Vote {
+    /// Sequence number voted on.
+    pub sequence: u64,
+    /// Batch digest voted for.
+    pub digest: [u8; 32],
+}
+
+/// Votes of one view that were ready together: PREPAREs or COMMITs, by the frame's kind.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Votes {
+    /// View of all votes.
+    pub view: u64,
+    /// The votes.
+    pub votes: Vec<Vote>,
+}
+
+/// Sequences that the sender knows committed.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Decided {
+    /// Sequence and digest of each, ascending.
+    pub decided: Vec<Vote>,
+}
+
+/// What the sender has of one open sequence.
+#[derive(Archive, Serialize, Clone, Copy, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct OpenSlot {
+    /// The sequence.
+    pub sequence: u64,
+    /// Whether the sender has the proposal of its current view.
+    pub proposed: bool,
+    /// Replicas whose PREPARE the sender has, a bit each.
+    pub prepares: u32,
+    /// Replicas whose COMMIT the sender has, a bit each.
+    pub commits: u32,
+}
+
+/// What the sender has; what it lacks is sent again.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Status {
+    /// The sender's view.
+    pub view: u64,
+    /// Low watermark.
+    pub low: u64,
+    /// Highest sequence executed.
+    pub executed: u64,
+    /// Whether the sender asks to be answered with its own status (after a reconnect).
+    pub ask: bool,
+    /// Open sequences above `executed`, ascending.
+    pub open: Vec<OpenSlot>,
+}
+
+/// Asks for the body of a batch.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct FetchBatch {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its digest.
+    pub digest: [u8; 32],
+}
+
+/// A bundle as the client sent it.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct WireBundle {
+    /// The COSE_Sign1.
+    pub cose: Vec<u8>,
+    /// The encoded requests under its root.
+    pub requests: Vec<Vec<u8>>,
+}
+
+/// The body of a batch, verified against its digest by whoever receives it.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Batch {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its digest.
+    pub digest: [u8; 32],
+    /// The leader's time that the digest covers.
+    pub time_ms: i64,
+    /// The bundles in order.
+    pub bundles: Vec<WireBundle>,
+}
+
+/// A client's bundle.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Submit {
+    /// The bundle.
+    pub bundle: WireBundle,
+}
+
+/// The result of one request.
+#[derive(Archive, Serialize, Clone, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Reply {
+    /// The session in which the request was executed.
+    pub session: u64,
+    /// The request's number in its session.
+    pub number: u64,
+    /// Sequence at which it was executed.
+    pub sequence: u64,
+    /// Entry of the history.
+    pub entry: u64,
+    /// Request inside the entry.
+    pub request: u16,
+    /// Agreed time, ms.
+    pub time_ms: i64,
+    /// Outcome code.
+    pub code: u16,
+    /// CBOR `[[path, revision, previous entry / null] ...]` as in the entry's outcome.
+    pub changes: Vec<u8>,
+    /// Why, for people, where refused.
+    pub detail: String,
+}
+
+/// Results of requests of one bundle.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Replies {
+    /// Digest of the bundle that these answer, so that a client that opens a session recognises it.
+    pub bundle: [u8; 32],
+    /// The results.
+    pub replies: Vec<Reply>,
+}
+
+/// The replica will not have this bundle ordered, or not now; one replica's word, to be believed from f+1.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Refused {
+    /// Digest of the bundle (zero where none could be read).
+    pub bundle: [u8; 32],
+    /// First request number it is about.
+    pub first: u64,
+    /// How many requests.
+    pub count: u32,
+    /// Why.
+    pub code: u16,
+    /// When to try again, ms; 0: not at all with these bytes.
+    pub retry_after_ms: u32,
+}
+
+/// A read: answered at the first moment when the replica's executed entry is at least `min_entry`.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Query {
+    /// The client's number for it.
+    pub id: u64,
+    /// Lowest history size at which it may be answered.
+    pub min_size: u64,
+    /// How long the replica may wait for that, or for news where the application says so, ms.
+    pub wait_ms: u32,
+    /// The application's query.
+    pub query: Vec<u8>,
+}
+
+/// The answer to a read.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Answer {
+    /// The client's number for it.
+    pub id: u64,
+    /// Outcome code of the read.
+    pub code: u16,
+    /// History size at which it was answered.
+    pub size: u64,
+    /// Highest entry that touched anything that the answer depends on: the answer holds from there to `size`.
+    pub valid_from: u64,
+    /// The application's answer.
+    pub body: Vec<u8>,
+}
+
+/// How is the replica?
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct StatusQuery {
+    /// The client's number for it.
+    pub id: u64,
+}
+
+/// What an operator wants to know first.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct StatusAnswer {
+    /// The client's number for it.
+    pub id: u64,
+    /// The replica's index.
+    pub replica: u8,
+    /// Its view.
+    pub view: u64,
+    /// Leader of that view.
+    pub leader: u8,
+    /// Highest sequence executed.
+    pub sequence: u64,
+    /// History size (entries executed).
+    pub size: u64,
+    /// History root at that size.
+    pub history_root: [u8; 32],
+    /// Slot root of the state.
+    pub state_root: [u8; 32],
+    /// Digest over history, state and sessions.
+    pub state_digest: [u8; 32],
+    /// Bytes of log written.
+    pub log_bytes: u64,
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+    /// Anonymous resident memory, bytes.
+    pub anonymous_bytes: u64,
+    /// Replicas with a live link, a bit each.
+    pub links: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Version of the binary.
+    pub version: String,
+    /// Counters by name: frames dropped, refusals, misbehaviour by kind and replica.
+    pub counters: Vec<Counter>,
+}
+
+/// A named counter.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Counter {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
+}
+
+/// Most counters in a status answer.
+const MAX_COUNTERS: usize = 512;
+
+type ArchiveCheck<'a> = Strategy<Validator<ArchiveValidator<'a>, SharedValidator>, Failure>;
+
+/// A message that is a frame's body: which kind, and its counts' limits.
+pub trait Message: Archive {
+    /// The kind of frame that carries it.
+    const KIND: Kind;
+
+    /// Holds every count against its limit.
+    ///
+    /// # Errors
+    /// The first count beyond its limit.
+    fn check(archived: &Self::Archived) -> Result<(), Malformed>;
+}
+
+/// Reads a body in place.
+///
+/// # Errors
+/// The bytes are not a whole archive of this message, or a count is beyond its limit.
+pub fn access<M>(body: &[u8]) -> Result<&M::Archived, Malformed>
+where
+    M: Message,
+    M::Archived: Portable + for<'a> CheckBytes<ArchiveCheck<'a>>,
+{
+    let archived = rkyv::access::<M::Archived, Failure>(body).map_err(|_| Malformed::Archive)?;
+    M::check(archived)?;
+    Ok(archived)
+}
+
+/// Appends a message's archive to `out`.
+pub fn encode<M>(message: &M, out: &mut Vec<u8>)
+where
+    M: Message
+        + for<'a> Serialize<rkyv::api::high::HighSerializer<Vec<u8>, rkyv::ser::allocator::ArenaHandle<'a>, Failure>>,
+{
+    let taken = std::mem::take(out);
+    // The writer is a Vec and our messages hold no shared pointers, so there is nothing that could fail.
+    if let Ok(bytes) = rkyv::api::high::to_bytes_in::<_, Failure>(message, taken) {
+        *out = bytes;
+    }
+}
+
+fn at_most(what: &'static str, count: usize, limit: usize) -> Result<(), Malformed> {
+    if count <= limit { Ok(()) } else { Err(Malformed::Count { what, count, limit }) }
+}
+
+fn check_bundle(bundle: &ArchivedWireBundle) -> Result<usize, Malformed> {
+    at_most("requests in a bundle", bundle.requests.len(), MAX_BUNDLE_REQUESTS)?;
+    Ok(bundle.cose.len() + bundle.requests.iter().map(|request| request.len()).sum::<usize>())
+}
+
+macro_rules! messages {
+    ($($message:ident = $kind:ident, |$archived:ident| $check:expr;)+) => {
+        $(impl Message for $message {
+            const KIND: Kind = Kind::$kind;
+
+            fn check($archived: &Self::Archived) -> Result<(), Malformed> {
+                $check
+            }
+        })+
+    };
+}
+
+messages! {
+    PrePrepare = PrePrepare, |m| at_most("bundles in a proposal", m.bundles.len(), MAX_BATCH_BUNDLES);
+    Decided = Decided, |m| at_most("decisions", m.decided.len(), MAX_VOTES);
+    Status = Status, |m| at_most("open sequences in a status", m.open.len(), MAX_STATUS_SLOTS);
+    FetchBatch = FetchBatch, |_m| Ok(());
+    Batch = Batch, |m| {
+        at_most("bundles in a batch", m.bundles.len(), MAX_BATCH_BUNDLES)?;
+        let mut bytes = 0;
+        for bundle in m.bundles.iter() {
+            bytes += check_bundle(bundle)?;
+        }
+        at_most("bytes in a batch", bytes, MAX_BATCH_BYTES)
+    };
+    Submit = Submit, |m| check_bundle(&m.bundle).map(|_| ());
+    Replies = Replies, |m| at_most("replies", m.replies.len(), MAX_REPLIES);
+    Refused = Refused, |_m| Ok(());
+    Query = Query, |m| at_most("bytes of a query", m.query.len(), MAX_QUERY);
+    Answer = Answer, |_m| Ok(());
+    StatusQuery = StatusQuery, |_m| Ok(());
+    StatusAnswer = StatusAnswer, |m| at_most("counters", m.counters.len(), MAX_COUNTERS);
+}
+
+/// Votes travel under two kinds, so they are not a [`Message`] of one: the frame's kind says which.
+impl Votes {
+    /// Appends the archive to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let taken = std::mem::take(out);
+        if let Ok(bytes) = rkyv::api::high::to_bytes_in::<_, Failure>(self, taken) {
+            *out = bytes;
+        }
+    }
+
+    /// Reads a body in place.
+    ///
+    /// # Errors
+    /// As [`access`].
+    pub fn access(body: &[u8]) -> Result<&ArchivedVotes, Malformed> {
+        let archived = rkyv::access::<ArchivedVotes, Failure>(body).map_err(|_| Malformed::Archive)?;
+        at_most("votes", archived.votes.len(), MAX_VOTES)?;
+        Ok(archived)
+    }
+}
