@@ -199,7 +199,7 @@ impl fmt::Display for Floor {
             "{:<34}{:>10}{:>10}{:>10}{:>10}",
             "floor of this host, microseconds", "p50", "p90", "p99", "p99.9"
         )?;
-        let batch = format!("Ed25519 verify, one of {}", crypto::BATCH);
+        let batch = format!("Ed25519 verify, each of batch {}", crypto::BATCH);
         let shared = format!("durable 4 KiB append, {} logs", self.replicas);
         let hops = format!("hops, {} replicas", self.replicas);
         for (name, part) in [
