@@ -5,11 +5,11 @@
 //! Each is measured by the fastest method known, with raw `io-uring` and the signature crate, and shares no code with
 //! the replica; each is printed singly.
 //!
-//! - **hops** ([`hops`]): the messages of one ordered request on the fast path, over loopback TCP and io_uring, by
+//! - **hops**: the messages of one ordered request on the fast path, over loopback TCP and io_uring, by
 //!   sleeping threads; no cryptography, no disk.
-//! - **sign, verify, verify in batches of 64** ([`crypto`]): Ed25519 by the ZIP 215 rules. The batch is of 64 different
+//! - **sign, verify, verify in batches of 64**: Ed25519 by the ZIP 215 rules. The batch is of 64 different
 //!   keys and is given per signature.
-//! - **append, append shared** ([`append`]): a durable 4 KiB append in the data directory, by one log alone and by one
+//! - **append, append shared**: a durable 4 KiB append in the data directory, by one log alone and by one
 //!   log per replica at once, as they share the disk when the whole cluster stands on this host.
 //!
 //! # The combined floor
@@ -27,7 +27,7 @@
 //! queue for the cores as the replicas do. The time is bounded by the budget, plus the making of the files (4 MiB a
 //! log) and [`MIN_SAMPLES`] samples of each part.
 
-pub mod append;
+mod append;
 mod crypto;
 mod hops;
 mod ring;
@@ -41,7 +41,7 @@ use std::{fmt, io};
 use hdrhistogram::{CreationError, Histogram};
 use serde::Serialize;
 
-use append::AppendMethod;
+pub use append::AppendMethod;
 
 /// Time for all parts together unless the user says otherwise.
 pub const DEFAULT_BUDGET: Duration = Duration::from_secs(3);
@@ -66,7 +66,7 @@ pub enum FloorError {
     /// The host's: the kernel refuses a ring of the kind that the measurement needs.
     #[error(
         "cannot set up io_uring: {0}; it needs Linux 6.1 or newer, kernel.io_uring_disabled = 0, a container profile \
-         that allows io_uring, and some lockable memory (ulimit -l)"
+         that allows io_uring, and lockable memory beside what this user's other rings hold (ulimit -l)"
     )]
     Ring(#[source] io::Error),
     /// The host's: loopback connections cannot be made or broke.

@@ -1,5 +1,7 @@
 //! Ed25519 by `ed25519-zebra`: of the libraries that follow ZIP 215, where a batch accepts exactly what single
 //! verification accepts, the fastest known.
+//!
+//! Signing alone is up to ten microseconds quicker in libraries written in assembler: a few percent of the floor, and not worth a C toolchain to everyone who builds this.
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -60,7 +60,7 @@ pub(super) fn measure(replicas: usize, budget: Duration) -> Result<Histogram<u64
 
 /// Connects everyone with everyone: the client's links by replica, and for each replica the client first, then its
 /// peers by rising id.
-fn mesh(replicas: usize) -> io::Result<(Links, Vec<Links>)> {
+pub(super) fn mesh(replicas: usize) -> io::Result<(Links, Vec<Links>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let mut client = Links::default();
     let mut links: Vec<Links> = (0..replicas).map(|_| Links::default()).collect();
@@ -96,7 +96,7 @@ fn connect(listener: &TcpListener) -> io::Result<(TcpStream, TcpStream)> {
 }
 
 /// The client: one request after another to all replicas, each done at f+1 replies.
-fn request(links: Links, replicas: usize, budget: Duration) -> Result<Histogram<u64>, FloorError> {
+pub(super) fn request(links: Links, replicas: usize, budget: Duration) -> Result<Histogram<u64>, FloorError> {
     let needed = (replicas - 1) / 3 + 1;
     let mut received = vec![0; replicas];
     let mut messenger = Messenger::new(links, Some(PATIENCE)).map_err(FloorError::Ring)?;

@@ -24,8 +24,9 @@ static MESSAGE: [u8; MESSAGE_BYTES] = [0xa5; MESSAGE_BYTES];
 /// Bytes of an append.
 pub(super) const BLOCK_BYTES: usize = 4096;
 
-/// Submission entries: more than the messages a thread sends between two waits; when full they are submitted early.
-const ENTRIES: u32 = 256;
+/// Submission entries: about the messages a thread sends between two waits; when full they are submitted early. Small,
+/// as rings count against the lockable memory that a user's replicas share.
+const ENTRIES: u32 = 64;
 /// Receive buffers a ring provides; a power of two. When they run out, receives are armed again after the wait.
 const BUFFERS: u16 = 64;
 /// Bytes of one receive buffer.

@@ -1,4 +1,3 @@
-use super::append::AppendMethod;
 use super::*;
 
 #[test]
@@ -24,6 +23,14 @@ fn every_cluster_size_completes_its_rounds() {
         let rounds = hops::measure(replicas, Duration::ZERO).unwrap();
         assert_eq!(rounds.len(), MIN_SAMPLES, "{replicas} replicas");
     }
+}
+
+#[test]
+fn a_lost_replica_ends_the_client() {
+    let (client, mut replicas) = hops::mesh(4).unwrap();
+    replicas.pop();
+    let error = hops::request(client, 4, Duration::ZERO).unwrap_err();
+    assert!(matches!(&error, FloorError::Network(_)), "{error}");
 }
 
 #[test]
