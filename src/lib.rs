@@ -1,1 +1,5 @@
-//! x
+//! Atlas: a Byzantine-fault-tolerant store of digital twins, and the commands that run and measure it.
+
+pub mod bench;
+pub mod cli;
+pub mod demo;

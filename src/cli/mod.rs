@@ -1,0 +1,3 @@
+//! What the commands of `atlas` share: how times are written and read. Nothing here talks to a replica.
+
+pub mod time;
