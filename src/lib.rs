@@ -1,1 +1,3 @@
-//! x
+//! Atlas: Byzantine-fault-tolerant state of digital twins.
+
+pub mod twin;
