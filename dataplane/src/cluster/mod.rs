@@ -1,1 +1,4 @@
-//! Placeholder doc of `cluster`, replaced by its specification.
+//! Cluster.
+
+pub mod size;
+pub use size::Size;

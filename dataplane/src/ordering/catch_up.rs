@@ -38,7 +38,8 @@ impl Ordering {
                 return;
             }
         }
-        for peer in self.agreed.size.replicas().filter(|peer| owed & (1 << peer.0) != 0 && *peer != self.me) {
+        let me = self.me;
+        for peer in self.agreed.size.replicas().filter(|peer| owed & (1 << peer.0) != 0 && *peer != me) {
             let status = self.status(true);
             self.send(To::One(peer), Outgoing::Status(status));
         }
