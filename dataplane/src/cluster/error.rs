@@ -73,7 +73,7 @@ pub enum Problem {
     #[error("{0}")]
     Toml(String),
     /// A number is not one, or not within its bounds.
-    #[error("{found} does not fit: a whole number of {unit} from {min} to {max}")]
+    #[error("{found} does not fit: a whole number from {min} to {max} ({unit})")]
     Number {
         /// What stands there.
         found: String,

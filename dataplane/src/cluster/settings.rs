@@ -37,7 +37,8 @@ impl Setting {
             None => {
                 let Self { key, min, max, unit, .. } = *self;
                 let found = match raw.as_ref() {
-                    Value::Array(_) | Value::Table(_) => format!("a {}", raw.as_ref().type_str()),
+                    Value::Array(_) => "an array".to_owned(),
+                    Value::Table(_) => "a table".to_owned(),
                     plain => plain.to_string().chars().take(MAX_FOUND).collect(),
                 };
                 let key = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
