@@ -10,6 +10,8 @@ mod maker;
 mod read;
 mod recover;
 mod sim_disk;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::ops::Deref;
