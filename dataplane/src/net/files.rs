@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{opcode, squeue};
 
+use super::completions::Kind;
 use super::memory::WriteBuffer;
 use super::probe::limit;
-use super::reactor::{Kind, Reactor};
+use super::reactor::Reactor;
 use super::ring::Ring;
 use super::{NetError, Warning};
 

@@ -28,7 +28,8 @@ fn a_refused_connect_says_why() {
     until(&mut reactor, |_, event| match event {
         Event::Closed { connection, reason: CloseReason::Connect(error) } => {
             assert_eq!(connection, id);
-            Some(assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused))
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            Some(())
         }
         other => panic!("{other:?}"),
     });
@@ -48,7 +49,10 @@ fn a_peer_that_leaves_is_noticed_after_its_last_bytes() {
             got.extend_from_slice(&bytes);
             None
         }
-        Event::Closed { reason, .. } => Some(assert!(matches!(reason, CloseReason::Peer))),
+        Event::Closed { reason, .. } => {
+            assert!(matches!(reason, CloseReason::Peer));
+            Some(())
+        }
         _ => None,
     });
     assert_eq!(got, b"bye");
@@ -73,7 +77,10 @@ fn a_last_message_reaches_a_peer_that_keeps_sending() {
     reactor.close_after_flush(connection);
     assert_eq!(reactor.send_with(connection, 1, |_| ()), Err(SendError::Closed));
     until(&mut reactor, |_, event| match event {
-        Event::Closed { reason, .. } => Some(assert!(matches!(reason, CloseReason::Asked))),
+        Event::Closed { reason, .. } => {
+            assert!(matches!(reason, CloseReason::Asked));
+            Some(())
+        }
         Event::Received { .. } => panic!("received while closing"),
         _ => None,
     });

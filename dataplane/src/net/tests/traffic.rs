@@ -32,7 +32,8 @@ fn exchange(address: SocketAddr, config: &ReactorConfig, connections: usize, byt
     let mut reactor = Reactor::new(config).unwrap();
     let mut open = HashMap::new();
     for _ in 0..connections {
-        let data = numbers.bytes(1 + numbers.below(bytes));
+        let length = 1 + numbers.below(bytes);
+        let data = numbers.bytes(length);
         open.insert(reactor.connect(address).unwrap(), (data, 0, 0));
     }
     let mut finished = 0;
@@ -170,17 +171,16 @@ fn a_fill_beyond_its_hint_is_undone_at_the_bound() {
     reactor.submit().unwrap();
     until(&mut reactor, |_, event| match event {
         Event::Sent { .. } => panic!("a connection that closes says so once"),
-        Event::Closed { reason, .. } => Some(assert!(matches!(reason, CloseReason::Asked))),
+        Event::Closed { reason, .. } => {
+            assert!(matches!(reason, CloseReason::Asked));
+            Some(())
+        }
         _ => {
-            assert_eq!(reactor_read(&peer), b"good, better");
+            assert_eq!(read_to_end(&peer), b"good, better");
             peer.shutdown(std::net::Shutdown::Both).unwrap();
             None
         }
     });
-}
-
-fn reactor_read(peer: &TcpStream) -> Vec<u8> {
-    read_to_end(peer)
 }
 
 #[test]
@@ -196,4 +196,24 @@ fn what_is_queued_before_a_turn_goes_out_in_one_send() {
     peer.read_exact(&mut got).unwrap();
     assert!(got.iter().copied().eq(0..100));
     assert_eq!(reactor.counters().sends, 1);
+}
+
+#[test]
+fn addresses_of_version_6_work_alike() {
+    let mut reactor = Reactor::new(&ReactorConfig::small()).unwrap();
+    let address = match reactor.listen(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0))) {
+        Err(NetError::Listen { source, .. }) => {
+            let absent = [Some(libc::EADDRNOTAVAIL), Some(libc::EAFNOSUPPORT)];
+            assert!(absent.contains(&source.raw_os_error()), "{source}");
+            return;
+        }
+        other => other.unwrap(),
+    };
+    let id = reactor.connect(address).unwrap();
+    reactor.send_with(id, 1, |queue| queue.push(6)).unwrap();
+    until(&mut reactor, |_, event| match event {
+        Event::Received { bytes, .. } => (bytes[..] == [6]).then_some(()),
+        Event::Closed { reason, .. } => panic!("{reason}"),
+        _ => None,
+    });
 }
