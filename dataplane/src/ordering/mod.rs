@@ -306,6 +306,11 @@ impl Ordering {
         self.pool.len()
     }
 
+    /// Whether the bundle waits here to be ordered.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.pool.get(digest).is_some()
+    }
+
     /// How sequences were decided since the start.
     pub fn decisions(&self) -> Decisions {
         Decisions { fast: self.decided_fast, slow: self.decided_slow, told: self.decided_told }
