@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::thread;
 
+use super::super::connection::{State, Table};
 use super::*;
 
 #[test]
@@ -223,4 +224,28 @@ fn a_reactor_dropped_in_full_flight_lets_go_of_everything() {
             while matches!(peer.read(&mut [0; 65536]), Ok(1..)) {}
         }
     }
+}
+
+#[test]
+fn a_place_is_not_used_again_before_the_kernel_has_let_go() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut table = Table::new(1);
+    let insert = |table: &mut Table| table.insert(plain(address), address, State::Open, 1);
+    let id = insert(&mut table).unwrap();
+    table.at(id.index).unwrap().operations = 2;
+    assert!(table.retire(id));
+    assert!(!table.retire(id));
+    for left in [1, 0] {
+        table.release(id.index);
+        assert!(table.is_full());
+        assert_eq!(insert(&mut table), None);
+        table.at(id.index).unwrap().operations = left;
+    }
+    table.release(id.index);
+    table.release(id.index);
+    assert_eq!(table.used(), 0);
+    let next = insert(&mut table).unwrap();
+    assert_eq!(next.index, id.index);
+    assert!(next > id && table.get(id).is_none() && table.get(next).is_some());
 }

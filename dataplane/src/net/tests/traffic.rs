@@ -217,3 +217,36 @@ fn addresses_of_version_6_work_alike() {
         _ => None,
     });
 }
+
+/// Connections that starved without having anything to receive must all be armed again, not only as many as there
+/// are buffers.
+#[test]
+fn starved_connections_without_data_delay_nobody() {
+    let config = ReactorConfig { receive_buffers: 1, ..ReactorConfig::small() };
+    let (mut reactor, address) = listening(&config);
+    let mut first = plain(address);
+    first.write_all(b"1").unwrap();
+    let held = until(&mut reactor, |_, event| match event {
+        Event::Received { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    let mut peers: Vec<_> = (0..6).map(|_| plain(address)).collect();
+    settle(&mut reactor, |reactor| reactor.counters().accepted == 7 && reactor.counters().starved >= 6);
+    peers[5].write_all(b"6").unwrap();
+    drop(held);
+    let waker = reactor.waker();
+    let (_done, finished) = std::sync::mpsc::channel::<()>();
+    thread::spawn(move || {
+        if finished.recv_timeout(HANG) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            waker.wake();
+        }
+    });
+    loop {
+        reactor.wait(None).unwrap();
+        match reactor.next_event() {
+            Some(Event::Received { bytes, .. }) => break assert_eq!(&bytes[..], b"6"),
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+    }
+}
