@@ -117,12 +117,13 @@ impl FileDevice {
             return Ok(());
         }
         let file = self.open_segment(segment, self.direct)?;
-        let map = match self.method {
-            Method::Direct => None,
+        let map = if self.method == Method::Mapped {
+            let path = self.path(&segment_name(segment));
             // SAFETY: the directory is locked to this process, and segments are never truncated.
-            Method::Mapped => {
-                Some(unsafe { MmapMut::map_mut(&file) }.map_err(fault(&self.path(&segment_name(segment)), "map"))?)
-            }
+            let map = unsafe { MmapMut::map_mut(&file) };
+            Some(map.map_err(fault(&path, "map"))?)
+        } else {
+            None
         };
         self.tail = Some(Tail { segment, file, map });
         Ok(())
