@@ -1,1 +1,2 @@
 //! Placeholder doc of `history`, replaced by its specification.
+pub mod tree;
