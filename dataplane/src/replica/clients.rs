@@ -76,7 +76,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         &mut self,
         client: ClientId,
         key: &PublicKey,
-        submit: &message::ArchivedSubmit,
+        submit: &ArchivedSubmit,
         shell: &mut impl Shell<D>,
     ) {
         let bundle = match self.read_bundle(key, submit) {
