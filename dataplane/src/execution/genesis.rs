@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use data_encoding::BASE64;
 
+use crate::cluster::{Cluster, RoleId};
 use super::roles::{Pattern, PatternError, Rights};
 use crate::crypto::hash::sha256;
 use crate::history::entry::{self, Member as MemberView};
@@ -157,6 +158,54 @@ pub enum GenesisError {
     /// Entry 0 would be larger than an entry may be.
     #[error("the genesis takes {0} bytes, an entry has at most {MAX_ENTRY}: register fewer clients or shorten names")]
     TooLarge(usize),
+}
+
+impl From<&Cluster> for Genesis {
+    fn from(cluster: &Cluster) -> Self {
+        let settings = cluster.settings();
+        let members = cluster.members().iter().map(|member| Member {
+            index: member.id.0,
+            name: member.name.clone(),
+            link_key: member.link_key,
+            protocol_key: member.protocol_key,
+            log_key: member.log_key,
+            cosign_key: member.cosign_key,
+        });
+        let role_name = |id: RoleId| cluster.roles().get(usize::from(id.0)).map_or("", |role| role.name.as_str());
+        let clients = cluster.clients().iter().map(|client| Client {
+            key: client.key,
+            name: client.name.clone(),
+            role: role_name(client.role).to_owned(),
+        });
+        let roles = cluster.roles().iter().map(|role| Role {
+            name: role.name.clone(),
+            writes: role.patterns().iter().map(ToString::to_string).collect(),
+        });
+        Self {
+            origin: cluster.origin().to_owned(),
+            hash: cluster.genesis(),
+            created_ms: cluster.created_ms(),
+            epoch: 0,
+            members: members.collect(),
+            administrators: Vec::new(),
+            clients: clients.collect(),
+            roles: roles.collect(),
+            settings: Settings {
+                checkpoint_interval: settings.checkpoint_interval,
+                window: settings.window,
+                drift_ms: settings.drift_ms,
+                session_window: settings.session_window,
+                sessions_per_identity: settings.sessions_per_identity,
+                session_idle_ms: settings.session_idle_ms,
+                state_interval_ms: settings.state_interval_ms,
+                others: vec![
+                    ("max_batch_bytes".to_owned(), settings.max_batch_bytes),
+                    ("max_bundle_requests".to_owned(), settings.max_bundle_requests),
+                    ("max_properties".to_owned(), settings.max_properties),
+                ],
+            },
+        }
+    }
 }
 
 impl Genesis {

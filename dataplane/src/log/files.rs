@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -103,6 +103,11 @@ impl FileDevice {
     /// The file to which a [`Write`] for this segment goes; `None` unless the log has just asked for that write.
     pub fn fd(&self, segment: u32) -> Option<RawFd> {
         self.tail.as_ref().filter(|tail| tail.segment == segment).map(|tail| tail.file.as_raw_fd())
+    }
+
+    /// As [`FileDevice::fd`], borrowed.
+    pub fn file(&self, segment: u32) -> Option<BorrowedFd<'_>> {
+        self.tail.as_ref().filter(|tail| tail.segment == segment).map(|tail| tail.file.as_fd())
     }
 
     fn open_segment(&self, segment: u32, direct: bool) -> Result<File, LogError> {

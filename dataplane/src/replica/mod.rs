@@ -24,8 +24,10 @@
 
 mod clients;
 mod counters;
+mod links;
 mod node;
 mod peers;
+pub mod process;
 mod supply;
 
 pub use counters::Counters;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::clients::{Parked, Pending};
 use super::counters::Counters;
+use crate::crypto::link::Fault;
+use crate::crypto::session::SessionError;
 use crate::execution::{Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError};
@@ -335,6 +337,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The execution, for status and for checks.
     pub fn execution_mut(&mut self) -> &mut Execution<A, S> {
         &mut self.execution
+    }
+
+    /// A connection ended over what its peer sent.
+    pub(super) fn count_link_error(&mut self, error: &SessionError) {
+        let fault = match error.fault() {
+            Fault::Malformed => "malformed",
+            Fault::Misbehaving => "misbehaving",
+            Fault::Ours => "ours",
+        };
+        self.counters.add(&format!("links.ended.{fault}"), 1);
     }
 
     /// The counters.
