@@ -61,10 +61,13 @@ fn start<T: Record, D: Device>(
     segment_bytes: u32,
     segments: &[u32],
 ) -> Result<Recovered<T, D>, LogError> {
-    for &segment in segments {
+    for (expected, &segment) in (0..).zip(segments) {
+        if segment != expected {
+            return Err(LogError::Missing { file: device.path(&segment_name(expected)) });
+        }
         let map = device.map(segment)?;
         check_segment(&map, genesis, segment, &device.path(&segment_name(segment)))?;
-        if segment > 0 || map[BLOCK..].iter().any(|&byte| byte != 0) {
+        if map[BLOCK..].iter().any(|&byte| byte != 0) {
             return Err(LogError::Missing { file: device.path(SYNCED_TO) });
         }
     }

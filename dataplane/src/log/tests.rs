@@ -455,7 +455,13 @@ fn a_segment_that_is_not_ready_only_delays() {
 fn a_new_log_whose_creation_was_cut_short_starts_again() {
     let mut disk = SimDisk::new(1, GENESIS, MIN_SEGMENT_BYTES);
     disk.prepare(0, true).unwrap();
-    assert!(open(disk).unwrap().0.fresh);
+    // The segment after the first is made beside the first `synced_to`, so it may be there before.
+    disk.prepare(1, true).unwrap();
+    assert!(open(Kept(&mut disk)).unwrap().0.fresh);
+    disk.remove_synced_to();
+    disk.remove(0);
+    let error = open(disk).map(|_| ()).unwrap_err();
+    assert!(matches!(&error, LogError::Missing { file } if file.ends_with("00000000.seg")), "{error:?}");
     let mut log = sim(1);
     append(&mut log, &[item(1, 1)]);
     log.flush().unwrap();
