@@ -41,6 +41,7 @@
 //! | one valid slot | it counts |
 //! | a gap in the segments, or none where `synced_to` points | [`LogError::Missing`] |
 //! | any segment of another length, version or cluster | `WrongLength`, `WrongVersion`, `WrongCluster` |
+//! | any segment of another size than the setting `segment_bytes` | [`LogError::OtherSegmentBytes`] |
 //! | any segment header damaged or of another number | [`LogError::Damaged`] |
 //! | below `synced_to`: anything but the next intact record | [`LogError::Damaged`] with segment and offset |
 //! | at `synced_to`: another checksum or LSN, or a record that spans it | [`LogError::Damaged`], a file is older |

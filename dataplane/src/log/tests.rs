@@ -487,6 +487,23 @@ fn settings_out_of_bounds_are_refused() {
 }
 
 #[test]
+fn another_segment_size_is_refused_and_overwrites_nothing() {
+    let mut log = sim(14);
+    append(&mut log, &[item(1, 1)]);
+    log.flush().unwrap();
+    let mut disk = log.into_device();
+    let before = disk.content();
+    let error = recover::<Item, _>(Kept(&mut disk), GENESIS, 2 * MIN_SEGMENT_BYTES, |_| {}).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LogError::OtherSegmentBytes { found: 1_048_576, set: 2_097_152, .. }), "{error:?}");
+    // The write that the process had synced is on the disk before and after; nothing else changed.
+    assert_eq!(before, disk.content());
+    assert_eq!(open(disk).unwrap().1, [item(1, 1)]);
+    let empty = SimDisk::new(1, GENESIS, MIN_SEGMENT_BYTES);
+    let error = recover::<Item, _>(empty, GENESIS, 2 * MIN_SEGMENT_BYTES, |_| {}).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LogError::OtherSegmentBytes { .. }), "{error:?}");
+}
+
+#[test]
 fn the_index_stays_small_and_finds_keys_that_do_not_ascend() {
     let mut log = sim(12);
     let mut items = Vec::new();
