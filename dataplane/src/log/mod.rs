@@ -34,13 +34,14 @@
 //!
 //! | found | decision |
 //! | --- | --- |
-//! | no `synced_to`, no segment, or only the first one and it holds nothing | a new log |
-//! | no `synced_to`, but records or later segments | [`LogError::Missing`] |
+//! | no `synced_to`, and no segment or only such as hold nothing (creation was cut short) | a new log |
+//! | no `synced_to`, but anything in a segment, or a gap in the segments | [`LogError::Missing`] |
 //! | `synced_to` of another length, version or cluster | `WrongLength`, `WrongVersion`, `WrongCluster` |
 //! | `synced_to` without magic, with a damaged header, or with no valid slot | [`LogError::SyncedToDamaged`] |
 //! | one valid slot | it counts |
 //! | a gap in the segments, or none where `synced_to` points | [`LogError::Missing`] |
 //! | any segment of another length, version or cluster | `WrongLength`, `WrongVersion`, `WrongCluster` |
+//! | any segment of another size than the setting `segment_bytes` | [`LogError::OtherSegmentBytes`] |
 //! | any segment header damaged or of another number | [`LogError::Damaged`] |
 //! | below `synced_to`: anything but the next intact record | [`LogError::Damaged`] with segment and offset |
 //! | at `synced_to`: another checksum or LSN, or a record that spans it | [`LogError::Damaged`], a file is older |
@@ -66,8 +67,8 @@
 //! (`FileDevice::fd`, O_DIRECT, RWF_DSYNC) and reports by `completed`; a log that is dropped with such a write under
 //! way leaks its buffer rather than free memory that the kernel reads.
 //!
-//! The way shipped as default is [`Method::Direct`]. `cargo bench --bench log_append`, 2 shared vCPUs, ext4 on a virtual
-//! disk, three runs beside other work (lowest to highest):
+//! The choice is [`Method::Direct`]. `cargo bench --bench log_append`, 2 shared vCPUs, ext4 on a virtual
+//! disk, three runs beside other work (lowest to highest; the last row two runs, one for each way of caching):
 //!
 //! | a sync | p50 | p99 | written to the device |
 //! | --- | --- | --- | --- |
