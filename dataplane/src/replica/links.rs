@@ -9,7 +9,7 @@ use super::node::{ClientId, Node, Shell};
 use super::process::{Identity, report};
 use crate::cluster::{Cluster, ReplicaConfig};
 use crate::crypto::SecretKey;
-use crate::crypto::link::LinkIdentity;
+use crate::crypto::link::{LinkError, LinkIdentity};
 use crate::crypto::session::{Session, SessionError, Status, frame_bytes};
 use crate::history::store::EntryStore;
 use crate::log::Device;
@@ -98,9 +98,9 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(config: ReplicaConfig, cluster: Cluster, key: SecretKey) -> Self {
+    pub(super) fn new(config: ReplicaConfig, cluster: Cluster, key: SecretKey) -> Result<Self, LinkError> {
         let me = config.replica;
-        let identity = Arc::new(LinkIdentity::new(key, cluster.genesis()));
+        let identity = Arc::new(LinkIdentity::new(key, cluster.genesis())?);
         let first = Duration::from_millis(config.net.reconnect_min_ms);
         let longest = Duration::from_millis(config.net.reconnect_max_ms);
         let dials = config.addresses.iter().enumerate().map(|(index, address)| {
@@ -112,7 +112,7 @@ impl Links {
                 reported: false,
             })
         });
-        Self {
+        Ok(Self {
             me,
             identity,
             handshake_us: config.net.handshake_timeout_ms * 1_000,
@@ -124,7 +124,7 @@ impl Links {
             cluster,
             reply: Vec::new(),
             outcome: None,
-        }
+        })
     }
 
     /// Dials who is due, and closes who did not prove a key in time.

@@ -9,7 +9,7 @@ use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
 use crate::execution::{Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
-use crate::log::{self, AppendError, Device, Durable, Log, LogError};
+use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
@@ -107,8 +107,8 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) execution: Execution<A, S>,
     /// Records that the log had no room for yet, in order.
     backlog: VecDeque<Record>,
-    /// Something that is waited for is staged.
-    urgent: bool,
+    /// The last record that something waits for.
+    urgent: Lsn,
     /// When something was staged that nothing waits for, us.
     lazy_since_us: Option<u64>,
     /// Bundles whose signatures are to be checked at the end of the round.
@@ -158,7 +158,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             log: recovered.log,
             execution,
             backlog: VecDeque::new(),
-            urgent: false,
+            urgent: Lsn::default(),
             lazy_since_us: None,
             pending: Vec::new(),
             routes: BTreeMap::new(),
@@ -221,9 +221,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.answer_parked(now, shell);
         self.prune_routes();
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
-        if self.urgent || idle {
+        // A full buffer must go before there is room, whether or not somebody waits for what is in it.
+        if self.log.durable() < self.urgent || idle || !self.backlog.is_empty() {
             shell.start_write(&mut self.log)?;
-            self.urgent = false;
             self.lazy_since_us = None;
         }
         Ok(())
@@ -258,9 +258,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn append(&mut self, record: Record, now: Now) -> Result<(), NodeError> {
-        if record.is_urgent() {
-            self.urgent = true;
-        } else {
+        if !record.is_urgent() {
             self.lazy_since_us.get_or_insert(now.mono_us);
         }
         if self.backlog.is_empty() {
@@ -274,12 +272,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// Stages a record, or keeps it for when the write in flight makes room. The core has at most `2 * window` sequences open,
     /// which bounds what gathers here.
     fn stage(&mut self, record: Record) -> Result<bool, NodeError> {
+        let urgent = record.is_urgent();
         match self.log.append(record) {
-            Ok(_) => Ok(true),
+            Ok(lsn) => {
+                if urgent {
+                    self.urgent = lsn;
+                }
+                Ok(true)
+            }
             Err((record, AppendError::Full)) => {
                 self.backlog.push_front(record);
-                // The staged bytes must go before there is room, whether or not somebody waits for them.
-                self.urgent = true;
                 Ok(false)
             }
             Err((_, error)) => Err(NodeError::Append(error)),

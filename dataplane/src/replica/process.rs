@@ -23,6 +23,7 @@ use super::links::{Links, Outbox};
 use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
+use crate::crypto::link::LinkError;
 use crate::execution::{Execution, ExecutionError, Genesis};
 use crate::history::store::{FileStore, StoreError};
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
@@ -60,6 +61,9 @@ pub enum RunError {
     /// The node ended.
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The link key cannot be used.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// An address that names nothing.
     #[error("{what} {address}: {reason}; name a host and a port such as 127.0.0.1:7450")]
     Address {
@@ -220,7 +224,7 @@ impl<A: Application> Process<A> {
             node.ordering().view(),
             node.ordering().leader(),
         ));
-        let links = Links::new(config, cluster, keys.link);
+        let links = Links::new(config, cluster, keys.link)?;
         let outbox = Outbox::default();
         Ok(Self { reactor, node, writer, links, outbox, started, ending: None, writing: false })
     }
