@@ -52,14 +52,14 @@ impl Ordering {
 
     /// Whether f+1 peers say that they executed more.
     fn is_behind(&self) -> bool {
-        let ahead = self.peers.iter().filter(|peer| peer.executed > self.executed).count();
+        let ahead = self.peers.iter().filter(|executed| **executed > self.executed).count();
         ahead >= self.agreed.size.one_correct()
     }
 
     pub(super) fn take_status(&mut self, from: ReplicaId, status: &ArchivedStatus) {
         let executed = status.executed.to_native();
         // A replica that lost its log may tell less than before, so this is no maximum.
-        self.peers[from.index()].executed = executed;
+        self.peers[from.index()] = executed;
         if status.ask {
             let own = self.status(false);
             self.send(To::One(from), Outgoing::Status(own));
@@ -124,7 +124,7 @@ impl Ordering {
         }
     }
 
-    pub(super) fn take_decided(&mut self, from: ReplicaId, message: &ArchivedDecided, now: Now) {
+    pub(super) fn take_decided(&mut self, from: ReplicaId, message: &ArchivedDecided) {
         for item in message.decided.iter() {
             let (sequence, digest) = (item.sequence.to_native(), Digest(item.digest));
             if !self.in_range(sequence) {
@@ -137,10 +137,6 @@ impl Ordering {
                 continue;
             }
             if let Some(digest) = slot.told_decided(one_correct) {
-                if slot.batch.as_ref().is_none_or(|batch| batch.digest() != digest) {
-                    slot.fetch_at_us = Some(now.mono_us);
-                    slot.fetches = 0;
-                }
                 self.decided_told += 1;
                 self.decide(sequence, digest);
             }

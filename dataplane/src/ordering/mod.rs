@@ -158,13 +158,6 @@ pub enum Effect {
     Report(ReplicaId, Misbehaviour),
 }
 
-/// What the core last heard of a peer.
-#[derive(Clone, Copy, Default, Debug)]
-struct Peer {
-    executed: Sequence,
-    linked: bool,
-}
-
 /// Why a body is wanted, which decides how it is verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wanted {
@@ -189,7 +182,8 @@ pub struct Ordering {
     proposed_ms: i64,
     slots: BTreeMap<Sequence, Slot>,
     pool: Pool,
-    peers: Vec<Peer>,
+    /// What each replica last said that it executed.
+    peers: Vec<Sequence>,
     effects: VecDeque<Effect>,
     /// Own votes that became durable since the last flush.
     votes: Vec<DurableVote>,
@@ -227,7 +221,7 @@ impl Ordering {
             proposed_ms: i64::MIN,
             slots: BTreeMap::new(),
             pool: Pool::new(timing.pool_bytes),
-            peers: vec![Peer::default(); agreed.size.n()],
+            peers: vec![0; agreed.size.n()],
             effects: VecDeque::new(),
             votes: Vec::new(),
             to_prepare: Vec::new(),
@@ -262,7 +256,7 @@ impl Ordering {
                 let slot = self.slot(sequence);
                 slot.decided = Some(batch.digest());
                 slot.batch = Some(Arc::clone(batch));
-                slot.body_logged = true;
+                slot.logged = Some(batch.digest());
             }
         }
         self.execute_decided(false);
@@ -347,8 +341,8 @@ impl Ordering {
     }
 
     /// DECIDED from a peer.
-    pub fn on_decided(&mut self, from: ReplicaId, message: &ArchivedDecided, now: Now) {
-        self.take_decided(from, message, now);
+    pub fn on_decided(&mut self, from: ReplicaId, message: &ArchivedDecided) {
+        self.take_decided(from, message);
     }
 
     /// A status from a peer.
@@ -373,7 +367,6 @@ impl Ordering {
 
     /// The link to a peer came up or went down.
     pub fn on_link(&mut self, peer: ReplicaId, up: bool) {
-        self.peers[peer.index()].linked = up;
         if up {
             self.status_to |= 1 << peer.0;
         }

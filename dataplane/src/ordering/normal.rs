@@ -33,6 +33,7 @@ impl Ordering {
         let slot = self.slot(sequence);
         slot.batch = Some(Arc::clone(&batch));
         slot.q = Own::Staged;
+        slot.logged = Some(batch.digest());
         self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
     }
 
@@ -213,14 +214,12 @@ impl Ordering {
         }
     }
 
-    /// A peer needs this replica's COMMIT for a sequence that was decided without it.
+    /// A peer needs this replica's COMMIT for a sequence that was decided here without it: P is staged, and the COMMIT goes to
+    /// all when it is durable. One that left before is sent again on a status alone, or two replicas would answer each other's
+    /// COMMITs for ever.
     pub(super) fn want_commit(&mut self, sequence: Sequence) {
-        let Some(slot) = self.slots.get(&sequence) else { return };
-        let Some(digest) = slot.own_q_digest() else { return };
-        if matches!(slot.p, Own::None) && slot.prepared_by(&digest) >= self.agreed.size.quorum() {
+        if self.slots.get(&sequence).is_some_and(|slot| matches!(slot.p, Own::None)) {
             self.to_prepare.push(sequence);
-        } else if let Some(vote) = slot.commit_vote() {
-            self.votes.push(vote);
         }
     }
 
@@ -252,7 +251,13 @@ impl Ordering {
     }
 
     pub(super) fn decide(&mut self, sequence: Sequence, digest: Digest) {
-        self.slot(sequence).decided = Some(digest);
+        let slot = self.slot(sequence);
+        slot.decided = Some(digest);
+        if slot.lacks().is_some() {
+            // Due at once.
+            slot.fetch_at_us = Some(0);
+            slot.fetches = 0;
+        }
         self.execute_decided(true);
     }
 
@@ -263,13 +268,12 @@ impl Ordering {
             let Some(slot) = self.slots.get_mut(&sequence) else { return };
             let Some(digest) = slot.decided else { return };
             let Some(batch) = slot.batch.take_if(|batch| batch.digest() == digest) else { return };
-            let in_q = slot.own_q_digest() == Some(digest) || (slot.body_logged && !log);
             slot.executed = true;
             slot.own_proposal = None;
             slot.proposal = None;
             slot.fetch_at_us = None;
             if log {
-                let record = if in_q || slot.body_logged {
+                let record = if slot.logged == Some(digest) {
                     Record::Decided { sequence, digest }
                 } else {
                     Record::Learned { sequence, batch: Arc::clone(&batch) }

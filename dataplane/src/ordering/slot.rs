@@ -33,8 +33,8 @@ pub(super) struct Slot {
     pub(super) proposal: Option<Proposal>,
     /// The body of the accepted proposal or of the decided digest; released on execution.
     pub(super) batch: Option<Arc<Batch>>,
-    /// The body stands in the log as Learned.
-    pub(super) body_logged: bool,
+    /// The batch whose body stands in the log, or is staged for it.
+    pub(super) logged: Option<Digest>,
     /// Own Q.
     pub(super) q: Own<DurableVote>,
     /// Own Q as a proposal, for the leader to send again; released on execution.
@@ -59,7 +59,7 @@ impl Slot {
         Self {
             proposal: None,
             batch: None,
-            body_logged: false,
+            logged: None,
             q: Own::None,
             own_proposal: None,
             p: Own::None,
@@ -77,6 +77,7 @@ impl Slot {
     pub(super) fn own_q(&mut self, record: &Durable<Record>) {
         if let Some(vote) = DurableVote::of(record).filter(|vote| vote.phase() == Phase::Prepare) {
             self.q = Own::Durable(vote);
+            self.logged = Some(vote.digest());
             self.own_proposal = DurableProposal::of(record);
         }
     }

@@ -38,11 +38,11 @@ enum Target {
 const KEEP_OUTBOX: usize = 1 << 20;
 
 impl Outbox {
-    pub(super) fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
+    pub(super) fn peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
         self.put(Target::Peer(peer), kind, body);
     }
 
-    pub(super) fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
+    pub(super) fn client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
         self.put(Target::Client(client), kind, body);
     }
 
@@ -98,7 +98,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn new(config: ReplicaConfig, cluster: Cluster, key: SecretKey) -> Result<Self, LinkError> {
+    pub(super) fn new(config: &ReplicaConfig, cluster: Cluster, key: SecretKey) -> Result<Self, LinkError> {
         let me = config.replica;
         let identity = Arc::new(LinkIdentity::new(key, cluster.genesis())?);
         let first = Duration::from_millis(config.net.reconnect_min_ms);

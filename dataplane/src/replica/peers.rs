@@ -40,7 +40,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Kind::PrePrepare => self.ordering.on_pre_prepare(from, message::access::<PrePrepare>(body)?, now),
             Kind::Prepare => self.ordering.on_prepares(from, Votes::access(body)?),
             Kind::Commit => self.ordering.on_commits(from, Votes::access(body)?),
-            Kind::Decided => self.ordering.on_decided(from, message::access::<Decided>(body)?, now),
+            Kind::Decided => self.ordering.on_decided(from, message::access::<Decided>(body)?),
             Kind::Status => self.ordering.on_status(from, message::access::<Status>(body)?),
             Kind::FetchBatch => {
                 let fetch = message::access::<FetchBatch>(body)?;

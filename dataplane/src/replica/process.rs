@@ -128,11 +128,11 @@ struct ProcessShell<'a> {
 
 impl Shell<FileDevice> for ProcessShell<'_> {
     fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
-        self.outbox.to_peer(peer, kind, body);
+        self.outbox.peer(peer, kind, body);
     }
 
     fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
-        self.outbox.to_client(client, kind, body);
+        self.outbox.client(client, kind, body);
     }
 
     fn start_write(&mut self, log: &mut Log<Record, FileDevice>) -> Result<(), LogError> {
@@ -224,7 +224,7 @@ impl<A: Application> Process<A> {
             node.ordering().view(),
             node.ordering().leader(),
         ));
-        let links = Links::new(config, cluster, keys.link)?;
+        let links = Links::new(&config, cluster, keys.link)?;
         let outbox = Outbox::default();
         Ok(Self { reactor, node, writer, links, outbox, started, ending: None, writing: false })
     }
