@@ -47,13 +47,16 @@ enum Reached {
     Body,
 }
 
+type Input = Box<dyn Fn(&mut Rng) -> Vec<u8>>;
+type Run = Box<dyn Fn(&[u8]) -> Reached>;
+
 /// One decoder under test.
 struct Target {
     name: String,
     /// A mutated encoding.
-    input: Box<dyn Fn(&mut Rng) -> Vec<u8>>,
+    input: Input,
     /// Decodes it inside [`counted`], and panics where something accepted does not hold.
-    run: Box<dyn Fn(&[u8]) -> Reached>,
+    run: Run,
 }
 
 /// Every decoder that outsiders' bytes reach.
