@@ -4,15 +4,18 @@
 //! 6962 root over the encoded requests. One signature so serves up to 256 requests, and each can be shown alone by its path.
 //!
 //! Parsing is strict: the bytes must be the one deterministic encoding (RFC 8949, 4.2.1) of what they say, which is checked by
-//! encoding again and comparing. The signature is not checked here: the verify stage does that in batches, over
+//! encoding again straight against them. That holds for the operations too ([`super::cbor`]): an entry of the history holds
+//! requests as they are, so a client must not be able to put bytes there that an auditor's reader stumbles over. The signature is not checked here: the verify stage does that in batches, over
 //! [`Bundle::signed_bytes`].
 //!
 //! A bundle that opens a session has session null and the numbers from 0; its request 0 is the operation `[3]`, and further
 //! requests in it belong to the session that it opens. `[3]` stands nowhere else.
 
 use minicbor::data::{Tag, Type};
+use minicbor::encode::{Error, Write};
 use minicbor::{Decoder, Encoder};
 
+use super::cbor;
 use super::error::BundleError;
 use super::limits::{MAX_BUNDLE_REQUESTS, MAX_ENTRY};
 use crate::crypto::hash::{merkle_root, sha256};
@@ -48,8 +51,8 @@ impl<'a> Request<'a> {
     /// Reads a request.
     ///
     /// # Errors
-    /// `None` unless the bytes are `[class, not_after_ms / null, operation]` in deterministic encoding; the operation is only
-    /// checked to be one well-formed CBOR item.
+    /// `None` unless the bytes are `[class, not_after_ms / null, operation]` in deterministic encoding, the operation one item
+    /// of any type nested at most [`super::limits::MAX_OPERATION_DEPTH`] deep.
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut decoder = Decoder::new(bytes);
         if decoder.array().ok()? != Some(3) {
@@ -60,21 +63,19 @@ impl<'a> Request<'a> {
             Type::Null => decoder.null().map(|()| None).ok()?,
             _ => Some(decoder.i64().ok()?),
         };
-        let start = decoder.position();
-        decoder.skip().ok()?;
-        if decoder.position() != bytes.len() {
-            return None;
-        }
-        let mut head = [0; 16];
-        let length = request_head(&mut head, class, not_after_ms);
-        (bytes.get(..start)? == head.get(..length)?).then_some(Self { class, not_after_ms, operation: &bytes[start..] })
+        let (head, operation) = bytes.split_at_checked(decoder.position())?;
+        (is_encoding(head, |encoder| write_request_head(encoder, class, not_after_ms)) && cbor::is_item(operation))
+            .then_some(Self { class, not_after_ms, operation })
     }
 
     /// The request's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut head = [0; 16];
-        let length = request_head(&mut head, self.class, self.not_after_ms);
-        [&head[..length], self.operation].concat()
+        let mut encoder = Encoder::new(Vec::with_capacity(self.operation.len() + REQUEST_HEAD));
+        // Writing to a Vec cannot fail.
+        let _ = write_request_head(&mut encoder, self.class, self.not_after_ms);
+        let mut bytes = encoder.into_writer();
+        bytes.extend_from_slice(self.operation);
+        bytes
     }
 
     /// Whether this is the operation that opens a session.
@@ -83,19 +84,44 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Writes a request's bytes up to the operation: 13 bytes at most.
-fn request_head(out: &mut [u8; 16], class: u8, not_after_ms: Option<TimeMs>) -> usize {
-    let total = out.len();
-    let mut rest = out.as_mut_slice();
-    {
-        let mut encoder = Encoder::new(&mut rest);
-        // Three items of at most 1, 2 and 9 bytes fit 16.
-        let _ = encoder.array(3).and_then(|e| e.u8(class)).and_then(|e| match not_after_ms {
-            Some(time) => e.i64(time),
-            None => e.null(),
-        });
+/// Most bytes of a request before its operation: array head, class, time.
+const REQUEST_HEAD: usize = 1 + 2 + 9;
+
+fn write_request_head<W: Write>(
+    encoder: &mut Encoder<W>,
+    class: u8,
+    not_after_ms: Option<TimeMs>,
+) -> Result<(), Error<W::Error>> {
+    encoder.array(3)?.u8(class)?;
+    match not_after_ms {
+        Some(time) => encoder.i64(time)?,
+        None => encoder.null()?,
+    };
+    Ok(())
+}
+
+/// A writer that compares what is written with the bytes that should be there, and keeps nothing.
+struct Expect<'a>(&'a [u8]);
+
+/// What is written differs from what should be there.
+struct Differs;
+
+impl Write for Expect<'_> {
+    type Error = Differs;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Differs> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(Differs)?;
+        Ok(())
     }
-    total - rest.len()
+}
+
+/// Whether `bytes` are exactly what `write` writes.
+fn is_encoding<'a>(
+    bytes: &'a [u8],
+    write: impl FnOnce(&mut Encoder<Expect<'a>>) -> Result<(), Error<Differs>>,
+) -> bool {
+    let mut encoder = Encoder::new(Expect(bytes));
+    write(&mut encoder).is_ok() && encoder.writer().0.is_empty()
 }
 
 /// What the signature covers besides the format.
@@ -179,16 +205,19 @@ impl Bundle {
         if header_origin != origin {
             return Err(BundleError::Origin);
         }
-        if encode_payload(origin, &header) != payload {
+        if !is_encoding(payload, |encoder| write_payload(encoder, origin, &header)) {
             return Err(BundleError::Payload);
         }
-        if encode_cose(&key, payload, &signature) != cose {
+        if !is_encoding(cose, |encoder| write_cose(encoder, &key, payload, &signature)) {
             return Err(BundleError::Cose);
         }
         if signed_count != count as u64 {
             return Err(BundleError::CountMismatch { signed: signed_count, sent: count });
         }
         header.first.checked_add(count as u64).ok_or(BundleError::Numbers)?;
+        if header.session.is_none() && header.first != 0 {
+            return Err(BundleError::Open);
+        }
         let total = cose.len() + requests.clone().map(<[u8]>::len).sum::<usize>();
         if total + ENTRY_OVERHEAD + count * OUTCOME_BYTES > MAX_ENTRY {
             return Err(BundleError::TooLarge);
@@ -206,9 +235,6 @@ impl Bundle {
             }
             bytes.extend_from_slice(request);
             ends.push(bytes.len() as u32);
-        }
-        if header.session.is_none() && header.first != 0 {
-            return Err(BundleError::Open);
         }
         let payload_start = (payload.as_ptr() as usize - cose.as_ptr() as usize) as u32;
         Ok(Self {
@@ -328,16 +354,20 @@ fn decode_cose(bytes: &[u8]) -> Option<Cose<'_>> {
     (decoder.position() == bytes.len()).then_some(Cose { key, payload, signature })
 }
 
+fn write_cose<W: Write>(
+    encoder: &mut Encoder<W>,
+    key: &PublicKey,
+    payload: &[u8],
+    signature: &Signature,
+) -> Result<(), Error<W::Error>> {
+    encoder.tag(Tag::new(18))?.array(4)?.bytes(&protected_header(key))?.map(0)?.bytes(payload)?.bytes(&signature.0)?;
+    Ok(())
+}
+
 fn encode_cose(key: &PublicKey, payload: &[u8], signature: &Signature) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::with_capacity(payload.len() + 128));
     // Writing to a Vec cannot fail.
-    let _ = encoder
-        .tag(Tag::new(18))
-        .and_then(|e| e.array(4))
-        .and_then(|e| e.bytes(&protected_header(key)))
-        .and_then(|e| e.map(0))
-        .and_then(|e| e.bytes(payload))
-        .and_then(|e| e.bytes(&signature.0));
+    let _ = write_cose(&mut encoder, key, payload, signature);
     encoder.into_writer()
 }
 
@@ -352,20 +382,23 @@ fn signature_structure(key: &PublicKey, payload: &[u8]) -> Vec<u8> {
     encoder.into_writer()
 }
 
+fn write_payload<W: Write>(
+    encoder: &mut Encoder<W>,
+    origin: &str,
+    header: &BundleHeader,
+) -> Result<(), Error<W::Error>> {
+    encoder.array(7)?.str(BUNDLE_FORMAT)?.str(origin)?;
+    match header.session {
+        Some(session) => encoder.u64(session)?,
+        None => encoder.null()?,
+    };
+    encoder.u64(header.first)?.u16(header.count)?.bytes(&header.root.0)?.i64(header.client_time_ms)?;
+    Ok(())
+}
+
 fn encode_payload(origin: &str, header: &BundleHeader) -> Vec<u8> {
     let mut encoder = Encoder::new(Vec::with_capacity(origin.len() + 96));
-    let _ = encoder
-        .array(7)
-        .and_then(|e| e.str(BUNDLE_FORMAT))
-        .and_then(|e| e.str(origin))
-        .and_then(|e| match header.session {
-            Some(session) => e.u64(session),
-            None => e.null(),
-        })
-        .and_then(|e| e.u64(header.first))
-        .and_then(|e| e.u16(header.count))
-        .and_then(|e| e.bytes(&header.root.0))
-        .and_then(|e| e.i64(header.client_time_ms));
+    let _ = write_payload(&mut encoder, origin, header);
     encoder.into_writer()
 }
 

@@ -204,6 +204,11 @@ impl FrameReader {
         self.joined
     }
 
+    #[cfg(test)]
+    pub(super) fn buffered_capacity(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// Takes the bytes that arrived and calls `handle` for every complete frame with its header bytes and its body.
     /// `sender` is asked anew for every frame, since the handshake's end changes what is allowed.
     ///

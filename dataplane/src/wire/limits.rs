@@ -24,8 +24,16 @@ pub const MAX_BATCH_BYTES: usize = 1 << 20;
 /// Most bundles in one batch. A leader closes a batch before it; a batch beyond it is misbehaviour.
 pub const MAX_BATCH_BUNDLES: usize = 4_096;
 
-/// Largest body of a frame between replicas: a full batch, its lengths and its envelope. Beyond: malformed.
-pub const MAX_PEER_BODY: usize = MAX_BATCH_BYTES + MAX_BATCH_BUNDLES * 64 + 4_096;
+/// Fewest bytes of an encoded request: array head, class, null deadline and an operation of one byte.
+pub const MIN_REQUEST: usize = 4;
+
+/// Bytes by which an archive names one list: relative pointer and length.
+pub const ARCHIVED_LIST: usize = 8;
+
+/// Largest body of a frame between replicas: a full batch, a list per request and two per bundle, and its envelope. Beyond:
+/// malformed. The lists outweigh the batch itself when clients send the shortest requests, and such a batch must travel too.
+pub const MAX_PEER_BODY: usize =
+    MAX_BATCH_BYTES + MAX_BATCH_BYTES / MIN_REQUEST * ARCHIVED_LIST + MAX_BATCH_BUNDLES * 2 * ARCHIVED_LIST + 4_096;
 
 /// Largest body of a frame to a client: an answer page and its envelope. A client treats more as malformed.
 pub const MAX_ANSWER_BODY: usize = 512 << 10;
@@ -45,10 +53,18 @@ pub const MAX_REPLIES: usize = 1_024;
 /// Longest query, bytes.
 pub const MAX_QUERY: usize = 4_096;
 
+/// Most counters in a status answer.
+pub const MAX_COUNTERS: usize = 512;
+
+/// Deepest nesting of arrays, maps and tags in an operation. Beyond: the bundle is refused.
+pub const MAX_OPERATION_DEPTH: usize = 16;
+
 /// Most replicas of a cluster: votes are kept in 32-bit sets.
 pub const MAX_REPLICAS: usize = 32;
 
-// The largest client bundle fits a batch, and a batch fits a frame.
+// The largest bundle fits a client's frame, a batch holds whatever a client's frame holds, and every list of votes fits a frame.
+const _: () = assert!(MAX_ENTRY + (2 + MAX_BUNDLE_REQUESTS) * ARCHIVED_LIST <= MAX_CLIENT_BODY);
 const _: () = assert!(MAX_CLIENT_BODY <= MAX_BATCH_BYTES);
-const _: () = assert!(MAX_BATCH_BYTES < MAX_PEER_BODY);
+const _: () = assert!(64 + MAX_VOTES * 40 <= MAX_PEER_BODY);
+const _: () = assert!(64 + MAX_BATCH_BUNDLES * 32 <= MAX_PEER_BODY);
 const _: () = assert!(MAX_PEER_BODY <= u32::MAX as usize);

@@ -1,7 +1,9 @@
 //! The messages: rkyv archives, read in place after a check.
 //!
-//! rkyv's own check proves that the archive stays inside its bytes; [`Message::check`] then holds every count against its
-//! limit. No digest and no signature ever covers these bytes. The encodings are pinned by `tests/conformance.txt`.
+//! rkyv's own check proves that the archive stays inside its bytes and that its parts do not overlap; [`Message::check`] then
+//! holds every count against its limit and adds up the parts: a body with bytes that belong to none of them is malformed, so
+//! nothing can be hidden in a frame. No digest and no signature ever covers these bytes. The encodings are pinned by
+//! `tests/conformance.txt`.
 
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{Failure, Strategy};
@@ -13,7 +15,8 @@ use rkyv::{Archive, Portable, Serialize};
 use super::error::Malformed;
 use super::frame::Kind;
 use super::limits::{
-    MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_QUERY, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES,
+    ARCHIVED_LIST, MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_COUNTERS, MAX_QUERY, MAX_REPLIES,
+    MAX_STATUS_SLOTS, MAX_VOTES,
 };
 
 /// The leader's proposal for one sequence: what is in the batch, by digest. Covers neither the leader nor the view with its
@@ -269,9 +272,6 @@ pub struct Counter {
     pub value: u64,
 }
 
-/// Most counters in a status answer.
-const MAX_COUNTERS: usize = 512;
-
 type ArchiveCheck<'a> = Strategy<Validator<ArchiveValidator<'a>, SharedValidator>, Failure>;
 
 /// A message that is a frame's body: which kind, and its counts' limits.
@@ -279,25 +279,24 @@ pub trait Message: Archive {
     /// The kind of frame that carries it.
     const KIND: Kind;
 
-    /// Holds every count against its limit.
+    /// Holds every count against its limit, and returns how many bytes the message has beyond its fixed part.
     ///
     /// # Errors
     /// The first count beyond its limit.
-    fn check(archived: &Self::Archived) -> Result<(), Malformed>;
+    fn check(archived: &Self::Archived) -> Result<usize, Malformed>;
 }
 
 /// Reads a body in place.
 ///
 /// # Errors
-/// The bytes are not a whole archive of this message, or a count is beyond its limit.
+/// The bytes are not exactly one archive of this message, or a count is beyond its limit.
 pub fn access<M>(body: &[u8]) -> Result<&M::Archived, Malformed>
 where
     M: Message,
     M::Archived: Portable + for<'a> CheckBytes<ArchiveCheck<'a>>,
 {
     let archived = rkyv::access::<M::Archived, Failure>(body).map_err(|_| Malformed::Archive)?;
-    M::check(archived)?;
-    Ok(archived)
+    exact(body, archived, M::check(archived)?)
 }
 
 /// Appends a message's archive to `out`.
@@ -313,21 +312,60 @@ where
     }
 }
 
+/// The archive, if the body holds it and nothing else.
+fn exact<'a, A>(body: &[u8], archived: &'a A, beyond: usize) -> Result<&'a A, Malformed> {
+    if body.len() == size_of::<A>() + beyond { Ok(archived) } else { Err(Malformed::Archive) }
+}
+
 fn at_most(what: &'static str, count: usize, limit: usize) -> Result<(), Malformed> {
     if count <= limit { Ok(()) } else { Err(Malformed::Count { what, count, limit }) }
 }
 
-fn check_bundle(bundle: &ArchivedWireBundle) -> Result<usize, Malformed> {
-    at_most("requests in a bundle", bundle.requests.len(), MAX_BUNDLE_REQUESTS)?;
-    Ok(bundle.cose.len() + bundle.requests.iter().map(|request| request.len()).sum::<usize>())
+/// Bytes of a list of at most `limit` elements of fixed size.
+fn list<T>(what: &'static str, elements: &[T], limit: usize) -> Result<usize, Malformed> {
+    at_most(what, elements.len(), limit)?;
+    Ok(size_of_val(elements))
+}
+
+/// Bytes of a text outside the place that names it: rkyv keeps a short one there.
+fn text(text: &str) -> usize {
+    if text.len() <= ARCHIVED_LIST { 0 } else { text.len() }
+}
+
+/// Bytes of the COSE_Sign1 and of the requests, and of the lists that name the requests.
+fn check_bundle(bundle: &ArchivedWireBundle) -> Result<(usize, usize), Malformed> {
+    let lists = list("requests in a bundle", &bundle.requests, MAX_BUNDLE_REQUESTS)?;
+    Ok((bundle.cose.len() + bundle.requests.iter().map(|request| request.len()).sum::<usize>(), lists))
+}
+
+fn check_batch(batch: &ArchivedBatch) -> Result<usize, Malformed> {
+    let mut beyond = list("bundles in a batch", &batch.bundles, MAX_BATCH_BUNDLES)?;
+    let mut bytes = 0;
+    for bundle in batch.bundles.iter() {
+        let (content, lists) = check_bundle(bundle)?;
+        bytes += content;
+        beyond += lists;
+    }
+    at_most("bytes in a batch", bytes, MAX_BATCH_BYTES)?;
+    Ok(beyond + bytes)
+}
+
+fn check_replies(replies: &[ArchivedReply]) -> Result<usize, Malformed> {
+    let fixed = list("replies", replies, MAX_REPLIES)?;
+    Ok(fixed + replies.iter().map(|reply| reply.changes.len() + text(&reply.detail)).sum::<usize>())
+}
+
+fn check_status_answer(answer: &ArchivedStatusAnswer) -> Result<usize, Malformed> {
+    let fixed = list("counters", &answer.counters, MAX_COUNTERS)?;
+    Ok(fixed + text(&answer.version) + answer.counters.iter().map(|counter| text(&counter.name)).sum::<usize>())
 }
 
 macro_rules! messages {
-    ($($message:ident = $kind:ident, |$archived:ident| $check:expr;)+) => {
+    ($($message:ident, |$archived:ident| $check:expr;)+) => {
         $(impl Message for $message {
-            const KIND: Kind = Kind::$kind;
+            const KIND: Kind = Kind::$message;
 
-            fn check($archived: &Self::Archived) -> Result<(), Malformed> {
+            fn check($archived: &Self::Archived) -> Result<usize, Malformed> {
                 $check
             }
         })+
@@ -335,25 +373,18 @@ macro_rules! messages {
 }
 
 messages! {
-    PrePrepare = PrePrepare, |m| at_most("bundles in a proposal", m.bundles.len(), MAX_BATCH_BUNDLES);
-    Decided = Decided, |m| at_most("decisions", m.decided.len(), MAX_VOTES);
-    Status = Status, |m| at_most("open sequences in a status", m.open.len(), MAX_STATUS_SLOTS);
-    FetchBatch = FetchBatch, |_m| Ok(());
-    Batch = Batch, |m| {
-        at_most("bundles in a batch", m.bundles.len(), MAX_BATCH_BUNDLES)?;
-        let mut bytes = 0;
-        for bundle in m.bundles.iter() {
-            bytes += check_bundle(bundle)?;
-        }
-        at_most("bytes in a batch", bytes, MAX_BATCH_BYTES)
-    };
-    Submit = Submit, |m| check_bundle(&m.bundle).map(|_| ());
-    Replies = Replies, |m| at_most("replies", m.replies.len(), MAX_REPLIES);
-    Refused = Refused, |_m| Ok(());
-    Query = Query, |m| at_most("bytes of a query", m.query.len(), MAX_QUERY);
-    Answer = Answer, |_m| Ok(());
-    StatusQuery = StatusQuery, |_m| Ok(());
-    StatusAnswer = StatusAnswer, |m| at_most("counters", m.counters.len(), MAX_COUNTERS);
+    PrePrepare, |m| list("bundles in a proposal", &m.bundles, MAX_BATCH_BUNDLES);
+    Decided, |m| list("decisions", &m.decided, MAX_VOTES);
+    Status, |m| list("open sequences in a status", &m.open, MAX_STATUS_SLOTS);
+    FetchBatch, |_m| Ok(0);
+    Batch, |m| check_batch(m);
+    Submit, |m| check_bundle(&m.bundle).map(|(content, lists)| content + lists);
+    Replies, |m| check_replies(&m.replies);
+    Refused, |_m| Ok(0);
+    Query, |m| list("bytes of a query", &m.query, MAX_QUERY);
+    Answer, |m| Ok(m.body.len());
+    StatusQuery, |_m| Ok(0);
+    StatusAnswer, |m| check_status_answer(m);
 }
 
 /// Votes travel under two kinds, so they are not a [`Message`] of one: the frame's kind says which.
@@ -372,7 +403,6 @@ impl Votes {
     /// As [`access`].
     pub fn access(body: &[u8]) -> Result<&ArchivedVotes, Malformed> {
         let archived = rkyv::access::<ArchivedVotes, Failure>(body).map_err(|_| Malformed::Archive)?;
-        at_most("votes", archived.votes.len(), MAX_VOTES)?;
-        Ok(archived)
+        exact(body, archived, list("votes", &archived.votes, MAX_VOTES)?)
     }
 }

@@ -8,10 +8,12 @@
 //!
 //! # Messages
 //! A body is one rkyv archive ([`message`]), unaligned and little-endian, read in place after a check. The frame's kind says
-//! which; a body of the wrong kind, with trailing or missing bytes, or with a count beyond its limit is malformed.
+//! which; a body of the wrong kind, with a byte too many or too few, or with a count beyond its limit is malformed.
 //!
 //! # Bundles
 //! What a client signs ([`bundle`]) is not rkyv but deterministic CBOR in COSE_Sign1, because auditors read it for decades.
+//! That holds down to the operation, whose bytes enter the history as they are: an item that is not deterministic or nested too
+//! deep never gets as far as a batch. What it means is the application's affair.
 //!
 //! # Limits
 //! All in [`limits`]. A decoder looks at a length before it believes it: a frame's length is checked against the limit of who
@@ -22,7 +24,11 @@
 //! authenticated peer, a refusal is an answer to a client.
 
 pub mod bundle;
+mod cbor;
 pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod message;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Seeded samples of everything that travels, shared by the conformance test and the fuzz harness.
+
+use atlas_dataplane::types::{PublicKey, Signature};
+use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
+use atlas_dataplane::wire::frame::{Header, Kind};
+use atlas_dataplane::wire::message::{
+    Answer, Batch, Counter, Decided, FetchBatch, OpenSlot, PrePrepare, Query, Refused, Replies, Reply, Status,
+    StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, encode,
+};
+
+/// The cluster that sampled bundles are signed for.
+pub(crate) const ORIGIN: &str = "atlas.example/samples";
+
+/// splitmix64 (Steele, Lea and Flood, 2014): short enough to be pinned here for good, unlike a library's generator.
+#[derive(Clone)]
+pub(crate) struct Rng(pub(crate) u64);
+
+impl Rng {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub(crate) fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    /// A number of any magnitude, so that every width of an encoding is met.
+    pub(crate) fn number(&mut self) -> u64 {
+        let shift = self.below(65) as u32;
+        self.next().checked_shr(shift).unwrap_or(0)
+    }
+
+    pub(crate) fn bytes(&mut self, most: usize) -> Vec<u8> {
+        let length = self.below(most + 1);
+        (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| self.next() as u8)
+    }
+
+    fn text(&mut self, most: usize) -> String {
+        let length = self.below(most + 1);
+        (0..length).map(|_| ['a', 'z', '/', '-', '7', 'é', '→'][self.below(7)]).collect()
+    }
+
+    fn list<T>(&mut self, most: usize, mut element: impl FnMut(&mut Self) -> T) -> Vec<T> {
+        let length = self.below(most + 1);
+        (0..length).map(|_| element(self)).collect()
+    }
+}
+
+/// A header for a body of `length` bytes, tag included.
+pub(crate) fn header(rng: &mut Rng, kind: Kind, length: usize) -> Header {
+    Header { kind, length: length as u32, epoch: rng.number() as u32, cluster: rng.array(), sequence: rng.number() }
+}
+
+fn vote(rng: &mut Rng) -> Vote {
+    Vote { sequence: rng.number(), digest: rng.array() }
+}
+
+fn reply(rng: &mut Rng) -> Reply {
+    Reply {
+        session: rng.number(),
+        number: rng.number(),
+        sequence: rng.number(),
+        entry: rng.number(),
+        request: rng.number() as u16,
+        time_ms: rng.number() as i64,
+        code: rng.number() as u16,
+        changes: rng.bytes(40),
+        detail: rng.text(20),
+    }
+}
+
+fn open_slot(rng: &mut Rng) -> OpenSlot {
+    OpenSlot {
+        sequence: rng.number(),
+        proposed: rng.one_in(2),
+        prepares: rng.number() as u32,
+        commits: rng.number() as u32,
+    }
+}
+
+fn status_answer(rng: &mut Rng) -> StatusAnswer {
+    StatusAnswer {
+        id: rng.number(),
+        replica: rng.number() as u8,
+        view: rng.number(),
+        leader: rng.number() as u8,
+        sequence: rng.number(),
+        size: rng.number(),
+        history_root: rng.array(),
+        state_root: rng.array(),
+        state_digest: rng.array(),
+        log_bytes: rng.number(),
+        resident_bytes: rng.number(),
+        anonymous_bytes: rng.number(),
+        links: rng.number() as u32,
+        pid: rng.number() as u32,
+        version: rng.text(14),
+        counters: rng.list(6, |rng| Counter { name: rng.text(20), value: rng.number() }),
+    }
+}
+
+/// An operation: one deterministic CBOR item, not the one that opens a session.
+fn operation(rng: &mut Rng, depth: usize) -> Vec<u8> {
+    let mut encoder = minicbor::Encoder::new(Vec::new());
+    let kind = rng.below(if depth == 0 { 6 } else { 7 });
+    // Writing to a Vec cannot fail.
+    let _ = match kind {
+        0 => encoder.u64(rng.number()),
+        1 => encoder.i64(rng.next() as i64 >> rng.below(64)),
+        2 => encoder.bytes(&rng.bytes(40)),
+        3 => encoder.str(&rng.text(30)),
+        4 => encoder.bool(rng.one_in(2)),
+        5 => encoder.f64(f64::from_bits(0x3ff1_2345_6789_abcd ^ (rng.next() >> 12))),
+        _ => {
+            let items = rng.list(5, |rng| operation(rng, depth - 1));
+            let _ = encoder.array(items.len() as u64);
+            items.iter().for_each(|item| encoder.writer_mut().extend_from_slice(item));
+            Ok(&mut encoder)
+        }
+    };
+    let bytes = encoder.into_writer();
+    if bytes == OPEN_SESSION { vec![0x80] } else { bytes }
+}
+
+/// An encoded request.
+pub(crate) fn request(rng: &mut Rng, opens: bool) -> Vec<u8> {
+    let operation = if opens { OPEN_SESSION.to_vec() } else { operation(rng, 4) };
+    let not_after_ms = rng.one_in(2).then(|| rng.number() as i64);
+    Request { class: rng.number() as u8, not_after_ms, operation: &operation }.encode()
+}
+
+/// The requests of a bundle and the session that they are for; they open one where there is none.
+pub(crate) fn requests(rng: &mut Rng) -> (Option<u64>, Vec<Vec<u8>>) {
+    let session = (!rng.one_in(4)).then(|| rng.number());
+    let mut requests = vec![request(rng, session.is_none())];
+    requests.extend(rng.list(6, |rng| request(rng, false)));
+    (session, requests)
+}
+
+/// A valid bundle; its signature is random, which only the verify stage would see.
+pub(crate) fn bundle(rng: &mut Rng) -> Bundle {
+    let (session, requests) = requests(rng);
+    let first = session.map_or(0, |_| rng.number() >> 1);
+    let (key, signature) = (PublicKey(rng.array()), Signature(rng.array()));
+    Bundle::sign(ORIGIN, key, session, first, &requests, rng.number() as i64, |_| signature)
+        .expect("a sampled bundle is valid")
+}
+
+pub(crate) fn wire_bundle(rng: &mut Rng) -> WireBundle {
+    let bundle = bundle(rng);
+    WireBundle { cose: bundle.cose().to_vec(), requests: bundle.requests().map(<[u8]>::to_vec).collect() }
+}
+
+/// The body of a frame of this kind, in the clear.
+pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
+    let mut out = Vec::new();
+    match kind {
+        Kind::Handshake => out = rng.bytes(300),
+        Kind::PrePrepare => encode(
+            &PrePrepare {
+                view: rng.number(),
+                sequence: rng.number(),
+                time_ms: rng.number() as i64,
+                digest: rng.array(),
+                bundles: rng.list(8, Rng::array),
+            },
+            &mut out,
+        ),
+        Kind::Prepare | Kind::Commit => Votes { view: rng.number(), votes: rng.list(8, vote) }.encode(&mut out),
+        Kind::Decided => encode(&Decided { decided: rng.list(8, vote) }, &mut out),
+        Kind::Status => encode(
+            &Status {
+                view: rng.number(),
+                low: rng.number(),
+                executed: rng.number(),
+                ask: rng.one_in(2),
+                open: rng.list(6, open_slot),
+            },
+            &mut out,
+        ),
+        Kind::FetchBatch => encode(&FetchBatch { sequence: rng.number(), digest: rng.array() }, &mut out),
+        Kind::Batch => encode(
+            &Batch {
+                sequence: rng.number(),
+                digest: rng.array(),
+                time_ms: rng.number() as i64,
+                bundles: rng.list(3, wire_bundle),
+            },
+            &mut out,
+        ),
+        Kind::Submit => encode(&Submit { bundle: wire_bundle(rng) }, &mut out),
+        Kind::Replies => encode(&Replies { bundle: rng.array(), replies: rng.list(5, reply) }, &mut out),
+        Kind::Refused => encode(
+            &Refused {
+                bundle: rng.array(),
+                first: rng.number(),
+                count: rng.number() as u32,
+                code: rng.number() as u16,
+                retry_after_ms: rng.number() as u32,
+            },
+            &mut out,
+        ),
+        Kind::Query => encode(
+            &Query { id: rng.number(), min_size: rng.number(), wait_ms: rng.number() as u32, query: rng.bytes(60) },
+            &mut out,
+        ),
+        Kind::Answer => encode(
+            &Answer {
+                id: rng.number(),
+                code: rng.number() as u16,
+                size: rng.number(),
+                valid_from: rng.number(),
+                body: rng.bytes(200),
+            },
+            &mut out,
+        ),
+        Kind::StatusQuery => encode(&StatusQuery { id: rng.number() }, &mut out),
+        Kind::StatusAnswer => encode(&status_answer(rng), &mut out),
+    }
+    out
+}
