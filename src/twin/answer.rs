@@ -82,7 +82,7 @@ impl<'a> PropertyPage<'a> {
 }
 
 fn get(store: &TwinStore, twin: &str, property: Option<&str>, after: Option<&str>, answer: &mut Answer) -> Code {
-    let row = store.twins.get(twin);
+    let row = store.twin(twin);
     let Some(row) = row.filter(|row| row.alive > 0) else {
         answer.valid_from = row.map_or(0, |row| row.last_entry);
         return Code::UNKNOWN_TWIN;

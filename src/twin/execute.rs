@@ -31,17 +31,22 @@ impl TwinStore {
         match OperationView::decode(operation) {
             Err(refusal) => outcome.refuse(refusal.code, format_args!("{refusal}")),
             Ok(view) => {
-                if self.judge(context, &view, outcome).is_ok() {
-                    self.apply(context, &view, outcome);
+                let mut plan = std::mem::take(&mut self.plan);
+                plan.clear();
+                if self.judge(context, &view, &mut plan, outcome).is_ok() {
+                    self.apply(context, &view, &plan, outcome);
                 }
+                self.plan = plan;
             }
         }
     }
 
+    /// Refuses, or fills `plan` with the slot of each target: `None` for one to be created, and for whole twins.
     fn judge(
         &self,
         context: &OperationContext<'_>,
         view: &OperationView<'_>,
+        plan: &mut Vec<Option<SlotIndex>>,
         outcome: &mut Outcome,
     ) -> Result<(), Refused> {
         for target in &view.targets {
@@ -52,7 +57,9 @@ impl TwinStore {
         }
         let mut new = 0;
         for target in &view.targets {
-            new += u64::from(self.judge_target(target, outcome)?);
+            let slot = self.judge_target(target, outcome)?;
+            new += u64::from(slot.is_none() && target.path().is_some());
+            plan.push(slot);
         }
         if new > 0 { self.judge_room(view, new, outcome) } else { Ok(()) }
     }
@@ -68,7 +75,7 @@ impl TwinStore {
         let refused = match target.path() {
             Some(path) => Some(path).filter(forbidden),
             None => {
-                let properties = self.twins.get(twin).map_or(&[][..], |twin| &twin.properties);
+                let properties = self.twin(twin).map_or(&[][..], |twin| &twin.properties);
                 let alive = properties.iter().filter(|(_, index)| self.slots[*index as usize].value.is_some());
                 alive.map(|(path, _)| &**path).find(forbidden)
             }
@@ -97,20 +104,18 @@ impl TwinStore {
         }
     }
 
-    /// Whether the target needs a new slot.
-    fn judge_target(&self, target: &Target<'_>, outcome: &mut Outcome) -> Result<bool, Refused> {
+    /// The target's slot, if it names one that is there.
+    fn judge_target(&self, target: &Target<'_>, outcome: &mut Outcome) -> Result<Option<SlotIndex>, Refused> {
         let name = target.twin;
-        let twin = self.twins.get(name);
+        let twin = self.twin(name);
         if let Action::Set { path, value, .. } = target.action {
-            let Some(slot) = twin.and_then(|twin| twin.find(path).ok()).map(|index| &self.slots[index as usize]) else {
-                return Ok(true);
-            };
-            return match &slot.value {
+            let Some(index) = twin.and_then(|twin| twin.find(path).ok()) else { return Ok(None) };
+            return match &self.slots[index as usize].value {
                 Some(old) if stored_as(value, old).is_none() => {
                     let (is, given) = (old.type_name(), value.type_name());
                     refuse!(outcome, Code::TYPE_CONFLICT, "{name} {path}: is {is}, {value} is {given}")
                 }
-                _ => Ok(false),
+                _ => Ok(Some(index)),
             };
         }
         let Some(twin) = twin.filter(|twin| twin.alive > 0) else {
@@ -118,10 +123,10 @@ impl TwinStore {
         };
         match target.path() {
             Some(path) => match twin.find(path) {
-                Ok(index) if self.slots[index as usize].value.is_some() => Ok(false),
+                Ok(index) if self.slots[index as usize].value.is_some() => Ok(Some(index)),
                 _ => refuse!(outcome, Code::UNKNOWN_PROPERTY, "{name} {path}: no such property"),
             },
-            None => Ok(false),
+            None => Ok(None),
         }
     }
 
@@ -140,7 +145,7 @@ impl TwinStore {
         twins.sort_unstable();
         for run in twins.chunk_by(|a, b| a == b) {
             let name = run[0];
-            let present = self.twins.get(name).map_or(0, |twin| twin.properties.len());
+            let present = self.twin(name).map_or(0, |twin| twin.properties.len());
             if present + run.len() > MAX_TWIN_PROPERTIES {
                 refuse!(outcome, Code::TWIN_FULL, "{name}: has {present} of {MAX_TWIN_PROPERTIES} properties")
             }
@@ -148,10 +153,16 @@ impl TwinStore {
         Ok(())
     }
 
-    fn apply(&mut self, context: &OperationContext<'_>, view: &OperationView<'_>, outcome: &mut Outcome) {
-        for (number, target) in view.targets.iter().enumerate() {
+    /// No property is written twice, so that what an earlier target does never moves the slot of a later one.
+    fn apply(
+        &mut self,
+        context: &OperationContext<'_>,
+        view: &OperationView<'_>,
+        plan: &[Option<SlotIndex>],
+        outcome: &mut Outcome,
+    ) {
+        for (number, (target, index)) in view.targets.iter().zip(plan).enumerate() {
             let path = number as u64;
-            let index = target.path().and_then(|path| self.twins.get(target.twin)?.find(path).ok());
             let change = match (target.action, index) {
                 (Action::DeleteAll, _) => {
                     self.delete_all(context, target.twin, outcome);
@@ -161,7 +172,7 @@ impl TwinStore {
                     self.create(context, target);
                     Change { path, revision: 1, previous: None }
                 }
-                (_, Some(index)) => self.change(context, path, index, target.action),
+                (_, Some(index)) => self.change(context, path, *index, target.action),
                 (Action::Delete { .. }, None) => continue,
             };
             outcome.changes.push(change);
@@ -169,7 +180,7 @@ impl TwinStore {
     }
 
     fn delete_all(&mut self, context: &OperationContext<'_>, twin: &str, outcome: &mut Outcome) {
-        let properties = self.twins.get(twin).map_or(&[][..], |twin| &twin.properties);
+        let properties = self.twin(twin).map_or(&[][..], |twin| &twin.properties);
         let indices: Vec<SlotIndex> = properties.iter().map(|(_, index)| *index).collect();
         for index in indices {
             if self.slots[index as usize].value.is_some() {
@@ -184,6 +195,7 @@ impl TwinStore {
             self.add_slot(target.twin, path, |twin, property| Slot {
                 twin,
                 property,
+                row: 0,
                 value: Some(value.to_owned()),
                 revision: 1,
                 position: context.position,
@@ -214,13 +226,7 @@ impl TwinStore {
         slot.time_ms = context.time_ms;
         slot.origin = *context.origin;
         let change = Change { path, revision: slot.revision, previous };
-        let alive = slot.value.is_some();
-        if let Some(twin) = self.twins.get_mut(&*slot.twin) {
-            twin.alive = twin.alive + usize::from(alive) - usize::from(was_alive);
-            twin.last_entry = context.position.entry;
-        }
-        self.last_entry = context.position.entry;
-        self.mark_dirty(index);
+        self.touch(index, was_alive);
         change
     }
 }

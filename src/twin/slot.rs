@@ -5,6 +5,7 @@ use std::sync::Arc;
 use atlas_dataplane::types::{Position, PublicKey, TimeMs};
 
 use super::cbor::{CborError, Fault, Reader, Writer};
+use super::store::TwinIndex;
 use super::value::{Quality, Value, ValueRef};
 
 /// What a leaf begins with.
@@ -15,6 +16,8 @@ const LEAF_TAG: &str = "atlas-slot/1";
 pub(super) struct Slot {
     pub(super) twin: Arc<str>,
     pub(super) property: Arc<str>,
+    /// Where the store keeps the twin.
+    pub(super) row: TwinIndex,
     /// `None` once deleted.
     pub(super) value: Option<Value>,
     pub(super) revision: u64,

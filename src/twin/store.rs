@@ -24,6 +24,8 @@ pub const MAX_PROPERTIES: u64 = u32::MAX as u64;
 
 /// A slot's index in memory; its number in the formats is the same as `u64`.
 pub(super) type SlotIndex = u32;
+/// A twin's place in memory, in the order of first writes.
+pub(super) type TwinIndex = u32;
 
 /// One twin: which slots its properties have.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +48,9 @@ impl Twin {
 #[derive(Debug)]
 pub struct TwinStore {
     pub(super) max_properties: u64,
-    pub(super) twins: BTreeMap<Arc<str>, Twin>,
+    /// Places in `rows` by name.
+    names: BTreeMap<Arc<str>, TwinIndex>,
+    rows: Vec<Twin>,
     pub(super) slots: Vec<Slot>,
     /// The last entry that changed anything.
     pub(super) last_entry: EntryIndex,
@@ -57,6 +61,8 @@ pub struct TwinStore {
     /// Each slot's place in `by_name`; shorter than `slots` once a slot is new, and then to be made afresh.
     places: Vec<u32>,
     leaf: Vec<u8>,
+    /// Scratch space of one execution: the slot of each target.
+    pub(super) plan: Vec<Option<SlotIndex>>,
 }
 
 impl TwinStore {
@@ -65,7 +71,8 @@ impl TwinStore {
     pub fn new(max_properties: u64) -> Self {
         Self {
             max_properties: max_properties.min(MAX_PROPERTIES),
-            twins: BTreeMap::new(),
+            names: BTreeMap::new(),
+            rows: Vec::new(),
             slots: Vec::new(),
             last_entry: 0,
             dirty: Vec::new(),
@@ -73,12 +80,27 @@ impl TwinStore {
             by_name: DenseTree::new(),
             places: Vec::new(),
             leaf: Vec::new(),
+            plan: Vec::new(),
         }
     }
 
     pub(super) fn find(&self, twin: &str, property: &str) -> Option<&Slot> {
-        let index = self.twins.get(twin)?.find(property).ok()?;
+        let index = self.twin(twin)?.find(property).ok()?;
         self.slots.get(index as usize)
+    }
+
+    pub(super) fn twin(&self, name: &str) -> Option<&Twin> {
+        self.names.get(name).map(|row| &self.rows[*row as usize])
+    }
+
+    /// Notes a change of a slot in its twin and for the roots.
+    pub(super) fn touch(&mut self, index: SlotIndex, was_alive: bool) {
+        let slot = &self.slots[index as usize];
+        let row = &mut self.rows[slot.row as usize];
+        row.alive = row.alive + usize::from(slot.value.is_some()) - usize::from(was_alive);
+        row.last_entry = row.last_entry.max(slot.position.entry);
+        self.last_entry = self.last_entry.max(slot.position.entry);
+        self.mark_dirty(index);
     }
 
     /// The twins whose names begin with `prefix`, sorted, from the name `start` on.
@@ -87,11 +109,12 @@ impl TwinStore {
         prefix: &'a str,
         start: &str,
     ) -> impl Iterator<Item = (&'a Arc<str>, &'a Twin)> + use<'a> {
-        let twins = self.twins.range::<str, _>((Bound::Included(start.max(prefix)), Bound::Unbounded));
-        twins.take_while(move |(name, _)| name.starts_with(prefix))
+        let twins = self.names.range::<str, _>((Bound::Included(start.max(prefix)), Bound::Unbounded));
+        let under = twins.take_while(move |(name, _)| name.starts_with(prefix));
+        under.map(|(name, row)| (name, &self.rows[*row as usize]))
     }
 
-    pub(super) fn mark_dirty(&mut self, index: SlotIndex) {
+    fn mark_dirty(&mut self, index: SlotIndex) {
         let slot = &mut self.slots[index as usize];
         if !slot.dirty {
             slot.dirty = true;
@@ -102,22 +125,21 @@ impl TwinStore {
     /// Adds a slot for a property that has none. The caller has checked the limits.
     pub(super) fn add_slot(&mut self, twin: &str, property: &str, make: impl FnOnce(Arc<str>, Arc<str>) -> Slot) {
         let index = self.slots.len() as SlotIndex;
-        let twin: Arc<str> = match self.twins.get_key_value(twin) {
-            Some((name, _)) => name.clone(),
-            None => twin.into(),
+        let (twin, place) = match self.names.get_key_value(twin) {
+            Some((name, place)) => (name.clone(), *place),
+            None => (twin.into(), self.rows.len() as TwinIndex),
         };
+        if place as usize == self.rows.len() {
+            self.rows.push(Twin::default());
+            self.names.insert(twin.clone(), place);
+        }
         let property: Arc<str> = property.into();
-        let row = self.twins.entry(twin.clone()).or_default();
+        let row = &mut self.rows[place as usize];
         if let Err(at) = row.find(&property) {
             row.properties.insert(at, (property.clone(), index));
         }
-        let mut slot = make(twin, property);
-        row.alive += usize::from(slot.value.is_some());
-        row.last_entry = row.last_entry.max(slot.position.entry);
-        self.last_entry = self.last_entry.max(slot.position.entry);
-        slot.dirty = false;
-        self.slots.push(slot);
-        self.mark_dirty(index);
+        self.slots.push(Slot { row: place, dirty: false, ..make(twin, property) });
+        self.touch(index, false);
     }
 
     /// Brings the trees up to date with the slots.
@@ -142,7 +164,7 @@ impl TwinStore {
     fn sort_by_name(&mut self) {
         self.places = vec![0; self.slots.len()];
         self.by_name = DenseTree::new();
-        for (_, index) in self.twins.values().flat_map(|twin| &twin.properties) {
+        for (_, index) in self.names.values().flat_map(|row| &self.rows[*row as usize].properties) {
             self.places[*index as usize] = self.by_name.len() as u32;
             self.by_name.push(self.by_number.leaf(*index as usize).unwrap_or_default());
         }
@@ -178,7 +200,7 @@ impl TwinStore {
         if leaf.revision == 0 {
             return Err("a slot has been written at least once");
         }
-        match self.twins.get(leaf.twin) {
+        match self.twin(leaf.twin) {
             Some(twin) if twin.properties.len() == MAX_TWIN_PROPERTIES => return Err("twin has too many properties"),
             Some(twin) if twin.find(leaf.property).is_ok() => return Err("property has two slots"),
             _ => {}
@@ -186,6 +208,7 @@ impl TwinStore {
         self.add_slot(leaf.twin, leaf.property, |twin, property| Slot {
             twin,
             property,
+            row: 0,
             value: leaf.value.map(ValueRef::to_owned),
             revision: leaf.revision,
             position: leaf.position,

@@ -57,7 +57,7 @@ fn numbers_compare_without_rounding() {
 proptest! {
     #[test]
     fn text_and_bytes_give_the_value_back(value in value()) {
-        prop_assert_eq!(value.to_string().parse::<Value>().unwrap(), value.clone());
+        prop_assert_eq!(&value.to_string().parse::<Value>().unwrap(), &value);
         let mut bytes = Vec::new();
         value.borrowed().encode(&mut Writer(&mut bytes));
         let mut reader = Reader::new(&bytes);

@@ -139,7 +139,7 @@ pub(super) fn history(
     cursor: Option<Cursor>,
     answer: &mut Answer,
 ) -> Code {
-    let Some(row) = store.twins.get(name) else { return Code::UNKNOWN_TWIN };
+    let Some(row) = store.twin(name) else { return Code::UNKNOWN_TWIN };
     let resumed = cursor.is_some();
     // A cursor comes from the client: what it leads to is checked, and it alone is to blame where that fails.
     let fault = if resumed { Code::BAD_QUERY } else { Code::INTERNAL };
