@@ -46,6 +46,7 @@
 //! "Implementing Linearizability at Large Scale and Low Latency" (SOSP 2015), for exactly-once by windows of numbers.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::crypto::hash::sha256;
 use crate::history::entry::{self, EntryView, StateView};
@@ -301,6 +302,17 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// Faults of ours and of the disk; the execution must not be used any more.
     pub fn execute(&mut self, sequence: Sequence, batch: &Batch, out: &mut Executed) -> Result<(), ExecutionError> {
         let time_ms = (batch.digest() != Digest::NULL).then_some(batch.time_ms());
+        self.run(sequence, time_ms, batch.bundles(), out)
+    }
+
+    /// Executes a sequence; one without a time is the null batch.
+    fn run(
+        &mut self,
+        sequence: Sequence,
+        time_ms: Option<TimeMs>,
+        bundles: &[Arc<Bundle>],
+        out: &mut Executed,
+    ) -> Result<(), ExecutionError> {
         let expected = self.sequence.saturating_add(1);
         if sequence != expected {
             return Err(ExecutionError::Sequence { expected, found: sequence });
@@ -311,7 +323,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         if let Some(time_ms) = time_ms {
             self.time_ms = self.time_ms.max(time_ms);
             self.sessions.close_idle(self.time_ms);
-            for bundle in batch.bundles() {
+            for bundle in bundles {
                 let settled = self.execute_bundle(bundle)?;
                 out.bundles.push(settled);
             }
@@ -514,4 +526,4 @@ fn is_expired(request: &Request<'_>, now_ms: TimeMs) -> bool {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
