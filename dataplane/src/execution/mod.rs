@@ -258,7 +258,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     fn admit_to(&self, session: &Session, id: u64, bundle: &Bundle, mut settled: Settled) -> Admission {
         let mut repeated = Vec::new();
-        for (number, request) in (bundle.header().first..).zip(bundle.requests()) {
+        for (index, request) in bundle.requests().enumerate() {
+            let number = bundle.header().first + index as u64;
             match session.standing(number, &sha256(&[request])) {
                 Standing::New => return Admission::Order,
                 Standing::Repeated(done) => repeated.push((number, done)),
@@ -378,7 +379,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         let rights = identities.rights(identity);
         entry.clear();
         entry::put_bundle_start(entry, sequence, time_ms, bundle.cose(), bundle.requests());
-        for (index, (number, bytes)) in (bundle.header().first..).zip(bundle.requests()).enumerate() {
+        for (index, bytes) in bundle.requests().enumerate() {
+            // No bundle parses whose numbers run past the largest one.
+            let number = bundle.header().first + index as u64;
             let digest = sha256(&[bytes]);
             match (session.standing(number, &digest), Request::decode(bytes)) {
                 (Standing::New, Some(request)) => {
