@@ -416,5 +416,5 @@ impl StateView {
 }
 
 #[cfg(test)]
-
-mod tests {}
+#[path = "entry_tests.rs"]
+mod tests;

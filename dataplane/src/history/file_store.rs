@@ -46,6 +46,7 @@ const _: () = assert!(SEGMENT_BYTES > (HEADER_BYTES + MAX_ENTRY) as u64);
 pub struct FileStore {
     directory: PathBuf,
     genesis: Digest,
+    segment_bytes: u64,
     index: File,
     /// Entries whose records are in the index file.
     written: u64,
@@ -97,12 +98,18 @@ impl FileStore {
     /// # Errors
     /// A file there is of another cluster or format, or the file system fails. Nothing was written over then.
     pub fn open(directory: &Path, genesis: Digest) -> Result<Self, StoreError> {
+        Self::open_sized(directory, genesis, SEGMENT_BYTES)
+    }
+
+    /// As [`FileStore::open`]; tests take small segments.
+    pub(super) fn open_sized(directory: &Path, genesis: Digest, segment_bytes: u64) -> Result<Self, StoreError> {
         std::fs::create_dir_all(directory).map_err(|source| io_error(directory, source))?;
         let index = open_file(&directory.join("index"), genesis)?;
         let first = open_file(&segment_path(directory, 0), genesis)?;
         Ok(Self {
             directory: directory.to_path_buf(),
             genesis,
+            segment_bytes,
             index,
             written: 0,
             records: Vec::new(),
@@ -160,7 +167,7 @@ impl Entries for FileStore {
 
     fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
         let record = self.record(index)?;
-        let (segment, at) = (record.at / SEGMENT_BYTES, record.at % SEGMENT_BYTES);
+        let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
         let length = record.length as usize;
         if length > MAX_ENTRY {
             return None;
@@ -189,14 +196,14 @@ impl EntryStore for FileStore {
         if self.bytes.len() >= FLUSH_BYTES {
             self.flush()?;
         }
-        if self.offset + (self.bytes.len() + entry.len()) as u64 > SEGMENT_BYTES {
+        if self.offset + (self.bytes.len() + entry.len()) as u64 > self.segment_bytes {
             self.write_bytes()?;
             self.segment += 1;
             self.offset = HEADER_BYTES as u64;
         }
         let index = self.size();
         let record = Record {
-            at: self.segment * SEGMENT_BYTES + self.offset + self.bytes.len() as u64,
+            at: self.segment * self.segment_bytes + self.offset + self.bytes.len() as u64,
             time_ms,
             length: entry.len() as u32,
             checksum: checksum(entry),

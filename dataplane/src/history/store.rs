@@ -123,5 +123,5 @@ impl EntryStore for MemoryStore {
 }
 
 #[cfg(test)]
-
-mod tests {}
+#[path = "store_tests.rs"]
+mod tests;

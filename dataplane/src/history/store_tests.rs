@@ -1,0 +1,144 @@
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+const GENESIS: Digest = Digest([7; 32]);
+
+/// Entry `i`: its length and bytes differ from its neighbours'.
+fn sample(i: u64) -> (Vec<u8>, TimeMs) {
+    let length = (i * 37 % 900 + 1) as usize;
+    (vec![(i % 251) as u8; length], 1_000 + i as TimeMs / 3)
+}
+
+fn fill(store: &mut impl EntryStore, count: u64, flush_every: u64) {
+    for i in 0..count {
+        let (entry, time) = sample(i);
+        assert_eq!(store.append(&entry, time).unwrap(), i);
+        if i % flush_every == flush_every - 1 {
+            store.flush().unwrap();
+        }
+    }
+}
+
+fn assert_equal(left: &impl Entries, right: &impl Entries) {
+    assert_eq!(left.size(), right.size());
+    for i in 0..left.size() + 2 {
+        assert_eq!(left.entry(i), right.entry(i), "entry {i}");
+    }
+    for time in 990..1_000 + left.size() as TimeMs / 3 + 5 {
+        assert_eq!(left.first_at_or_after(time), right.first_at_or_after(time), "time {time}");
+    }
+    assert_eq!(left.entry(u64::MAX), None);
+}
+
+fn files(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let read = |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+    let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| read(entry.unwrap())).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn files_hold_what_memory_holds_written_or_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut memory = MemoryStore::new();
+    fill(&mut memory, 500, 500);
+    // More segments than may be open, entries both written and waiting.
+    let mut store = FileStore::open_sized(directory.path(), GENESIS, 4_096).unwrap();
+    fill(&mut store, 500, 7);
+    assert!(files(directory.path()).len() > 30);
+    assert_equal(&store, &memory);
+    store.flush().unwrap();
+    assert_equal(&store, &memory);
+}
+
+#[test]
+fn a_reopened_store_is_empty_and_the_same_entries_leave_the_same_bytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    fill(&mut store, 200, 9);
+    store.flush().unwrap();
+    drop(store);
+    let before = files(directory.path());
+
+    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    assert_eq!((store.size(), store.entry(0), store.first_at_or_after(0)), (0, None, 0));
+    fill(&mut store, 60, 4);
+    let mut memory = MemoryStore::new();
+    fill(&mut memory, 60, 60);
+    assert_equal(&store, &memory);
+    drop(store);
+    assert_eq!(files(directory.path()), before);
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_write_is_made_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = FileStore::open(directory.path(), GENESIS).unwrap();
+    fill(&mut store, 50, 50);
+    drop(store);
+    let before = files(directory.path());
+    for name in ["index", "entries-0"] {
+        for length in [0, 64, 200] {
+            fs::OpenOptions::new().write(true).open(directory.path().join(name)).unwrap().set_len(length).unwrap();
+            let mut store = FileStore::open(directory.path(), GENESIS).unwrap();
+            fill(&mut store, 50, 50);
+            assert_eq!(files(directory.path()), before);
+        }
+    }
+}
+
+#[test]
+fn files_of_another_cluster_or_format_are_refused_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    drop(FileStore::open(directory.path(), GENESIS).unwrap());
+    let other = Digest([8; 32]);
+    let before = files(directory.path());
+    let refused = FileStore::open(directory.path(), other).unwrap_err();
+    assert!(matches!(refused, StoreError::Genesis { expected, found, .. } if expected == other && found == GENESIS));
+    assert_eq!(files(directory.path()), before);
+
+    for (file, bytes) in [("index", b"ATLSHIST\0\0\0\x02".as_slice()), ("entries-0", b"someone's notes")] {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(file), bytes).unwrap();
+        assert!(matches!(FileStore::open(directory.path(), GENESIS).unwrap_err(), StoreError::Format { .. }));
+        assert_eq!(fs::read(directory.path().join(file)).unwrap(), bytes);
+    }
+}
+
+#[test]
+fn rotten_bytes_are_no_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = FileStore::open(directory.path(), GENESIS).unwrap();
+    fill(&mut store, 10, 10);
+    let path = directory.path().join("entries-0");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(store.entry(9), None);
+    assert_eq!(store.entry(8).unwrap(), sample(8).0);
+    // A length that rotted takes no memory.
+    let path = directory.path().join("index");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[64 + 16..64 + 20].copy_from_slice(&u32::MAX.to_be_bytes());
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(store.entry(0), None);
+}
+
+#[test]
+fn a_full_disk_and_an_entry_beyond_the_limit_have_their_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/full", directory.path().join("index")).unwrap();
+    assert!(matches!(FileStore::open(directory.path(), GENESIS).unwrap_err(), StoreError::Full { .. }));
+
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = FileStore::open_sized(directory.path(), GENESIS, 70_000).unwrap();
+    assert!(matches!(store.append(&vec![0; MAX_ENTRY + 1], 0), Err(StoreError::TooLarge(_))));
+    store.append(&vec![1; MAX_ENTRY], 0).unwrap();
+    std::os::unix::fs::symlink("/dev/full", directory.path().join("entries-1")).unwrap();
+    // The first waits in the buffer; the second belongs to the file that cannot grow, and stays readable.
+    store.append(&vec![2; MAX_ENTRY], 0).unwrap();
+    assert!(matches!(store.flush(), Err(StoreError::Full { .. })));
+    assert_eq!((store.size(), store.entry(1).unwrap()[0]), (2, 2));
+}
