@@ -1,0 +1,603 @@
+//! Sessions and bundles: numbering, sending, and the tally of replies.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::core::{Shared, Timer, resend_us};
+use super::limits::{RETRY_MS, UNKNOWN_SESSION_WORDS};
+use super::types::{ClientError, NotAfter, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit};
+use crate::types::{Code, Digest, Now, Position, TimeMs};
+use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
+use crate::wire::error::BundleError;
+use crate::wire::frame::Kind;
+use crate::wire::limits::MAX_BUNDLE_REQUESTS;
+use crate::wire::message::{self, ArchivedRefused, ArchivedReplies, ArchivedReply, Reply, Submit, WireBundle};
+
+/// Operations that wait to be signed.
+pub(super) struct Submission {
+    /// Encoded requests.
+    requests: Vec<Vec<u8>>,
+}
+
+impl Submission {
+    pub(super) fn new(operations: &[Vec<u8>], options: &SubmitOptions, now: Now) -> Result<Self, SubmitError> {
+        let count = operations.len();
+        if count == 0 || count > MAX_BUNDLE_REQUESTS {
+            return Err(BundleError::Count { count }.into());
+        }
+        let not_after_ms = match options.not_after {
+            NotAfter::Deadline => Some(now.wall_ms.saturating_add(TimeMs::from(options.timeout_ms))),
+            NotAfter::At(time) => Some(time),
+            NotAfter::Never => None,
+        };
+        let request = |operation: &Vec<u8>| Request { class: options.class, not_after_ms, operation }.encode();
+        Ok(Self { requests: operations.iter().map(request).collect() })
+    }
+}
+
+/// What became of a ticket.
+pub(super) enum News {
+    /// It is in this bundle now.
+    Sent(u64),
+    /// f+1 replicas have executed up to this size.
+    Proved(u64),
+    /// It has ended.
+    Ended(Result<Vec<RequestResult>, ClientError>),
+}
+
+/// One replica's final word on a request.
+#[derive(Clone, PartialEq, Debug)]
+enum Word {
+    Reply(Reply),
+    Refused(Code),
+}
+
+/// A request in flight: the words of the replicas, then the word of f+1.
+#[derive(Default)]
+struct Open {
+    /// Different words and who said each; empty after the verdict.
+    words: Vec<(u32, Word)>,
+    /// Who has said anything.
+    spoken: u32,
+    verdict: Option<Word>,
+}
+
+/// What a replica made of a bundle.
+#[derive(Clone, Default)]
+struct FromReplica {
+    /// Requests that it replied to or refused for good.
+    answered: usize,
+    refused: Option<Code>,
+    /// Not to be asked before.
+    retry_at_us: u64,
+    /// Different sendings to which it answered "unknown session", and the last of them.
+    unknown_session: u8,
+    unknown_attempt: Option<u32>,
+}
+
+struct OpenBundle {
+    digest: Digest,
+    body: Arc<[u8]>,
+    /// Which of this client's sessions; `opens` if it is the one that opens it.
+    generation: u64,
+    opens: bool,
+    first: u64,
+    requests: Vec<Open>,
+    unresolved: usize,
+    /// `None` once its ticket has ended.
+    ticket: Option<u64>,
+    replicas: Vec<FromReplica>,
+    attempt: u32,
+    due_us: u64,
+}
+
+enum Session {
+    Closed,
+    Opening,
+    Open(u64),
+}
+
+/// All submissions of one client.
+pub(super) struct Submits {
+    origin: String,
+    window: u64,
+    signer: Box<dyn Signer>,
+    session: Session,
+    generation: u64,
+    next_number: u64,
+    last_opening_ms: TimeMs,
+    bundles: BTreeMap<u64, OpenBundle>,
+    by_digest: BTreeMap<Digest, u64>,
+    queue: VecDeque<(u64, Submission)>,
+    queued_requests: u64,
+    news: VecDeque<(u64, News)>,
+}
+
+impl Submits {
+    pub(super) fn new(origin: String, window: u64, signer: Box<dyn Signer>) -> Self {
+        Self {
+            origin,
+            window: window.max(2),
+            signer,
+            session: Session::Closed,
+            generation: 0,
+            next_number: 0,
+            last_opening_ms: TimeMs::MIN,
+            bundles: BTreeMap::new(),
+            by_digest: BTreeMap::new(),
+            queue: VecDeque::new(),
+            queued_requests: 0,
+            news: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn next_news(&mut self) -> Option<(u64, News)> {
+        self.news.pop_front()
+    }
+
+    /// Numbers from the oldest unresolved request of the session to the newest, those of the queue included.
+    fn in_flight(&self) -> u64 {
+        let oldest = self.bundles.values().find(|bundle| bundle.generation == self.generation);
+        let sent = match self.session {
+            Session::Closed => 0,
+            _ => oldest.map_or(0, |bundle| self.next_number - bundle.first),
+        };
+        sent + self.queued_requests
+    }
+
+    pub(super) fn check_room(&self, count: usize) -> Result<(), SubmitError> {
+        let in_flight = self.in_flight();
+        let full = Err(SubmitError::WindowFull { in_flight, window: self.window });
+        if in_flight + count as u64 > self.window {
+            return full;
+        }
+        if (self.bundles.len() + self.queue.len()) as u64 >= self.window { full } else { Ok(()) }
+    }
+
+    /// Sends a submission, or queues it while the session is being opened.
+    pub(super) fn enqueue(
+        &mut self,
+        ticket: u64,
+        submission: Submission,
+        now: Now,
+        shared: &mut Shared,
+    ) -> Result<(), SubmitError> {
+        match self.session {
+            Session::Opening => {
+                // Found out now whether it can be signed at all, since nobody hears of it later.
+                self.sign(Some(u64::MAX), u64::MAX >> 1, &submission.requests, now.wall_ms)?;
+                self.push_queue(ticket, submission);
+                Ok(())
+            }
+            _ => self.send_or_open(ticket, submission, now, shared),
+        }
+    }
+
+    fn push_queue(&mut self, ticket: u64, submission: Submission) {
+        self.queued_requests += submission.requests.len() as u64;
+        self.queue.push_back((ticket, submission));
+    }
+
+    /// Sends what waits for a session, as far as there is one or one can be opened.
+    pub(super) fn pump(&mut self, now: Now, shared: &mut Shared) {
+        while !matches!(self.session, Session::Opening) {
+            let Some((ticket, submission)) = self.queue.pop_front() else { return };
+            self.queued_requests -= submission.requests.len() as u64;
+            if self.send_or_open(ticket, submission, now, shared).is_err() {
+                // It was signed once for trial, so this is a bundle that only its numbers made larger.
+                let refused = ClientError::Refused { code: Code::TOO_LARGE, executed: Vec::new() };
+                self.news.push_back((ticket, News::Ended(Err(refused))));
+            }
+        }
+    }
+
+    fn send_or_open(
+        &mut self,
+        ticket: u64,
+        submission: Submission,
+        now: Now,
+        shared: &mut Shared,
+    ) -> Result<(), SubmitError> {
+        if let Session::Open(session) = self.session {
+            let first = self.next_number;
+            let bundle = self.sign(Some(session), first, &submission.requests, now.wall_ms)?;
+            self.next_number = first + submission.requests.len() as u64;
+            self.start(&bundle, Some(ticket), now, shared);
+            return Ok(());
+        }
+        // The replicas open nothing twice, and nothing with a time that is not above that of the last opening.
+        let time_ms = now.wall_ms.max(self.last_opening_ms.saturating_add(1));
+        let opening = Request { class: 0, not_after_ms: None, operation: &OPEN_SESSION }.encode();
+        let mut requests = vec![opening];
+        requests.extend_from_slice(&submission.requests);
+        let together = match requests.len() {
+            count if count as u64 > self.window => Err(BundleError::Count { count }),
+            _ => self.sign(None, 0, &requests, time_ms),
+        };
+        let (bundle, alone) = match together {
+            Ok(bundle) => (bundle, None),
+            Err(BundleError::Count { .. } | BundleError::TooLarge) => {
+                self.sign(Some(u64::MAX), u64::MAX >> 1, &submission.requests, now.wall_ms)?;
+                requests.truncate(1);
+                (self.sign(None, 0, &requests, time_ms)?, Some(submission))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.last_opening_ms = time_ms;
+        self.generation += 1;
+        self.session = Session::Opening;
+        self.next_number = requests.len() as u64;
+        let owner = if alone.is_some() { None } else { Some(ticket) };
+        self.start(&bundle, owner, now, shared);
+        if let Some(submission) = alone {
+            self.push_queue(ticket, submission);
+        }
+        Ok(())
+    }
+
+    fn sign(
+        &self,
+        session: Option<u64>,
+        first: u64,
+        requests: &[Vec<u8>],
+        time_ms: TimeMs,
+    ) -> Result<Bundle, BundleError> {
+        let signer = &self.signer;
+        Bundle::sign(&self.origin, signer.public(), session, first, requests, time_ms, |bytes| signer.sign(bytes))
+    }
+
+    fn start(&mut self, bundle: &Bundle, ticket: Option<u64>, now: Now, shared: &mut Shared) {
+        let wire =
+            WireBundle { cose: bundle.cose().to_vec(), requests: bundle.requests().map(<[u8]>::to_vec).collect() };
+        let mut body = Vec::new();
+        message::encode(&Submit { bundle: wire }, &mut body);
+        let body: Arc<[u8]> = body.into();
+        shared.send(u32::MAX, Kind::Submit, &body);
+        let (id, header) = (shared.id(), bundle.header());
+        let count = usize::from(header.count);
+        let mut open = OpenBundle {
+            digest: bundle.digest(),
+            body,
+            generation: self.generation,
+            opens: header.session.is_none(),
+            first: header.first,
+            requests: std::iter::repeat_with(Open::default).take(count).collect(),
+            unresolved: count,
+            ticket,
+            replicas: vec![FromReplica::default(); shared.replicas],
+            attempt: 0,
+            due_us: 0,
+        };
+        shared.reschedule(Timer::Bundle(id), &mut open.due_us, now.mono_us + resend_us(0));
+        self.by_digest.insert(open.digest, id);
+        self.bundles.insert(id, open);
+        if let Some(ticket) = ticket {
+            self.news.push_back((ticket, News::Sent(id)));
+        }
+    }
+
+    pub(super) fn resend_to(&self, replica_bit: u32, shared: &mut Shared) {
+        for bundle in self.bundles.values() {
+            shared.send(replica_bit & bundle.owing(u64::MAX), Kind::Submit, &bundle.body);
+        }
+    }
+
+    pub(super) fn resend(&mut self, id: u64, now: Now, shared: &mut Shared) {
+        let Some(bundle) = self.bundles.get_mut(&id) else { return };
+        bundle.attempt = bundle.attempt.saturating_add(1);
+        shared.send(bundle.owing(now.mono_us), Kind::Submit, &bundle.body);
+        let retry = bundle.replicas.iter().map(|from| from.retry_at_us).filter(|at| *at > now.mono_us).min();
+        let due = now.mono_us + resend_us(bundle.attempt);
+        let due = retry.map_or(due, |retry| retry.min(due));
+        shared.reschedule(Timer::Bundle(id), &mut bundle.due_us, due);
+    }
+
+    /// Takes back what was never signed.
+    pub(super) fn withdraw(&mut self, ticket: u64) {
+        if let Some(index) = self.queue.iter().position(|(queued, _)| *queued == ticket)
+            && let Some((_, submission)) = self.queue.remove(index)
+        {
+            self.queued_requests -= submission.requests.len() as u64;
+        }
+    }
+
+    /// The ticket of a bundle has ended; the bundle goes on, to use up its numbers. Gives what replicas said about it.
+    pub(super) fn abandon(&mut self, id: u64, shared: &Shared) -> Vec<Said> {
+        let Some(bundle) = self.bundles.get_mut(&id) else { return Vec::new() };
+        bundle.ticket = None;
+        (0..shared.replicas).map(|replica| bundle.said(replica).unwrap_or_else(|| shared.silence(replica))).collect()
+    }
+
+    pub(super) fn on_replies(&mut self, replica: usize, message: &ArchivedReplies, shared: &mut Shared) {
+        let Some(&id) = self.by_digest.get(&Digest(message.bundle)) else { return };
+        let Some(bundle) = self.bundles.get_mut(&id) else { return };
+        for reply in message.replies.iter() {
+            let place =
+                reply.number.to_native().checked_sub(bundle.first).and_then(|place| usize::try_from(place).ok());
+            match place.and_then(|place| bundle.requests.get_mut(place)) {
+                None => shared.lie(replica),
+                Some(open) => match open.on_reply(replica, reply, shared) {
+                    Counted::Before => {}
+                    Counted::Now { again, decided } => {
+                        bundle.replicas[replica].answered += usize::from(!again);
+                        bundle.unresolved -= usize::from(decided);
+                    }
+                },
+            }
+        }
+        self.after_words(id, shared);
+    }
+
+    pub(super) fn on_refused(&mut self, replica: usize, message: &ArchivedRefused, now: Now, shared: &mut Shared) {
+        let Some(&id) = self.by_digest.get(&Digest(message.bundle)) else { return };
+        let Some(bundle) = self.bundles.get_mut(&id) else { return };
+        let (code, retry_ms) = (Code(message.code.to_native()), u64::from(message.retry_after_ms.to_native()));
+        bundle.replicas[replica].refused = Some(code);
+        if retry_ms > 0
+            || matches!(code, Code::OVERLOADED | Code::UNAVAILABLE | Code::BEYOND_WINDOW | Code::UNKNOWN_SESSION)
+        {
+            let lost = code == Code::UNKNOWN_SESSION && bundle.on_unknown_session(replica, shared);
+            if lost {
+                let generation = bundle.generation;
+                self.lose_session(generation, shared);
+                return;
+            }
+            let retry_ms = if retry_ms > 0 { retry_ms } else { resend_us(bundle.attempt) / 1_000 };
+            let retry_at_us = now.mono_us + retry_ms.clamp(RETRY_MS.0, RETRY_MS.1) * 1_000;
+            bundle.replicas[replica].retry_at_us = retry_at_us;
+            if retry_at_us < bundle.due_us {
+                shared.reschedule(Timer::Bundle(id), &mut bundle.due_us, retry_at_us);
+            }
+            return;
+        }
+        for place in bundle.places(message.first.to_native(), message.count.to_native()) {
+            if let Counted::Now { again, decided } = bundle.requests[place].on_refused(replica, code, shared) {
+                bundle.replicas[replica].answered += usize::from(!again);
+                bundle.unresolved -= usize::from(decided);
+            }
+        }
+        self.after_words(id, shared);
+    }
+
+    /// Looks at what new words decided about a bundle.
+    fn after_words(&mut self, id: u64, shared: &mut Shared) {
+        let Some(bundle) = self.bundles.get(&id) else { return };
+        if bundle.opens && bundle.generation == self.generation && matches!(self.session, Session::Opening) {
+            match &bundle.requests[0].verdict {
+                Some(Word::Reply(reply)) if Code(reply.code) == Code::DONE => {
+                    self.session = Session::Open(reply.session);
+                }
+                Some(_) => self.session = Session::Closed,
+                None => {}
+            }
+        }
+        // The replicas may have closed the session and said so in the order instead of before it.
+        let unknown = |open: &Open| matches!(&open.verdict, Some(Word::Reply(reply)) if Code(reply.code) == Code::UNKNOWN_SESSION);
+        if bundle.requests.iter().any(unknown) {
+            let generation = bundle.generation;
+            self.lose_session(generation, shared);
+        } else if bundle.unresolved == 0 {
+            self.complete(id, shared);
+        }
+    }
+
+    fn complete(&mut self, id: u64, shared: &mut Shared) {
+        let Some(bundle) = self.remove(id, shared) else { return };
+        let own = usize::from(bundle.opens);
+        let (mut executed, mut refused, mut size) = (Vec::with_capacity(bundle.requests.len()), None, 0);
+        for (place, open) in bundle.requests.into_iter().enumerate() {
+            match open.verdict {
+                Some(Word::Reply(reply)) => {
+                    size = size.max(reply.entry.saturating_add(1));
+                    if place >= own {
+                        executed.push(result(place - own, reply));
+                    }
+                }
+                Some(Word::Refused(code)) => refused = refused.or(Some(code)),
+                None => {}
+            }
+        }
+        if refused.is_some() && bundle.generation == self.generation {
+            // Its numbers may never be used up, so the session's window could not move beyond them.
+            self.session = Session::Closed;
+        }
+        let ticket = bundle.ticket.unwrap_or(0);
+        self.news.push_back((ticket, News::Proved(size)));
+        if bundle.ticket.is_some() {
+            let result = match refused {
+                Some(code) => Err(ClientError::Refused { code, executed }),
+                None => Ok(executed),
+            };
+            self.news.push_back((ticket, News::Ended(result)));
+        }
+    }
+
+    fn lose_session(&mut self, generation: u64, shared: &mut Shared) {
+        let lost = self.bundles.iter().filter(|(_, bundle)| bundle.generation == generation).map(|(id, _)| *id);
+        for id in lost.collect::<Vec<_>>() {
+            if let Some(OpenBundle { ticket: Some(ticket), .. }) = self.remove(id, shared) {
+                self.news.push_back((ticket, News::Ended(Err(ClientError::SessionLost))));
+            }
+        }
+        if generation == self.generation {
+            self.session = Session::Closed;
+        }
+    }
+
+    fn remove(&mut self, id: u64, shared: &mut Shared) -> Option<OpenBundle> {
+        let bundle = self.bundles.remove(&id)?;
+        self.by_digest.remove(&bundle.digest);
+        shared.stop(Timer::Bundle(id), bundle.due_us);
+        Some(bundle)
+    }
+}
+
+fn result(operation: usize, reply: Reply) -> RequestResult {
+    RequestResult {
+        operation,
+        position: Position { entry: reply.entry, request: reply.request },
+        sequence: reply.sequence,
+        time_ms: reply.time_ms,
+        code: Code(reply.code),
+        changes: reply.changes,
+        detail: reply.detail,
+    }
+}
+
+impl OpenBundle {
+    /// Replicas that have not said all about it and may be asked at this time.
+    fn owing(&self, now_us: u64) -> u32 {
+        let owes = |from: &FromReplica| from.answered < self.requests.len() && from.retry_at_us <= now_us;
+        let bits = self.replicas.iter().enumerate().filter(|(_, from)| owes(from)).map(|(replica, _)| bit(replica));
+        bits.fold(0, |set, bit| set | bit)
+    }
+
+    /// The requests that a refusal is about: those it names, or all where it names none.
+    fn places(&self, first: u64, count: u32) -> std::ops::Range<usize> {
+        let length = self.requests.len();
+        if count == 0 {
+            return 0..length;
+        }
+        let place = |number: u64| usize::try_from(number.saturating_sub(self.first)).unwrap_or(length).min(length);
+        place(first)..place(first.saturating_add(u64::from(count)))
+    }
+
+    /// Notes "unknown session"; whether enough have said so often enough.
+    fn on_unknown_session(&mut self, replica: usize, shared: &Shared) -> bool {
+        let from = &mut self.replicas[replica];
+        if from.unknown_attempt != Some(self.attempt) {
+            from.unknown_attempt = Some(self.attempt);
+            from.unknown_session = from.unknown_session.saturating_add(1);
+        }
+        let sure = self.replicas.iter().filter(|from| from.unknown_session >= UNKNOWN_SESSION_WORDS).count();
+        sure as u64 >= u64::from(shared.needed())
+    }
+
+    /// What a replica said about the first request without a verdict.
+    fn said(&self, replica: usize) -> Option<Said> {
+        let open = self.requests.iter().find(|open| open.verdict.is_none())?;
+        let word = open.words.iter().find(|(who, _)| who & bit(replica) != 0).map(|(_, word)| word);
+        match word {
+            Some(Word::Reply(reply)) => {
+                let position = Position { entry: reply.entry, request: reply.request };
+                Some(Said::Executed(position, Code(reply.code)))
+            }
+            Some(Word::Refused(code)) => Some(Said::Refused(*code)),
+            None => self.replicas[replica].refused.map(Said::Refused),
+        }
+    }
+}
+
+/// Whether a replica's word was its first on a request.
+enum Counted {
+    Before,
+    Now {
+        /// It had refused, and now it has executed.
+        again: bool,
+        /// This word made f+1.
+        decided: bool,
+    },
+}
+
+impl Open {
+    fn on_reply(&mut self, replica: usize, reply: &ArchivedReply, shared: &mut Shared) -> Counted {
+        let replica_bit = bit(replica);
+        let equal = |word: &Word| matches!(word, Word::Reply(known) if same(known, reply));
+        if let Some(verdict) = &self.verdict {
+            if matches!(verdict, Word::Reply(_)) && !equal(verdict) {
+                shared.lie(replica);
+            }
+            return self.late(replica_bit);
+        }
+        let mut again = false;
+        if let Some((who, word)) = self.words.iter_mut().find(|(who, _)| who & replica_bit != 0) {
+            if let Word::Reply(_) = word {
+                if !equal(word) {
+                    shared.lie(replica);
+                }
+                return Counted::Before;
+            }
+            // Who refused may have executed it since: another replica had it ordered.
+            *who &= !replica_bit;
+            again = true;
+        }
+        let index = match self.words.iter().position(|(_, word)| equal(word)) {
+            Some(index) => index,
+            None => {
+                self.words.push((0, Word::Reply(own(reply))));
+                self.words.len() - 1
+            }
+        };
+        Counted::Now { again, decided: self.count(index, replica_bit, shared) }
+    }
+
+    fn on_refused(&mut self, replica: usize, code: Code, shared: &mut Shared) -> Counted {
+        let replica_bit = bit(replica);
+        if self.verdict.is_some() {
+            return self.late(replica_bit);
+        }
+        if self.words.iter().any(|(who, _)| who & replica_bit != 0) {
+            return Counted::Before;
+        }
+        let index = match self.words.iter().position(|(_, word)| *word == Word::Refused(code)) {
+            Some(index) => index,
+            None => {
+                self.words.push((0, Word::Refused(code)));
+                self.words.len() - 1
+            }
+        };
+        Counted::Now { again: false, decided: self.count(index, replica_bit, shared) }
+    }
+
+    /// A word after the verdict: the replica owes nothing more.
+    fn late(&mut self, replica_bit: u32) -> Counted {
+        let first = self.spoken & replica_bit == 0;
+        self.spoken |= replica_bit;
+        if first { Counted::Now { again: false, decided: false } } else { Counted::Before }
+    }
+
+    /// Counts a word; true when it became the verdict.
+    fn count(&mut self, index: usize, replica_bit: u32, shared: &mut Shared) -> bool {
+        let (who, word) = &mut self.words[index];
+        *who |= replica_bit;
+        self.spoken |= replica_bit;
+        if who.count_ones() < shared.needed() {
+            return false;
+        }
+        let truth = word.clone();
+        for (who, word) in std::mem::take(&mut self.words) {
+            let lied = matches!((&word, &truth), (Word::Reply(word), Word::Reply(truth)) if word != truth);
+            (0..shared.replicas)
+                .filter(|replica| lied && who & bit(*replica) != 0)
+                .for_each(|replica| shared.lie(replica));
+        }
+        self.verdict = Some(truth);
+        true
+    }
+}
+
+fn same(known: &Reply, reply: &ArchivedReply) -> bool {
+    known.session == reply.session
+        && known.number == reply.number
+        && known.sequence == reply.sequence
+        && known.entry == reply.entry
+        && known.request == reply.request
+        && known.time_ms == reply.time_ms
+        && known.code == reply.code
+        && known.changes == reply.changes.as_slice()
+        && known.detail == reply.detail.as_str()
+}
+
+fn own(reply: &ArchivedReply) -> Reply {
+    Reply {
+        session: reply.session.to_native(),
+        number: reply.number.to_native(),
+        sequence: reply.sequence.to_native(),
+        entry: reply.entry.to_native(),
+        request: reply.request.to_native(),
+        time_ms: reply.time_ms.to_native(),
+        code: reply.code.to_native(),
+        changes: reply.changes.as_slice().to_vec(),
+        detail: reply.detail.as_str().to_owned(),
+    }
+}
