@@ -32,6 +32,11 @@ impl DenseTree {
         self.is_dirty.is_empty()
     }
 
+    /// The hash of leaf `index`, or `None` where there is no such leaf.
+    pub fn leaf(&self, index: usize) -> Option<Digest> {
+        self.levels.first()?.get(index).copied()
+    }
+
     /// Appends a leaf by its hash.
     pub fn push(&mut self, leaf: Digest) {
         if self.levels.is_empty() {

@@ -1,0 +1,95 @@
+//! A slot: the state of one property, alive or deleted, and its leaf.
+
+use std::sync::Arc;
+
+use atlas_dataplane::types::{Position, PublicKey, TimeMs};
+
+use super::cbor::{CborError, Fault, Reader, Writer};
+use super::value::{Quality, Value, ValueRef};
+
+/// What a leaf begins with.
+const LEAF_TAG: &str = "atlas-slot/1";
+
+/// The state of one property.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Slot {
+    pub(super) twin: Arc<str>,
+    pub(super) property: Arc<str>,
+    /// `None` once deleted.
+    pub(super) value: Option<Value>,
+    pub(super) revision: u64,
+    /// Where it was changed last.
+    pub(super) position: Position,
+    /// Agreed time of that change.
+    pub(super) time_ms: TimeMs,
+    pub(super) source_time_ns: Option<i64>,
+    pub(super) origin: PublicKey,
+    pub(super) quality: Quality,
+    /// Its leaf is not in the trees yet.
+    pub(super) dirty: bool,
+}
+
+impl Slot {
+    /// Appends the leaf input (FORMATS: state root): `["atlas-slot/1", slot, twin, property, revision, last_entry, last_request, time_ms,
+    /// source_time_ns / null, origin_key, quality, value]`, the value undefined once deleted.
+    pub(super) fn encode_leaf(&self, number: u64, out: &mut Writer<'_>) {
+        out.array(12).text(LEAF_TAG).uint(number).text(&self.twin).text(&self.property).uint(self.revision);
+        out.uint(self.position.entry).uint(u64::from(self.position.request)).int(self.time_ms);
+        out.optional(self.source_time_ns, |out, time| {
+            out.int(time);
+        });
+        out.bytes(&self.origin.0).uint(self.quality as u64);
+        encode_value(self.value.as_ref().map(Value::borrowed), out);
+    }
+}
+
+/// Appends a value, or undefined for none.
+pub(super) fn encode_value(value: Option<ValueRef<'_>>, out: &mut Writer<'_>) {
+    match value {
+        Some(value) => value.encode(out),
+        None => {
+            out.undefined();
+        }
+    }
+}
+
+/// Reads a value, or `None` for undefined.
+pub(super) fn decode_value<'a>(reader: &mut Reader<'a>) -> Result<Option<ValueRef<'a>>, CborError> {
+    if reader.undefined() { Ok(None) } else { ValueRef::decode(reader).map(Some) }
+}
+
+/// A leaf as read; names are not yet shared with others of the same twin.
+pub(super) struct Leaf<'a> {
+    pub(super) number: u64,
+    pub(super) twin: &'a str,
+    pub(super) property: &'a str,
+    pub(super) revision: u64,
+    pub(super) position: Position,
+    pub(super) time_ms: TimeMs,
+    pub(super) source_time_ns: Option<i64>,
+    pub(super) origin: PublicKey,
+    pub(super) quality: Quality,
+    pub(super) value: Option<ValueRef<'a>>,
+}
+
+impl<'a> Leaf<'a> {
+    pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, CborError> {
+        let at = reader.offset();
+        reader.array_of(12)?;
+        if reader.text()? != LEAF_TAG {
+            return Err(CborError { at, fault: Fault::Unexpected });
+        }
+        Ok(Self {
+            number: reader.uint()?,
+            twin: reader.text()?,
+            property: reader.text()?,
+            revision: reader.uint()?,
+            position: Position { entry: reader.uint()?, request: reader.uint16()? },
+            time_ms: reader.int()?,
+            source_time_ns: reader.optional(Reader::int)?,
+            origin: PublicKey(reader.bytes32()?),
+            quality: Quality::decode(reader)?,
+            value: decode_value(reader)?,
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! The twins and their slots in memory, the roots over them, and snapshots.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use atlas_dataplane::history::tree::leaf_hash;
+use atlas_dataplane::state::tree::DenseTree;
+use atlas_dataplane::state::{Answer, Application, Entries, OperationContext, Outcome, StateError};
+use atlas_dataplane::types::{Code, Digest, EntryIndex};
+
+use super::cbor::{CborError, Reader, Writer};
+use super::names::{is_property, is_twin};
+use super::query;
+use super::slot::{Leaf, Slot};
+use super::value::ValueRef;
+use super::view::{Action, OperationView};
+
+/// The most properties of a twin, deleted ones included: their slots stay.
+pub const MAX_TWIN_PROPERTIES: usize = 256;
+/// The most properties of a store, whatever its constructor is given: slots are numbered in 32 bits.
+pub const MAX_PROPERTIES: u64 = u32::MAX as u64;
+
+/// A slot's index in memory; its number in the formats is the same as `u64`.
+pub(super) type SlotIndex = u32;
+
+/// One twin: which slots its properties have.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Twin {
+    /// Sorted by path; at most [`MAX_TWIN_PROPERTIES`].
+    pub(super) properties: Vec<(Arc<str>, SlotIndex)>,
+    /// How many of them exist, that is, are not deleted.
+    pub(super) alive: usize,
+    /// The last entry that changed any of them.
+    pub(super) last_entry: EntryIndex,
+}
+
+impl Twin {
+    pub(super) fn find(&self, property: &str) -> Result<SlotIndex, usize> {
+        self.properties.binary_search_by(|(path, _)| (**path).cmp(property)).map(|at| self.properties[at].1)
+    }
+}
+
+/// The twin store: an [`Application`]. See the module for its rules.
+#[derive(Debug)]
+pub struct TwinStore {
+    pub(super) max_properties: u64,
+    pub(super) twins: BTreeMap<Arc<str>, Twin>,
+    pub(super) slots: Vec<Slot>,
+    /// The last entry that changed anything.
+    pub(super) last_entry: EntryIndex,
+    /// Slots whose leaves are not in the trees yet, each once; new slots in the order of their numbers.
+    dirty: Vec<SlotIndex>,
+    by_number: DenseTree,
+    by_name: DenseTree,
+    /// Each slot's place in `by_name`; shorter than `slots` once a slot is new, and then to be made afresh.
+    places: Vec<u32>,
+    leaf: Vec<u8>,
+}
+
+impl TwinStore {
+    /// An empty store of at most `max_properties` properties, deleted ones included, and never more than [`MAX_PROPERTIES`].
+    /// Each takes about 400 bytes, its names and value included where they are short.
+    pub fn new(max_properties: u64) -> Self {
+        Self {
+            max_properties: max_properties.min(MAX_PROPERTIES),
+            twins: BTreeMap::new(),
+            slots: Vec::new(),
+            last_entry: 0,
+            dirty: Vec::new(),
+            by_number: DenseTree::new(),
+            by_name: DenseTree::new(),
+            places: Vec::new(),
+            leaf: Vec::new(),
+        }
+    }
+
+    pub(super) fn find(&self, twin: &str, property: &str) -> Option<&Slot> {
+        let index = self.twins.get(twin)?.find(property).ok()?;
+        self.slots.get(index as usize)
+    }
+
+    pub(super) fn mark_dirty(&mut self, index: SlotIndex) {
+        let slot = &mut self.slots[index as usize];
+        if !slot.dirty {
+            slot.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Adds a slot for a property that has none. The caller has checked the limits.
+    pub(super) fn add_slot(&mut self, twin: &str, property: &str, make: impl FnOnce(Arc<str>, Arc<str>) -> Slot) {
+        let index = self.slots.len() as SlotIndex;
+        let twin: Arc<str> = match self.twins.get_key_value(twin) {
+            Some((name, _)) => name.clone(),
+            None => twin.into(),
+        };
+        let property: Arc<str> = property.into();
+        let row = self.twins.entry(twin.clone()).or_default();
+        if let Err(at) = row.find(&property) {
+            row.properties.insert(at, (property.clone(), index));
+        }
+        let mut slot = make(twin, property);
+        row.alive += usize::from(slot.value.is_some());
+        row.last_entry = row.last_entry.max(slot.position.entry);
+        self.last_entry = self.last_entry.max(slot.position.entry);
+        slot.dirty = false;
+        self.slots.push(slot);
+        self.mark_dirty(index);
+    }
+
+    /// Brings the trees up to date with the slots.
+    fn refresh(&mut self) {
+        let places_hold = self.places.len() == self.slots.len();
+        for index in self.dirty.drain(..) {
+            let slot = &mut self.slots[index as usize];
+            slot.dirty = false;
+            self.leaf.clear();
+            slot.encode_leaf(u64::from(index), &mut Writer(&mut self.leaf));
+            let hash = leaf_hash(&self.leaf);
+            if !self.by_number.set(index as usize, hash) {
+                self.by_number.push(hash);
+            }
+            if places_hold {
+                self.by_name.set(self.places[index as usize] as usize, hash);
+            }
+        }
+    }
+
+    /// Sorts all leaves by name again: after new slots, once per absence root.
+    fn sort_by_name(&mut self) {
+        self.places = vec![0; self.slots.len()];
+        self.by_name = DenseTree::new();
+        for (_, index) in self.twins.values().flat_map(|twin| &twin.properties) {
+            self.places[*index as usize] = self.by_name.len() as u32;
+            self.by_name.push(self.by_number.leaf(*index as usize).unwrap_or_default());
+        }
+    }
+
+    fn read_snapshot(&self, bytes: &[u8]) -> Result<Self, StateError> {
+        let malformed = |error: CborError| StateError::Malformed { at: error.at, what: "not a list of slot leaves" };
+        let mut store = Self::new(self.max_properties);
+        let reader = &mut Reader::new(bytes);
+        let count = reader.array().map_err(malformed)?;
+        if count as u64 > store.max_properties {
+            return Err(StateError::TooLarge { limit: store.max_properties });
+        }
+        for number in 0..count as u64 {
+            let at = reader.offset();
+            let leaf = Leaf::decode(reader).map_err(malformed)?;
+            store.admit(number, leaf).map_err(|what| StateError::Malformed { at, what })?;
+        }
+        reader.finish().map_err(malformed)?;
+        Ok(store)
+    }
+
+    fn admit(&mut self, number: u64, leaf: Leaf<'_>) -> Result<(), &'static str> {
+        if leaf.number != number {
+            return Err("slots are not numbered in order");
+        }
+        if !is_twin(leaf.twin) || !is_property(leaf.property) {
+            return Err("bad name");
+        }
+        if !leaf.value.is_none_or(ValueRef::fits) {
+            return Err("value too long");
+        }
+        if leaf.revision == 0 {
+            return Err("a slot has been written at least once");
+        }
+        match self.twins.get(leaf.twin) {
+            Some(twin) if twin.properties.len() == MAX_TWIN_PROPERTIES => return Err("twin has too many properties"),
+            Some(twin) if twin.find(leaf.property).is_ok() => return Err("property has two slots"),
+            _ => {}
+        }
+        self.add_slot(leaf.twin, leaf.property, |twin, property| Slot {
+            twin,
+            property,
+            value: leaf.value.map(ValueRef::to_owned),
+            revision: leaf.revision,
+            position: leaf.position,
+            time_ms: leaf.time_ms,
+            source_time_ns: leaf.source_time_ns,
+            origin: leaf.origin,
+            quality: leaf.quality,
+            dirty: false,
+        });
+        Ok(())
+    }
+}
+
+impl Application for TwinStore {
+    fn check(&self, operation: &[u8]) -> Result<usize, Code> {
+        let view = OperationView::decode(operation).map_err(|refusal| refusal.code)?;
+        let changes = view.targets.iter().map(|target| match target.action {
+            Action::Set { .. } | Action::Delete { .. } => 1,
+            Action::DeleteAll => MAX_TWIN_PROPERTIES,
+        });
+        Ok(changes.sum())
+    }
+
+    fn execute(&mut self, context: &OperationContext<'_>, operation: &[u8], outcome: &mut Outcome) {
+        self.execute_operation(context, operation, outcome);
+    }
+
+    fn query(&self, history: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
+        query::answer(self, history, query, answer)
+    }
+
+    fn slot_count(&self) -> u64 {
+        self.slots.len() as u64
+    }
+
+    fn state_root(&mut self) -> Digest {
+        self.refresh();
+        self.by_number.root()
+    }
+
+    fn absence_root(&mut self) -> Digest {
+        self.refresh();
+        if self.places.len() != self.slots.len() {
+            self.sort_by_name();
+        }
+        self.by_name.root()
+    }
+
+    /// A snapshot is the CBOR array of all slot leaves, by number.
+    fn snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        Writer(&mut bytes).array(self.slots.len());
+        for (number, slot) in self.slots.iter().enumerate() {
+            slot.encode_leaf(number as u64, &mut Writer(&mut bytes));
+            out.write_all(&bytes)?;
+            bytes.clear();
+        }
+        out.write_all(&bytes)
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+        *self = self.read_snapshot(bytes)?;
+        Ok(())
+    }
+}
