@@ -5,6 +5,7 @@
 //! - [`keys`]: Ed25519 private keys and the files that hold them.
 //! - [`verify`]: checking signatures, one at a time or in batches, always with the same answer.
 //! - [`link`]: the mutually authenticated, encrypted session between two processes, without any I/O.
+//! - [`session`]: one connection: frames, handshake and sealing joined, for both ends.
 //!
 //! # Signatures
 //! Ed25519 (RFC 8032) with the ZIP 215 rules for verification: which signatures hold is defined to the last bit and is
@@ -45,6 +46,7 @@
 pub mod hash;
 pub mod keys;
 pub mod link;
+pub mod session;
 pub mod verify;
 
 pub use hash::sha256;
