@@ -35,7 +35,9 @@
 //!
 //! Everything here is pure and deterministic; nothing is durable by itself: the log and the history make it so.
 
+mod answer;
 pub mod cbor;
+mod entry;
 mod execute;
 pub mod names;
 pub mod operation;
@@ -44,5 +46,6 @@ mod slot;
 mod store;
 pub mod value;
 pub mod view;
+mod walk;
 
 pub use store::{MAX_PROPERTIES, MAX_TWIN_PROPERTIES, TwinStore};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use atlas_dataplane::history::tree::leaf_hash;
@@ -9,9 +10,9 @@ use atlas_dataplane::state::tree::DenseTree;
 use atlas_dataplane::state::{Answer, Application, Entries, OperationContext, Outcome, StateError};
 use atlas_dataplane::types::{Code, Digest, EntryIndex};
 
+use super::answer;
 use super::cbor::{CborError, Reader, Writer};
 use super::names::{is_property, is_twin};
-use super::query;
 use super::slot::{Leaf, Slot};
 use super::value::ValueRef;
 use super::view::{Action, OperationView};
@@ -78,6 +79,16 @@ impl TwinStore {
     pub(super) fn find(&self, twin: &str, property: &str) -> Option<&Slot> {
         let index = self.twins.get(twin)?.find(property).ok()?;
         self.slots.get(index as usize)
+    }
+
+    /// The twins whose names begin with `prefix`, sorted, from the name `start` on.
+    pub(super) fn under<'a>(
+        &'a self,
+        prefix: &'a str,
+        start: &str,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a Twin)> + use<'a> {
+        let twins = self.twins.range::<str, _>((Bound::Included(start.max(prefix)), Bound::Unbounded));
+        twins.take_while(move |(name, _)| name.starts_with(prefix))
     }
 
     pub(super) fn mark_dirty(&mut self, index: SlotIndex) {
@@ -148,13 +159,13 @@ impl TwinStore {
         for number in 0..count as u64 {
             let at = reader.offset();
             let leaf = Leaf::decode(reader).map_err(malformed)?;
-            store.admit(number, leaf).map_err(|what| StateError::Malformed { at, what })?;
+            store.admit(number, &leaf).map_err(|what| StateError::Malformed { at, what })?;
         }
         reader.finish().map_err(malformed)?;
         Ok(store)
     }
 
-    fn admit(&mut self, number: u64, leaf: Leaf<'_>) -> Result<(), &'static str> {
+    fn admit(&mut self, number: u64, leaf: &Leaf<'_>) -> Result<(), &'static str> {
         if leaf.number != number {
             return Err("slots are not numbered in order");
         }
@@ -203,7 +214,7 @@ impl Application for TwinStore {
     }
 
     fn query(&self, history: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
-        query::answer(self, history, query, answer)
+        answer::answer(self, history, query, answer)
     }
 
     fn slot_count(&self) -> u64 {

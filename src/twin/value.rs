@@ -61,7 +61,9 @@ impl Value {
     /// Becomes `value`, reusing a buffer where it is large enough.
     pub(super) fn assign(&mut self, value: ValueRef<'_>) {
         match (self, value) {
-            (Self::Text(old), ValueRef::Text(new)) if new.len() <= old.capacity() && old.capacity() <= 2 * new.len() => {
+            (Self::Text(old), ValueRef::Text(new))
+                if new.len() <= old.capacity() && old.capacity() <= 2 * new.len() =>
+            {
                 old.clear();
                 old.push_str(new);
             }
