@@ -1,0 +1,203 @@
+//! Makes segments ahead of need, on a thread of its own: zero-filling takes as long as the disk takes.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::device::segment_name;
+use super::error::LogError;
+use super::files::{ZEROS, fault, sync_dir};
+use super::format::segment_header;
+use crate::types::Digest;
+
+/// What the thread is asked to do. One segment at a time is made: that bounds both channels.
+enum Order {
+    Make(u32),
+    /// A file to sync whenever a segment was made: `synced_to`, so that a power cut finds it reasonably new.
+    SyncAlso(File),
+}
+
+/// The log's side of the thread.
+pub(super) struct Maker {
+    log_dir: PathBuf,
+    genesis: Digest,
+    segment_bytes: u32,
+    /// Segments below this number exist.
+    pub made: u32,
+    asked: bool,
+    /// The segment after the current one could not be made; asked for again once it is needed.
+    gave_up: bool,
+    thread: Option<Thread>,
+}
+
+struct Thread {
+    orders: SyncSender<Order>,
+    outcomes: Receiver<Result<(), LogError>>,
+    handle: JoinHandle<()>,
+}
+
+impl Maker {
+    pub(super) fn new(log_dir: &Path, genesis: Digest, segment_bytes: u32) -> Self {
+        Self { log_dir: log_dir.into(), genesis, segment_bytes, made: 0, asked: false, gave_up: false, thread: None }
+    }
+
+    /// Whether a segment exists; asks for the next when this one is the last.
+    pub(super) fn ready(&mut self, segment: u32, wait: bool) -> Result<bool, LogError> {
+        let waited = wait && segment >= self.made;
+        if waited && !self.asked {
+            self.order()?;
+        }
+        match self.outcome(waited) {
+            Some(Ok(())) => self.made += 1,
+            Some(Err(error)) if segment >= self.made => return Err(error),
+            Some(Err(_)) => self.gave_up = true,
+            None => {}
+        }
+        if !self.asked && segment.checked_add(1).is_some_and(|next| next >= self.made) {
+            let needed = segment >= self.made;
+            if needed || !self.gave_up {
+                self.order()?;
+            }
+        }
+        Ok(segment < self.made)
+    }
+
+    pub(super) fn sync_also(&mut self, file: File) {
+        if let Ok(thread) = self.thread() {
+            // The thread ends only with this sender; a file that is not synced is merely older after a power cut.
+            let _ = thread.orders.send(Order::SyncAlso(file));
+        }
+    }
+
+    fn order(&mut self) -> Result<(), LogError> {
+        let segment = self.made;
+        let dir = self.log_dir.clone();
+        let sent = self.thread()?.orders.send(Order::Make(segment));
+        sent.map_err(|_| fault(&dir, "make segments in")(io::ErrorKind::BrokenPipe.into()))?;
+        (self.asked, self.gave_up) = (true, false);
+        Ok(())
+    }
+
+    fn outcome(&mut self, wait: bool) -> Option<Result<(), LogError>> {
+        let thread = self.thread.as_ref().filter(|_| self.asked)?;
+        let outcome = if wait { thread.outcomes.recv().ok() } else { thread.outcomes.try_recv().ok() }?;
+        self.asked = false;
+        Some(outcome)
+    }
+
+    fn thread(&mut self) -> Result<&Thread, LogError> {
+        if self.thread.is_none() {
+            let (orders, to_do) = sync_channel(2);
+            let (done, outcomes) = sync_channel(2);
+            let (dir, genesis, bytes) = (self.log_dir.clone(), self.genesis, self.segment_bytes);
+            let work = move || {
+                let mut also: Option<File> = None;
+                for order in to_do {
+                    match order {
+                        Order::SyncAlso(file) => also = Some(file),
+                        Order::Make(segment) => {
+                            let outcome = make_segment(&dir, genesis, segment, bytes);
+                            // An error of this disk shows at the log's next write as well, which is where it counts.
+                            let _ = also.as_ref().map(File::sync_data);
+                            if done.send(outcome).is_err() {
+                                break;
+                            }
+                        }
+                    }
+                }
+            };
+            let handle = std::thread::Builder::new().name("log-segments".into()).spawn(work);
+            let handle = handle.map_err(fault(&self.log_dir, "start the thread that makes segments in"))?;
+            self.thread = Some(Thread { orders, outcomes, handle });
+        }
+        self.thread.as_ref().ok_or_else(|| fault(&self.log_dir, "make segments in")(io::ErrorKind::NotFound.into()))
+    }
+}
+
+impl Drop for Maker {
+    fn drop(&mut self) {
+        if let Some(Thread { orders, outcomes, handle }) = self.thread.take() {
+            drop((orders, outcomes));
+            let _ = handle.join();
+        }
+    }
+}
+
+fn make_segment(dir: &Path, genesis: Digest, segment: u32, bytes: u32) -> Result<(), LogError> {
+    let header = segment_header(genesis, segment, u64::from(bytes));
+    let made = make_durable(dir, &segment_name(segment), |file| fill(file, &header, u64::from(bytes)));
+    match made {
+        Err(LogError::Io { source, .. }) if is_full(&source) => {
+            Err(LogError::NoSpace { dir: dir.into(), needed: u64::from(bytes), free: free_bytes(dir) })
+        }
+        other => other,
+    }
+}
+
+/// Fills a file with a header and zeros, synced in small steps so that the log's own writes are not held up behind it.
+fn fill(file: &File, header: &[u8], bytes: u64) -> io::Result<()> {
+    // SAFETY: plain call on an open file; it returns an error number and keeps nothing.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
+        0 => {}
+        error => return Err(io::Error::from_raw_os_error(error)),
+    }
+    let zeros = vec![0; ZEROS];
+    let mut at = 0;
+    while at < bytes {
+        let length = (bytes - at).min(ZEROS as u64);
+        file.write_all_at(&zeros[..length as usize], at)?;
+        file.sync_data()?;
+        at += length;
+    }
+    file.write_all_at(header, 0)
+}
+
+/// Creates a file whole and durable under its name, or not at all: a crash leaves at most a `.tmp` behind.
+pub(super) fn make_durable(
+    dir: &Path,
+    name: &str,
+    write: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), LogError> {
+    let (temporary, path) = (dir.join(format!("{name}.tmp")), dir.join(name));
+    let written = || -> io::Result<()> {
+        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&temporary)?;
+        write(&file)?;
+        file.sync_all()?;
+        forget_pages(&file);
+        Ok(())
+    };
+    if let Err(error) = written() {
+        // The half-made file would only take room on a disk that may be full.
+        let _ = fs::remove_file(&temporary);
+        return Err(fault(&temporary, "write")(error));
+    }
+    fs::rename(&temporary, &path).map_err(fault(&path, "create"))?;
+    sync_dir(dir)
+}
+
+/// Drops a file's clean pages from the cache, so that the next read asks the disk.
+pub(super) fn forget_pages(file: &File) {
+    // SAFETY: plain call on an open file; it is advice, and its outcome changes no content.
+    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
+/// Bytes that an ordinary user can still write; 0 where the system does not say.
+fn free_bytes(dir: &Path) -> u64 {
+    let Ok(path) = std::ffi::CString::new(dir.as_os_str().as_bytes()) else { return 0 };
+    // SAFETY: all zeros is a valid value of this plain struct of integers.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends with a zero byte and `stat` is a live struct of the type that the call fills.
+    match unsafe { libc::statvfs(path.as_ptr(), &raw mut stat) } {
+        0 => stat.f_bavail * stat.f_frsize,
+        _ => 0,
+    }
+}

@@ -1,0 +1,269 @@
+//! The simulator's disk: in memory, seeded, and it forgets what was not synced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::device::{Device, SYNCED_TO, Write, segment_name};
+use super::error::LogError;
+use super::format::{BLOCK, segment_header};
+use crate::types::Digest;
+
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+/// How a simulated machine goes down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crash {
+    /// kill -9: the page cache survives; a direct write in flight may have reached any of its sectors.
+    Kill,
+    /// Power cut: of everything not synced any subset of sectors survives.
+    Power,
+}
+
+/// A file: what a process sees, what the disk holds, and the sectors between the two in the order of writing.
+struct File {
+    seen: Arc<[u8]>,
+    disk: Vec<u8>,
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+impl File {
+    fn durable(bytes: Vec<u8>) -> Self {
+        Self { seen: bytes.clone().into(), disk: bytes, unsynced: Vec::new() }
+    }
+
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        put(Arc::make_mut(&mut self.seen), at, bytes);
+        for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+            self.unsynced.push((at + i * SECTOR, sector.to_vec()));
+        }
+    }
+
+    fn sync(&mut self) {
+        for (at, sector) in self.unsynced.drain(..) {
+            put(&mut self.disk, at, &sector);
+        }
+    }
+
+    fn crash(&mut self, keep: &mut impl FnMut() -> bool) {
+        for (at, sector) in self.unsynced.drain(..) {
+            if keep() {
+                put(&mut self.disk, at, &sector);
+            }
+        }
+        self.seen = self.disk.clone().into();
+    }
+
+    fn tamper(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.disk);
+        self.seen = self.disk.clone().into();
+        self.unsynced.clear();
+    }
+}
+
+fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(room) = file.get_mut(at..at + bytes.len()) {
+        room.copy_from_slice(bytes);
+    }
+}
+
+/// A disk for one log. The same seed and calls give the same disk.
+pub struct SimDisk {
+    genesis: Digest,
+    segment_bytes: u32,
+    random: u64,
+    segments: BTreeMap<u32, File>,
+    synced_to: Option<File>,
+    in_flight: Option<(u32, usize)>,
+    max_segments: u32,
+    fail_sync: bool,
+    skip_sync: bool,
+    slow_segments: bool,
+    /// Writes that were reported durable.
+    pub syncs: u64,
+}
+
+impl SimDisk {
+    /// An empty disk.
+    pub fn new(seed: u64, genesis: Digest, segment_bytes: u32) -> Self {
+        Self {
+            genesis,
+            segment_bytes,
+            random: seed,
+            segments: BTreeMap::new(),
+            synced_to: None,
+            in_flight: None,
+            max_segments: u32::MAX,
+            fail_sync: false,
+            skip_sync: false,
+            slow_segments: false,
+            syncs: 0,
+        }
+    }
+
+    /// The machine or the process goes down; take the disk out of the log first.
+    pub fn crash(&mut self, how: Crash) {
+        let mut random = self.random;
+        let in_flight = self.in_flight.take();
+        let mut keep = || next(&mut random) & 1 == 1;
+        for (&segment, file) in &mut self.segments {
+            // A write that the process had not seen complete may be half done even when the machine lives on.
+            let torn = how == Crash::Power || in_flight.is_some_and(|(flying, _)| flying == segment);
+            if torn { file.crash(&mut keep) } else { file.sync() }
+        }
+        if let Some(file) = &mut self.synced_to {
+            if how == Crash::Power { file.crash(&mut keep) } else { file.sync() }
+        }
+        self.random = random;
+        self.fail_sync = false;
+    }
+
+    /// The next write to complete fails.
+    pub fn fail_next_sync(&mut self) {
+        self.fail_sync = true;
+    }
+
+    /// From now on reports writes complete without making them durable: what a build without its sync does.
+    pub fn skip_syncs(&mut self, skip: bool) {
+        self.skip_sync = skip;
+    }
+
+    /// The disk holds no more than this many segments.
+    pub fn limit_segments(&mut self, segments: u32) {
+        self.max_segments = segments;
+    }
+
+    /// Segments are not ready when first asked for, as with a slow disk.
+    pub fn slow_segments(&mut self, slow: bool) {
+        self.slow_segments = slow;
+    }
+
+    /// The numbers of the segments on the disk.
+    pub fn segment_numbers(&self) -> Vec<u32> {
+        self.segments.keys().copied().collect()
+    }
+
+    /// Changes a segment's bytes on the disk: bit rot, truncation.
+    pub fn tamper(&mut self, segment: u32, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(file) = self.segments.get_mut(&segment) {
+            file.tamper(change);
+        }
+    }
+
+    /// Changes `synced_to` on the disk.
+    pub fn tamper_synced_to(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(file) = &mut self.synced_to {
+            file.tamper(change);
+        }
+    }
+
+    /// Removes a segment.
+    pub fn remove(&mut self, segment: u32) {
+        self.segments.remove(&segment);
+    }
+
+    /// Removes `synced_to`.
+    pub fn remove_synced_to(&mut self) {
+        self.synced_to = None;
+    }
+
+    /// All that the disk holds, by file: to compare.
+    pub fn content(&self) -> Vec<(String, Vec<u8>)> {
+        let segments = self.segments.iter().map(|(n, file)| (segment_name(*n), file.disk.clone()));
+        let synced = self.synced_to.iter().map(|file| (SYNCED_TO.to_owned(), file.disk.clone()));
+        segments.chain(synced).collect()
+    }
+
+    fn file(&mut self, segment: u32) -> Result<&mut File, LogError> {
+        let file = self.path(&segment_name(segment));
+        self.segments.get_mut(&segment).ok_or(LogError::Missing { file })
+    }
+}
+
+/// SplitMix64.
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+impl Device for SimDisk {
+    type Map = Arc<[u8]>;
+
+    fn path(&self, file: &str) -> PathBuf {
+        PathBuf::from("simulated/log").join(file)
+    }
+
+    fn segments(&mut self) -> Result<Vec<u32>, LogError> {
+        Ok(self.segment_numbers())
+    }
+
+    fn map(&mut self, segment: u32) -> Result<Self::Map, LogError> {
+        self.file(segment).map(|file| Arc::clone(&file.seen))
+    }
+
+    fn load_synced(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        Ok(self.synced_to.as_ref().map(|file| file.seen.to_vec()))
+    }
+
+    fn create_synced(&mut self, image: &[u8]) -> Result<(), LogError> {
+        self.synced_to = Some(File::durable(image.to_vec()));
+        Ok(())
+    }
+
+    fn publish(&mut self, at: usize, slot: &[u8]) -> Result<(), LogError> {
+        let file = self.path(SYNCED_TO);
+        self.synced_to.as_mut().ok_or(LogError::Missing { file })?.write(at, slot);
+        Ok(())
+    }
+
+    fn settle(&mut self, segment: u32) -> Result<(), LogError> {
+        self.file(segment)?.sync();
+        Ok(())
+    }
+
+    fn zero(&mut self, segment: u32, from: u32) -> Result<(), LogError> {
+        let file = self.file(segment)?;
+        file.sync();
+        file.tamper(|bytes| bytes.iter_mut().skip(from as usize).for_each(|byte| *byte = 0));
+        Ok(())
+    }
+
+    fn prepare(&mut self, segment: u32, wait: bool) -> Result<bool, LogError> {
+        if self.segments.contains_key(&segment) {
+            return Ok(true);
+        }
+        if segment >= self.max_segments {
+            let needed = u64::from(self.segment_bytes);
+            return Err(LogError::NoSpace { dir: self.path(""), needed, free: 0 });
+        }
+        let header = segment_header(self.genesis, segment, u64::from(self.segment_bytes));
+        let mut bytes = vec![0; self.segment_bytes as usize];
+        bytes[..BLOCK].copy_from_slice(&header);
+        self.segments.insert(segment, File::durable(bytes));
+        Ok(wait || !self.slow_segments)
+    }
+
+    unsafe fn submit(&mut self, write: &Write, bytes: &[u8]) -> io::Result<()> {
+        let file = self.segments.get_mut(&write.segment).ok_or(io::ErrorKind::NotFound)?;
+        file.write(write.offset as usize, bytes);
+        self.in_flight = Some((write.segment, bytes.len()));
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<usize> {
+        let (segment, written) = self.in_flight.ok_or(io::ErrorKind::InvalidInput)?;
+        if std::mem::take(&mut self.fail_sync) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.in_flight = None;
+        self.syncs += 1;
+        if !self.skip_sync {
+            self.segments.get_mut(&segment).ok_or(io::ErrorKind::NotFound)?.sync();
+        }
+        Ok(written)
+    }
+}
