@@ -1,7 +1,9 @@
-//! Atlas: a Byzantine-fault-tolerant store of digital twins, and the commands that run and measure it.
+//! Atlas: Byzantine-fault-tolerant state of digital twins. This crate is the product; the replica's inside is in
+//! `atlas_dataplane`.
 
 pub mod bench;
 pub mod cli;
 pub mod demo;
 pub mod local;
+pub mod replica;
 pub mod twin;

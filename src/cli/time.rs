@@ -97,7 +97,7 @@ fn has_form(text: &[u8]) -> bool {
         _ => rest,
     };
     offset == b"Z"
-        || ((matches(offset, b"+dd:dd") || matches(offset, b"-dd:dd")) && offset[1..3] < *b"24".as_slice() && offset[4] < b'6')
+        || ((matches(offset, b"+dd:dd") || matches(offset, b"-dd:dd")) && offset[1..3] < b"24"[..] && offset[4] < b'6')
 }
 
 /// Whether a text has the pattern's length, a digit at each `d`, and the pattern's own byte elsewhere.

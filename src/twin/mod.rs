@@ -49,3 +49,6 @@ pub mod view;
 mod walk;
 
 pub use store::{MAX_PROPERTIES, MAX_TWIN_PROPERTIES, TwinStore};
+
+#[cfg(test)]
+mod tests;

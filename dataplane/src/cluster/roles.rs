@@ -20,6 +20,11 @@ pub struct Role {
 }
 
 impl Role {
+    /// What it may write.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.write
+    }
+
     /// Whether one of the patterns covers the property of the twin.
     pub fn may_write(&self, twin: &str, property: &str) -> bool {
         self.write.iter().any(|pattern| pattern.covers(twin, property))
@@ -66,6 +71,16 @@ impl Pattern {
     /// Whether the property of the twin is covered.
     pub fn covers(&self, twin: &str, property: &str) -> bool {
         self.twin.covers(twin) && self.property.covers(property)
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let part = |part: &Part| match part {
+            Part::Exactly(text) => text.clone(),
+            Part::Prefix(prefix) => format!("{prefix}*"),
+        };
+        write!(f, "{}:{}", part(&self.twin), part(&self.property))
     }
 }
 

@@ -1,1 +1,517 @@
-//! Placeholder doc of `execution`, replaced by its specification.
+//! Execution: agreed batches, one after the other, become entries, state and replies.
+//!
+//! [`Execution`] is a deterministic state machine: the same genesis and the same batches give the same entries, roots, replies and
+//! [`Execution::state_digest`] on every replica. It reads no clock; its only output besides its answers is an
+//! [`EntryStore`]. Only committed batches come here, in sequence order and once each; nothing is ever rolled back.
+//!
+//! # A sequence
+//! 1. Agreed time becomes the batch's time or stays, whichever is later. A null batch has no time and no bundle.
+//! 2. Idle sessions are closed (at most 256 a sequence).
+//! 3. Each bundle in order: its session is found or opened, its requests are executed or skipped, and if at least one was
+//!    executed the bundle is appended as an entry. A bundle that is refused as a whole, or has nothing new, appends none.
+//! 4. A STATE entry with the absence root at every multiple of the checkpoint interval, null batch or not (a checkpoint needs its
+//!    roots); else one without it where a bundle was appended since the last STATE entry and `state_interval_ms` of agreed
+//!    time have passed since that entry (since the genesis for the first).
+//!
+//! # Sessions: every request runs at most once
+//! * The bundle with session null whose request 0 is `[3]` opens a session, named by the index of that bundle's entry; its further
+//!   requests run in it. A session belongs to the key that opened it.
+//! * A session's window begins at the lowest number not executed, `low`. Numbers in `[low, low + W)` run in any order. What was
+//!   executed in `[low - W, low + W)` is known by the digest of the request: the same request again gets its reply, another one
+//!   CONFLICT. Below is STALE_NUMBER, beyond it BEYOND_WINDOW.
+//! * **An outcome other than null uses up its number**, for ever: DONE, the application's refusal, or EXPIRED where agreed time is
+//!   past the request's deadline. Null is everything else: repeated, in conflict, stale, beyond the window. So an auditor finds
+//!   each (session, number) with exactly one outcome.
+//! * A bundle is refused as a whole, without an entry, where it would use up nothing: UNKNOWN_IDENTITY, UNKNOWN_SESSION,
+//!   FOREIGN_SESSION, and EXPIRED for one that may not open a session. So no old bundle can be replayed to make the history grow.
+//! * An identity has at most `sessions_per_identity` sessions; one more closes that whose last entry is oldest. A session without
+//!   an entry for `session_idle_ms` of agreed time is closed.
+//! * **An opening bundle opens once.** While its session exists its digest leads to it. When a session is closed, the client time of
+//!   its opening bundle becomes the identity's floor (if it is higher), and a bundle whose time is not above the floor opens
+//!   nothing. Client times further than `session_idle_ms` from agreed time open nothing either: so the floor that an idle
+//!   session leaves is never ahead of agreed time, and a client with a sound clock is never locked out by it. (Age alone would not do: a
+//!   session may be closed early, and a time may lie ahead.)
+//!
+//! # Replies
+//! A reply is what the entry says; for a repeated request it is read from the history again, so the session table keeps 64 bytes a
+//! request and the detail of a refusal. Replies to repeated requests come from [`Execution::admit`] alone: were they made during
+//! execution, a client could have every replica read its old entries at no cost to itself.
+//!
+//! # Limits
+//! Table: at most clients x `sessions_per_identity` sessions of 2 x `session_window` numbers, 64 bytes and at most 256 of detail
+//! each ([`Execution::session_memory_bound`]). Replies to one repeated bundle: [`MAX_REPEATED_BYTES`]. An entry:
+//! 65,535 bytes, held by [`Execution::check`] before ordering. After an error the execution is spent: the replica stops.
+//!
+//! Sources: Castro & Liskov, "Practical Byzantine Fault Tolerance" (OSDI 1999), 4.2; Lee, Park, Kejriwal, Matsushita & Ousterhout,
+//! "Implementing Linearizability at Large Scale and Low Latency" (SOSP 2015), for exactly-once by windows of numbers.
+
+use std::borrow::Cow;
+
+use crate::crypto::hash::sha256;
+use crate::history::entry::{self, EntryView, StateView};
+use crate::history::store::{EntryStore, StoreError};
+use crate::history::tree::HistoryTree;
+use crate::ordering::batch::Batch;
+use crate::state::{Answer, Application, MAX_DETAIL, OperationContext, Outcome};
+use crate::types::{Code, Digest, EntryIndex, Position, Sequence, TimeMs};
+use crate::wire::bundle::{Bundle, Request};
+use crate::wire::limits::MAX_ENTRY;
+use crate::wire::message::Reply;
+
+pub mod genesis;
+pub mod roles;
+mod sessions;
+
+pub use genesis::{Client, Genesis, GenesisError, Member, Role, Settings};
+
+use genesis::Identities;
+use sessions::{Executed as Done, Session, Sessions, Standing, Target};
+
+/// Changes and details in the replies to one repeated bundle at most, bytes. Requests beyond it get no reply: the client asks again
+/// with fewer of them.
+pub const MAX_REPEATED_BYTES: usize = 256 << 10;
+
+/// Requests of a bundle that are not executed, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Number of the first.
+    pub first: u64,
+    /// How many.
+    pub count: u32,
+    /// Why. Final, except BEYOND_WINDOW, and UNKNOWN_SESSION from a replica that lags.
+    pub code: Code,
+}
+
+/// What became of a bundle.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// Its digest.
+    pub bundle: Digest,
+    /// Replies to its requests, in order.
+    pub replies: Vec<Reply>,
+    /// Requests that were refused, in order. None where it has neither reply nor refusal: executed before.
+    pub refusals: Vec<Refusal>,
+}
+
+impl Settled {
+    fn new(bundle: Digest, replies: usize) -> Self {
+        Self { bundle, replies: Vec::with_capacity(replies), refusals: Vec::new() }
+    }
+
+    fn refuse(&mut self, number: u64, code: Code) {
+        match self.refusals.last_mut() {
+            Some(last) if last.code == code && last.first.checked_add(u64::from(last.count)) == Some(number) => {
+                last.count += 1;
+            }
+            _ => self.refusals.push(Refusal { first: number, count: 1, code }),
+        }
+    }
+
+    fn refuse_all(mut self, bundle: &Bundle, code: Code) -> Self {
+        let header = bundle.header();
+        self.refusals.push(Refusal { first: header.first, count: u32::from(header.count), code });
+        self
+    }
+}
+
+/// What the present state says of a bundle that is to be ordered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// It may have something new: order it.
+    Order,
+    /// Ordering it would change nothing: answer with this.
+    Settled(Settled),
+}
+
+/// What executing a batch gave. Reused from batch to batch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Executed {
+    /// The sequence.
+    pub sequence: Sequence,
+    /// Agreed time.
+    pub time_ms: TimeMs,
+    /// History size before.
+    pub first_entry: EntryIndex,
+    /// History size after.
+    pub size: EntryIndex,
+    /// What became of each bundle, in order; replies only to what was executed just now.
+    pub bundles: Vec<Settled>,
+}
+
+/// Why execution cannot begin or go on: the replica stops.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutionError {
+    /// The genesis is not one.
+    #[error("genesis: {0}")]
+    Genesis(#[from] GenesisError),
+    /// The history cannot be kept.
+    #[error("history: {0}")]
+    Store(#[from] StoreError),
+    /// The store has entries already.
+    #[error("execution begins with the genesis, the store has {0} entries: open it anew")]
+    StoreInUse(u64),
+    /// Not the next sequence: a fault of ours.
+    #[error("sequence {found} was handed to execution where {expected} is next")]
+    Sequence {
+        /// The one that is due.
+        expected: Sequence,
+        /// The one that came.
+        found: Sequence,
+    },
+    /// A bundle's entry is larger than an entry may be: one that no check let through, or an application that reported more
+    /// changes than it said it would.
+    #[error("bundle {bundle} makes an entry of {bytes} bytes at sequence {sequence}, at most {MAX_ENTRY} are allowed")]
+    EntryTooLarge {
+        /// The bundle.
+        bundle: Digest,
+        /// Where it was ordered.
+        sequence: Sequence,
+        /// What its entry takes.
+        bytes: usize,
+    },
+}
+
+/// The replicated state: application, sessions, history and agreed time.
+pub struct Execution<A: Application, S: EntryStore> {
+    application: A,
+    store: S,
+    tree: HistoryTree,
+    identities: Identities,
+    sessions: Sessions,
+    settings: Settings,
+    sequence: Sequence,
+    time_ms: TimeMs,
+    /// Entry and agreed time of the last STATE entry.
+    last_state: Option<(EntryIndex, TimeMs)>,
+    created_ms: TimeMs,
+    bundle_since_state: bool,
+    /// Reused for every entry.
+    entry: Vec<u8>,
+    outcome: Outcome,
+}
+
+impl<A: Application, S: EntryStore> Execution<A, S> {
+    /// Begins with `application` in its first state; appends the genesis as entry 0 to the empty `store`.
+    ///
+    /// # Errors
+    /// The genesis is wrong or too large, or the store fails or is not empty.
+    pub fn new(genesis: &Genesis, application: A, store: S) -> Result<Self, ExecutionError> {
+        if store.size() != 0 {
+            return Err(ExecutionError::StoreInUse(store.size()));
+        }
+        let identities = genesis.identities()?;
+        let mut config = Vec::with_capacity(MAX_ENTRY);
+        genesis.put_config(&mut config)?;
+        let mut execution = Self {
+            application,
+            store,
+            tree: HistoryTree::new(),
+            sessions: Sessions::new(&genesis.settings, identities.len()),
+            identities,
+            settings: genesis.settings.clone(),
+            sequence: 0,
+            time_ms: genesis.created_ms,
+            last_state: None,
+            created_ms: genesis.created_ms,
+            bundle_since_state: false,
+            entry: config,
+            outcome: Outcome::default(),
+        };
+        execution.append()?;
+        Ok(execution)
+    }
+
+    /// What can be said of a bundle without any state: before a leader orders it, and before a backup votes for it. Its origin and
+    /// counts were checked when it was parsed, its signature is checked elsewhere.
+    ///
+    /// # Errors
+    /// The code of the first request that the application refuses, or TOO_LARGE where the worst-case entry is.
+    pub fn check(&self, bundle: &Bundle) -> Result<(), Code> {
+        let mut changes = 0usize;
+        for request in bundle.decoded_requests().filter(|request| !request.opens_session()) {
+            changes = changes.saturating_add(self.application.check(request.operation)?);
+        }
+        if changes <= MAX_ENTRY && bundle.fits_entry(changes) { Ok(()) } else { Err(Code::TOO_LARGE) }
+    }
+
+    /// What the present state says of a bundle: whether to order it, or what to answer at once.
+    pub fn admit(&self, bundle: &Bundle) -> Admission {
+        let header = bundle.header();
+        let settled = Settled::new(bundle.digest(), 0);
+        let Some(identity) = self.identities.find(bundle.key()) else {
+            return Admission::Settled(settled.refuse_all(bundle, Code::UNKNOWN_IDENTITY));
+        };
+        // A session whose entry is not executed here yet may well exist by the time that the bundle is.
+        if header.session.is_some_and(|id| id >= self.tree.size()) {
+            return Admission::Order;
+        }
+        match self.sessions.resolve(header, &bundle.digest(), identity, self.time_ms) {
+            Err(code) => Admission::Settled(settled.refuse_all(bundle, code)),
+            Ok(Target::Opens) => Admission::Order,
+            Ok(Target::Known(id)) => match self.sessions.get(id) {
+                Some(session) => self.admit_to(session, id, bundle, settled),
+                None => Admission::Settled(settled.refuse_all(bundle, Code::UNKNOWN_SESSION)),
+            },
+        }
+    }
+
+    fn admit_to(&self, session: &Session, id: u64, bundle: &Bundle, mut settled: Settled) -> Admission {
+        let mut repeated = Vec::new();
+        for (number, request) in (bundle.header().first..).zip(bundle.requests()) {
+            match session.standing(number, &sha256(&[request])) {
+                Standing::New => return Admission::Order,
+                Standing::Repeated(done) => repeated.push((number, done)),
+                Standing::Refused(code) => settled.refuse(number, code),
+            }
+        }
+        self.read_replies(id, &repeated, &mut settled.replies);
+        Admission::Settled(settled)
+    }
+
+    /// Reads the replies to executed requests from their entries, each entry once where they stand together.
+    fn read_replies(&self, session: u64, repeated: &[(u64, &Done)], replies: &mut Vec<Reply>) {
+        let mut room = MAX_REPEATED_BYTES;
+        for group in repeated.chunk_by(|left, right| left.1.entry == right.1.entry) {
+            let Some(bytes) = group.first().and_then(|first| self.store.entry(first.1.entry)) else { continue };
+            let Ok(EntryView::Bundle(view)) = EntryView::decode(&bytes) else { continue };
+            let outcomes: Vec<_> = view.outcomes().collect();
+            for (number, done) in group {
+                let Some(Some(outcome)) = outcomes.get(usize::from(done.index)) else { continue };
+                let detail = done.detail.as_deref().unwrap_or_default();
+                let Some(left) = room.checked_sub(outcome.changes.len() + detail.len()) else { return };
+                room = left;
+                replies.push(Reply {
+                    session,
+                    number: *number,
+                    sequence: view.sequence,
+                    entry: done.entry,
+                    request: done.index,
+                    time_ms: view.time_ms,
+                    code: outcome.code.0,
+                    changes: outcome.changes.to_vec(),
+                    detail: detail.to_owned(),
+                });
+            }
+        }
+    }
+
+    /// Executes the batch of the next sequence. `out` is overwritten.
+    ///
+    /// # Errors
+    /// Faults of ours and of the disk; the execution must not be used any more.
+    pub fn execute(&mut self, sequence: Sequence, batch: &Batch, out: &mut Executed) -> Result<(), ExecutionError> {
+        let time_ms = (batch.digest() != Digest::NULL).then_some(batch.time_ms());
+        let expected = self.sequence.saturating_add(1);
+        if sequence != expected {
+            return Err(ExecutionError::Sequence { expected, found: sequence });
+        }
+        self.sequence = sequence;
+        out.bundles.clear();
+        out.first_entry = self.tree.size();
+        if let Some(time_ms) = time_ms {
+            self.time_ms = self.time_ms.max(time_ms);
+            self.sessions.close_idle(self.time_ms);
+            for bundle in batch.bundles() {
+                let settled = self.execute_bundle(bundle)?;
+                out.bundles.push(settled);
+            }
+        }
+        self.append_due_state()?;
+        out.sequence = sequence;
+        out.time_ms = self.time_ms;
+        out.size = self.tree.size();
+        Ok(())
+    }
+
+    fn execute_bundle(&mut self, bundle: &Bundle) -> Result<Settled, ExecutionError> {
+        let header = bundle.header();
+        let digest = bundle.digest();
+        let mut settled = Settled::new(digest, usize::from(header.count));
+        let Some(identity) = self.identities.find(bundle.key()) else {
+            return Ok(settled.refuse_all(bundle, Code::UNKNOWN_IDENTITY));
+        };
+        let id = match self.sessions.resolve(header, &digest, identity, self.time_ms) {
+            Err(code) => return Ok(settled.refuse_all(bundle, code)),
+            Ok(Target::Known(id)) => id,
+            Ok(Target::Opens) => {
+                let opening = bundle.decoded_requests().next();
+                let is_late = opening.is_none_or(|request| is_expired(&request, self.time_ms));
+                if is_late || self.sessions.is_ahead(header.client_time_ms, self.time_ms) {
+                    return Ok(settled.refuse_all(bundle, Code::EXPIRED));
+                }
+                let id = self.tree.size();
+                self.sessions.open(id, identity, header, digest, self.time_ms);
+                id
+            }
+        };
+        self.execute_requests(bundle, identity, id, &mut settled);
+        if settled.replies.is_empty() {
+            return Ok(settled);
+        }
+        if self.entry.len() > MAX_ENTRY {
+            let (sequence, bytes) = (self.sequence, self.entry.len());
+            return Err(ExecutionError::EntryTooLarge { bundle: digest, sequence, bytes });
+        }
+        let index = self.append()?;
+        self.sessions.touch(id, index, self.time_ms);
+        self.bundle_since_state = true;
+        Ok(settled)
+    }
+
+    /// Runs what is new in the bundle and builds its entry, which counts only if `settled` has a reply then.
+    fn execute_requests(&mut self, bundle: &Bundle, identity: usize, id: u64, settled: &mut Settled) {
+        let Self { application, sessions, identities, entry, outcome, .. } = self;
+        let Some(session) = sessions.get_mut(id) else { return };
+        let (entry_index, time_ms, sequence) = (self.tree.size(), self.time_ms, self.sequence);
+        let rights = identities.rights(identity);
+        entry.clear();
+        entry::put_bundle_start(entry, sequence, time_ms, bundle.cose(), bundle.requests());
+        for (index, (number, bytes)) in (bundle.header().first..).zip(bundle.requests()).enumerate() {
+            let digest = sha256(&[bytes]);
+            match (session.standing(number, &digest), Request::decode(bytes)) {
+                (Standing::New, Some(request)) => {
+                    let position = Position { entry: entry_index, request: index as u16 };
+                    let context = OperationContext { time_ms, position, origin: bundle.key(), access: &rights };
+                    outcome.clear();
+                    if is_expired(&request, time_ms) {
+                        outcome.code = Code::EXPIRED;
+                    } else if !request.opens_session() {
+                        application.execute(&context, request.operation, outcome);
+                    }
+                    let changes = entry::put_outcome(entry, outcome.code, &outcome.changes);
+                    let detail = (!outcome.detail.is_empty()).then(|| outcome.detail.as_str().into());
+                    session
+                        .record(number, Done { request: digest, entry: entry_index, index: position.request, detail });
+                    settled.replies.push(Reply {
+                        session: id,
+                        number,
+                        sequence,
+                        entry: entry_index,
+                        request: position.request,
+                        time_ms,
+                        code: outcome.code.0,
+                        changes: entry[changes..].to_vec(),
+                        detail: outcome.detail.clone(),
+                    });
+                }
+                (Standing::Refused(code), _) => {
+                    entry::put_skipped(entry);
+                    settled.refuse(number, code);
+                }
+                _ => entry::put_skipped(entry),
+            }
+        }
+    }
+
+    fn append_due_state(&mut self) -> Result<(), ExecutionError> {
+        let is_checkpoint = self.sequence.is_multiple_of(self.settings.checkpoint_interval);
+        let since = self.last_state.map_or(self.created_ms, |state| state.1);
+        let interval = TimeMs::try_from(self.settings.state_interval_ms).unwrap_or(TimeMs::MAX);
+        let is_due = self.bundle_since_state && self.time_ms.saturating_sub(since) >= interval;
+        if !is_checkpoint && !is_due {
+            return Ok(());
+        }
+        let state = StateView {
+            sequence: self.sequence,
+            time_ms: self.time_ms,
+            slot_count: self.application.slot_count(),
+            state_root: self.application.state_root(),
+            previous: self.last_state.map(|state| state.0),
+            absence_root: is_checkpoint.then(|| self.application.absence_root()),
+        };
+        self.entry.clear();
+        entry::put_state(&mut self.entry, &state);
+        let index = self.append()?;
+        self.last_state = Some((index, self.time_ms));
+        self.bundle_since_state = false;
+        Ok(())
+    }
+
+    /// Appends the built entry to store and tree.
+    fn append(&mut self) -> Result<EntryIndex, ExecutionError> {
+        let index = self.store.append(&self.entry, self.time_ms)?;
+        self.tree.append(&self.entry);
+        Ok(index)
+    }
+
+    /// Hands appended entries to the operating system; called once per poll.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn flush(&mut self) -> Result<(), ExecutionError> {
+        Ok(self.store.flush()?)
+    }
+
+    /// Answers a query from the state and the history as they are now; `answer` is overwritten.
+    pub fn query(&self, query: &[u8], answer: &mut Answer) -> Code {
+        self.application.query(&self.store, query, answer)
+    }
+
+    /// The last executed sequence; 0 before the first.
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// Agreed time of the last executed sequence.
+    pub fn time_ms(&self) -> TimeMs {
+        self.time_ms
+    }
+
+    /// The number of entries.
+    pub fn size(&self) -> EntryIndex {
+        self.tree.size()
+    }
+
+    /// One entry of the history.
+    pub fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
+        self.store.entry(index)
+    }
+
+    /// RFC 6962 root over all entries.
+    pub fn history_root(&self) -> Digest {
+        self.tree.root()
+    }
+
+    /// RFC 6962 root over the application's slots.
+    pub fn state_root(&mut self) -> Digest {
+        self.application.state_root()
+    }
+
+    /// Digest of the session table.
+    pub fn session_digest(&mut self) -> Digest {
+        self.sessions.digest()
+    }
+
+    /// Open sessions.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// One digest of all that is replicated: equal on replicas that executed the same sequences.
+    /// `SHA-256("atlas-replica-state/1" || size as u64 big-endian || history root || state root || session table digest)`.
+    pub fn state_digest(&mut self) -> Digest {
+        let (state, sessions) = (self.application.state_root(), self.sessions.digest());
+        let size = self.tree.size().to_be_bytes();
+        sha256(&[b"atlas-replica-state/1", &size, &self.tree.root().0, &state.0, &sessions.0])
+    }
+
+    /// The most bytes that the session table can take, were every identity to fill it.
+    pub fn session_memory_bound(&self) -> u64 {
+        let numbers = 2 * self.settings.session_window;
+        // A growing queue may hold twice the slots that it needs; 1,024 for the session itself and its places in the maps.
+        let session = numbers * (2 * size_of::<Option<Done>>() + MAX_DETAIL) as u64 + 1_024;
+        (self.identities.len() as u64).saturating_mul(self.settings.sessions_per_identity).saturating_mul(session)
+    }
+
+    /// The application, for reading.
+    pub fn application(&self) -> &A {
+        &self.application
+    }
+}
+
+fn is_expired(request: &Request<'_>, now_ms: TimeMs) -> bool {
+    request.not_after_ms.is_some_and(|limit| now_ms > limit)
+}
+
+#[cfg(test)]
+mod tests {}

@@ -291,6 +291,12 @@ impl<T: Record, D: Device> Log<T, D> {
         by_turn.map(|bytes| (bytes.as_ptr(), bytes.len()))
     }
 
+    /// Whether a write that was begun lies within the first `bytes` of its staging buffer.
+    pub(super) fn registered_prefix(&self, write: &Write, bytes: usize) -> bool {
+        let start = write.address.addr().wrapping_sub(self.flight.bytes().as_ptr().addr());
+        start.saturating_add(write.len as usize) <= bytes
+    }
+
     /// The device.
     pub fn device(&self) -> &D {
         &self.device

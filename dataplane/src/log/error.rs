@@ -124,6 +124,18 @@ pub enum LogError {
     /// The log refused because an earlier write failed.
     #[error("the log stopped after a failed write; restart the replica")]
     Stopped,
+    /// The directory was made with another segment size; writing with this one would spoil it.
+    #[error(
+        "{file} was made with segment_bytes = {found}, the setting is {set}; set it back, it is fixed for a directory's life"
+    )]
+    OtherSegmentBytes {
+        /// The segment's file.
+        file: PathBuf,
+        /// Its length in bytes.
+        found: u64,
+        /// The setting, in bytes.
+        set: u32,
+    },
     /// A setting is outside its bounds.
     #[error("segment_bytes = {0} is not allowed: a multiple of 4096 from 1048576 (1 MiB) to 1073741824 (1 GiB)")]
     BadSegmentBytes(u64),

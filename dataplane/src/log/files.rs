@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,6 +105,11 @@ impl FileDevice {
         self.tail.as_ref().filter(|tail| tail.segment == segment).map(|tail| tail.file.as_raw_fd())
     }
 
+    /// As [`FileDevice::fd`], borrowed.
+    pub fn file(&self, segment: u32) -> Option<BorrowedFd<'_>> {
+        self.tail.as_ref().filter(|tail| tail.segment == segment).map(|tail| tail.file.as_fd())
+    }
+
     fn open_segment(&self, segment: u32, direct: bool) -> Result<File, LogError> {
         let path = self.path(&segment_name(segment));
         let flags = if direct { libc::O_DIRECT } else { 0 };
@@ -117,12 +122,13 @@ impl FileDevice {
             return Ok(());
         }
         let file = self.open_segment(segment, self.direct)?;
-        let map = match self.method {
-            Method::Direct => None,
+        let map = if self.method == Method::Mapped {
+            let path = self.path(&segment_name(segment));
             // SAFETY: the directory is locked to this process, and segments are never truncated.
-            Method::Mapped => {
-                Some(unsafe { MmapMut::map_mut(&file) }.map_err(fault(&self.path(&segment_name(segment)), "map"))?)
-            }
+            let map = unsafe { MmapMut::map_mut(&file) };
+            Some(map.map_err(fault(&path, "map"))?)
+        } else {
+            None
         };
         self.tail = Some(Tail { segment, file, map });
         Ok(())

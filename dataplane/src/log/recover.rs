@@ -1,5 +1,7 @@
 //! Start of a log: what is there is judged by the table in the module doc, then the log goes on behind it.
 
+use std::path::Path;
+
 use super::core::Log;
 use super::device::{Device, SYNCED_TO, segment_name};
 use super::error::{Damage, LogError};
@@ -40,9 +42,9 @@ pub fn recover<T: Record, D: Device>(
             return Err(LogError::Missing { file: device.path(&segment_name(expected)) });
         }
     }
-    let mut walk = Walk::new(genesis, synced, segments.len() as u32);
+    let mut walk = Walk::new(genesis, synced, segments.len() as u32, segment_bytes);
     walk.run(&mut device, &mut each)?;
-    walk.go_on(device, segment_bytes)
+    walk.go_on(device)
 }
 
 fn check_segment_bytes(segment_bytes: u32) -> Result<(), LogError> {
@@ -54,6 +56,14 @@ fn check_segment_bytes(segment_bytes: u32) -> Result<(), LogError> {
     }
 }
 
+/// Where a segment ends is part of how the chain is read, so an intact segment of another size is refused.
+fn check_size(map: &[u8], segment_bytes: u32, file: &Path) -> Result<(), LogError> {
+    match map.len() as u64 {
+        found if found == u64::from(segment_bytes) => Ok(()),
+        found => Err(LogError::OtherSegmentBytes { file: file.into(), found, set: segment_bytes }),
+    }
+}
+
 /// No `synced_to`: a new log, or one whose creation was cut short; but never one that already holds records.
 fn start<T: Record, D: Device>(
     mut device: D,
@@ -61,14 +71,20 @@ fn start<T: Record, D: Device>(
     segment_bytes: u32,
     segments: &[u32],
 ) -> Result<Recovered<T, D>, LogError> {
-    for &segment in segments {
+    for (expected, &segment) in (0..).zip(segments) {
+        if segment != expected {
+            return Err(LogError::Missing { file: device.path(&segment_name(expected)) });
+        }
         let map = device.map(segment)?;
-        check_segment(&map, genesis, segment, &device.path(&segment_name(segment)))?;
-        if segment > 0 || map[BLOCK..].iter().any(|&byte| byte != 0) {
+        let file = device.path(&segment_name(segment));
+        check_segment(&map, genesis, segment, &file)?;
+        check_size(&map, segment_bytes, &file)?;
+        if map[BLOCK..].iter().any(|&byte| byte != 0) {
             return Err(LogError::Missing { file: device.path(SYNCED_TO) });
         }
     }
     device.prepare(0, true)?;
+    check_size(&device.map(0)?, segment_bytes, &device.path(&segment_name(0)))?;
     let synced = Synced::start(genesis);
     device.create_synced(&synced.image(genesis))?;
     // Both slots are filled from the start; the next advance must outrank the second.
@@ -82,6 +98,7 @@ struct Walk {
     genesis: Digest,
     synced: Synced,
     segments: u32,
+    segment_bytes: u32,
     at: Cursor,
     /// Where the next record goes: behind `at`, or in the next segment.
     next: Place,
@@ -95,13 +112,14 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(genesis: Digest, synced: Synced, segments: u32) -> Self {
+    fn new(genesis: Digest, synced: Synced, segments: u32, segment_bytes: u32) -> Self {
         let start = Synced::start(genesis);
         let at = Cursor { place: start.place, chain: start.chain, last: start.lsn };
         Self {
             genesis,
             synced,
             segments,
+            segment_bytes,
             at,
             next: start.place,
             reached: false,
@@ -122,6 +140,7 @@ impl Walk {
             let map = device.map(segment)?;
             let file = device.path(&segment_name(segment));
             check_segment(&map, self.genesis, segment, &file)?;
+            check_size(&map, self.segment_bytes, &file)?;
             if ended {
                 self.note_torn(&map, Place { segment, offset: FIRST });
                 continue;
@@ -205,7 +224,7 @@ impl Walk {
     }
 
     /// Everything was judged: only now the torn tail is zeroed and the acknowledged position moves up.
-    fn go_on<T: Record, D: Device>(self, mut device: D, segment_bytes: u32) -> Result<Recovered<T, D>, LogError> {
+    fn go_on<T: Record, D: Device>(self, mut device: D) -> Result<Recovered<T, D>, LogError> {
         for &(segment, from) in &self.torn {
             device.zero(segment, from)?;
         }
@@ -213,7 +232,7 @@ impl Walk {
         let synced = Synced { place, lsn, chain, turn: self.synced.turn + 1 };
         let (at, slot) = synced.slot();
         device.publish(at, &slot)?;
-        let log = Log::resume(device, segment_bytes, synced, self.next, &self.block, self.index);
+        let log = Log::resume(device, self.segment_bytes, synced, self.next, &self.block, self.index);
         Ok(Recovered { log, fresh: false, records: self.records, torn_bytes: self.torn_bytes })
     }
 }
@@ -225,7 +244,7 @@ enum Fault {
 }
 
 impl Fault {
-    fn name(self, file: &std::path::Path, segment: u32) -> LogError {
+    fn name(self, file: &Path, segment: u32) -> LogError {
         let file = file.into();
         match self {
             Fault::Damaged(offset, what) => LogError::Damaged { file, segment, offset, what },

@@ -455,7 +455,13 @@ fn a_segment_that_is_not_ready_only_delays() {
 fn a_new_log_whose_creation_was_cut_short_starts_again() {
     let mut disk = SimDisk::new(1, GENESIS, MIN_SEGMENT_BYTES);
     disk.prepare(0, true).unwrap();
-    assert!(open(disk).unwrap().0.fresh);
+    // The segment after the first is made beside the first `synced_to`, so it may be there before.
+    disk.prepare(1, true).unwrap();
+    assert!(open(Kept(&mut disk)).unwrap().0.fresh);
+    disk.remove_synced_to();
+    disk.remove(0);
+    let error = open(disk).map(|_| ()).unwrap_err();
+    assert!(matches!(&error, LogError::Missing { file } if file.ends_with("00000000.seg")), "{error:?}");
     let mut log = sim(1);
     append(&mut log, &[item(1, 1)]);
     log.flush().unwrap();
@@ -478,6 +484,23 @@ fn settings_out_of_bounds_are_refused() {
         let error = recover::<Item, _>(disk, GENESIS, bytes, |_| {}).map(|_| ()).unwrap_err();
         assert!(matches!(error, LogError::BadSegmentBytes(_)), "{bytes}");
     }
+}
+
+#[test]
+fn another_segment_size_is_refused_and_overwrites_nothing() {
+    let mut log = sim(14);
+    append(&mut log, &[item(1, 1)]);
+    log.flush().unwrap();
+    let mut disk = log.into_device();
+    let before = disk.content();
+    let error = recover::<Item, _>(Kept(&mut disk), GENESIS, 2 * MIN_SEGMENT_BYTES, |_| {}).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LogError::OtherSegmentBytes { found: 1_048_576, set: 2_097_152, .. }), "{error:?}");
+    // The write that the process had synced is on the disk before and after; nothing else changed.
+    assert_eq!(before, disk.content());
+    assert_eq!(open(disk).unwrap().1, [item(1, 1)]);
+    let empty = SimDisk::new(1, GENESIS, MIN_SEGMENT_BYTES);
+    let error = recover::<Item, _>(empty, GENESIS, 2 * MIN_SEGMENT_BYTES, |_| {}).map(|_| ()).unwrap_err();
+    assert!(matches!(error, LogError::OtherSegmentBytes { .. }), "{error:?}");
 }
 
 #[test]

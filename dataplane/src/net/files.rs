@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{opcode, squeue};
 
+use super::completions::Kind;
 use super::memory::WriteBuffer;
 use super::probe::limit;
-use super::reactor::{Kind, Reactor};
+use super::reactor::Reactor;
 use super::ring::Ring;
 use super::{NetError, Warning};
 
@@ -234,6 +235,67 @@ impl Reactor {
             _ => opcode::Write::new(target, bytes.as_ptr(), length).offset(offset).rw_flags(flags).build(),
         };
         let index = self.files.begin(file, token, Some(Arc::clone(buffer)))?;
+        self.start_write(index, entry);
+        Ok(())
+    }
+
+    /// Registers memory of the caller's, so that [`Reactor::write_borrowed`] need not pin its pages for each write. False,
+    /// and a [`Warning`], where locked memory does not suffice or
+    /// [`ReactorConfig::registered_memory`](super::ReactorConfig::registered_memory) switches it off.
+    ///
+    /// # Safety
+    /// Each part is memory of the given length that is alive during the call.
+    ///
+    /// # Errors
+    /// [`NetError::BuffersRegistered`] the second time, [`NetError::System`].
+    pub unsafe fn register_borrowed(&mut self, parts: &[(*const u8, usize)]) -> Result<bool, NetError> {
+        if mem::replace(&mut self.files.buffers_registered, true) {
+            return Err(NetError::BuffersRegistered);
+        }
+        if !self.registers_memory() {
+            return Ok(false);
+        }
+        let vectors: Vec<_> = parts
+            .iter()
+            .map(|(address, bytes)| libc::iovec { iov_base: address.cast_mut().cast(), iov_len: *bytes })
+            .collect();
+        // SAFETY: the caller's memory; the kernel pins its pages and reads them only for a write that names them.
+        match unsafe { self.ring.inner().submitter().register_buffers(&vectors) } {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOMEM | libc::EPERM)) => {
+                let bytes = vectors.iter().map(|vector| vector.iov_len as u64).sum();
+                self.warnings.push(Warning::UnregisteredBuffers { bytes, limit: limit(libc::RLIMIT_MEMLOCK) });
+                Ok(false)
+            }
+            Err(source) => Err(NetError::System { action: "register write buffers", source }),
+        }
+    }
+
+    /// Begins a durable write (RWF_DSYNC) from memory of the caller's; `registered` names the part that it lies in, as
+    /// numbered by [`Reactor::register_borrowed`]. [`Event::Written`](super::Event::Written) with `token` follows.
+    ///
+    /// # Safety
+    /// The memory stays alive and unchanged until that event was taken, or for ever if the reactor goes first.
+    ///
+    /// # Errors
+    /// [`WriteError::Full`], [`WriteError::UnknownFile`]; nothing was begun.
+    pub unsafe fn write_borrowed(
+        &mut self,
+        file: FileId,
+        address: *const u8,
+        length: u32,
+        registered: Option<u16>,
+        offset: u64,
+        token: u64,
+    ) -> Result<(), WriteError> {
+        let target = Fixed(file.index);
+        let entry = match registered {
+            Some(index) => {
+                opcode::WriteFixed::new(target, address, length, index).offset(offset).rw_flags(libc::RWF_DSYNC).build()
+            }
+            None => opcode::Write::new(target, address, length).offset(offset).rw_flags(libc::RWF_DSYNC).build(),
+        };
+        let index = self.files.begin(file, token, None)?;
         self.start_write(index, entry);
         Ok(())
     }

@@ -48,6 +48,7 @@
 //! Sources: io_uring(7), io_uring_enter(2), io_uring_register_buf_ring(3), J. Axboe, "io_uring and networking in 2023".
 
 mod backoff;
+mod completions;
 mod connection;
 mod files;
 mod memory;

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, Timespec};
-use io_uring::{cqueue, opcode, squeue};
+use io_uring::{opcode, squeue};
 
+use super::completions::{Kind, finish_sending};
 use super::connection::{ConnectionId, State, Table};
 use super::files::Files;
 use super::probe::{explain, limit};
@@ -18,13 +19,10 @@ use super::receive::{BUFFER_GROUP, ReceivePool};
 use super::ring::Ring;
 use super::socket::{self, SocketAddress};
 use super::wake::{Signals, Waker};
-use super::{
-    ACCEPT_PAUSE, CLOSE_TIMEOUT, CloseReason, Counters, Event, MAX_LISTENERS, NetError, ReactorConfig, SendError,
-    Warning,
-};
+use super::{ACCEPT_PAUSE, CLOSE_TIMEOUT, Counters, Event, MAX_LISTENERS, NetError, ReactorConfig, SendError, Warning};
 
 /// The kernel reads these when the operation starts, so they must outlive the queue.
-static ACCEPT_PAUSE_TIME: Timespec = timespec(ACCEPT_PAUSE);
+pub(super) static ACCEPT_PAUSE_TIME: Timespec = timespec(ACCEPT_PAUSE);
 static CLOSE_TIME: Timespec = timespec(CLOSE_TIMEOUT);
 /// Descriptors besides those of connections: ring, eventfd, log, listeners, standard streams.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -33,72 +31,31 @@ const fn timespec(duration: Duration) -> Timespec {
     Timespec::new().sec(duration.as_secs()).nsec(duration.subsec_nanos())
 }
 
-/// What an operation was for; with an index and a generation it makes its user data.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Kind {
-    Accept = 1,
-    AcceptPause,
-    Connect,
-    Receive,
-    Send,
-    Cancel,
-    CloseTimeout,
-    Write,
-    Wake,
-    Signal,
-}
-
-impl Kind {
-    const ALL: [Kind; 10] = [
-        Kind::Accept,
-        Kind::AcceptPause,
-        Kind::Connect,
-        Kind::Receive,
-        Kind::Send,
-        Kind::Cancel,
-        Kind::CloseTimeout,
-        Kind::Write,
-        Kind::Wake,
-        Kind::Signal,
-    ];
-
-    /// Kind in the top byte, then 24 bits of index, then the generation.
-    pub(super) fn tag(self, index: u32, generation: u32) -> u64 {
-        (self as u64) << 56 | u64::from(index) << 32 | u64::from(generation)
-    }
-
-    fn parse(tag: u64) -> Option<(Kind, u32, u32)> {
-        let kind = Kind::ALL.get(((tag >> 56) as usize).wrapping_sub(1))?;
-        Some((*kind, (tag >> 32) as u32 & 0xff_ffff, tag as u32))
-    }
-}
-
-struct Listener {
-    socket: TcpListener,
-    accepting: bool,
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) accepting: bool,
 }
 
 /// The transport of one thread; see the module doc.
 pub struct Reactor {
     pub(super) ring: Ring,
-    pool: Rc<ReceivePool>,
-    table: Table,
-    listeners: Vec<Listener>,
+    pub(super) pool: Rc<ReceivePool>,
+    pub(super) table: Table,
+    pub(super) listeners: Vec<Listener>,
     /// False once accepting has been stopped.
-    accepts: bool,
+    pub(super) accepts: bool,
     /// Connections with something to send and no send under way.
-    dirty: Vec<ConnectionId>,
+    pub(super) dirty: Vec<ConnectionId>,
     /// Connections whose receive has ended for want of buffers or by the kernel's choice, oldest first.
-    unarmed: VecDeque<ConnectionId>,
+    pub(super) unarmed: VecDeque<ConnectionId>,
     pub(super) files: Files,
-    waker: Waker,
+    pub(super) waker: Waker,
     /// Where the kernel puts the eventfd's counter.
-    wake_count: Box<u64>,
-    signals: Option<Signals>,
+    pub(super) wake_count: Box<u64>,
+    pub(super) signals: Option<Signals>,
     pub(super) warnings: Vec<Warning>,
-    counters: Counters,
-    config: ReactorConfig,
+    pub(super) counters: Counters,
+    pub(super) config: ReactorConfig,
 }
 
 impl Reactor {
@@ -171,7 +128,7 @@ impl Reactor {
     }
 
     /// Closes them once the kernel accepts on none any more.
-    fn close_listeners(&mut self) {
+    pub(super) fn close_listeners(&mut self) {
         if self.listeners.iter().all(|listener| !listener.accepting) {
             self.listeners.clear();
         }
@@ -358,209 +315,8 @@ impl Reactor {
         self.config.registered_memory
     }
 
-    fn complete(&mut self, completion: &cqueue::Entry) -> Option<Event> {
-        let (kind, index, generation) = Kind::parse(completion.user_data())?;
-        let result = completion.result();
-        match kind {
-            Kind::Accept => self.on_accept(index as usize, completion),
-            Kind::AcceptPause => {
-                self.arm_accept(index as usize);
-                None
-            }
-            Kind::Connect => self.on_connect(index, result),
-            Kind::Receive => self.on_receive(index, completion),
-            Kind::Send => self.on_send(index, result),
-            Kind::Cancel => {
-                self.end_operation(index);
-                None
-            }
-            Kind::CloseTimeout => {
-                let id = ConnectionId { index, generation };
-                self.table.get(id)?;
-                self.close(id);
-                Some(Event::Closed { connection: id, reason: CloseReason::Asked })
-            }
-            Kind::Write => {
-                let token = self.files.completed(index)?;
-                Some(Event::Written { token, result: outcome(result) })
-            }
-            Kind::Wake => {
-                self.waker.seen();
-                self.arm_waker();
-                Some(Event::Woken)
-            }
-            Kind::Signal => {
-                let signal = self.signals.as_ref().and_then(Signals::next);
-                self.arm_signals();
-                signal.map(Event::Signal)
-            }
-        }
-    }
-
-    fn on_accept(&mut self, listener: usize, completion: &cqueue::Entry) -> Option<Event> {
-        let result = completion.result();
-        let ended = !cqueue::more(completion.flags());
-        if ended && let Some(listener) = self.listeners.get_mut(listener) {
-            listener.accepting = false;
-        }
-        if !self.accepts {
-            if result >= 0 {
-                drop(socket::adopt(result));
-            }
-            self.close_listeners();
-            return None;
-        }
-        if result >= 0 {
-            if ended {
-                self.arm_accept(listener);
-            }
-            return self.accepted(result);
-        }
-        self.counters.accept_failures += 1;
-        if matches!(-result, libc::ECONNABORTED | libc::EINTR) {
-            self.arm_accept(listener);
-        } else {
-            // Trying again at once would spin: no descriptor has become free.
-            let entry = opcode::Timeout::new(&raw const ACCEPT_PAUSE_TIME).build();
-            // SAFETY: the time is static.
-            unsafe { self.ring.push(entry.user_data(Kind::AcceptPause.tag(listener as u32, 0))) };
-        }
-        None
-    }
-
-    fn accepted(&mut self, raw: i32) -> Option<Event> {
-        let socket = socket::adopt(raw);
-        if self.table.is_full() {
-            self.counters.refused += 1;
-            return None;
-        }
-        let peer = socket::set_options(&socket, self.config.peer_timeout).and_then(|()| socket.peer_addr());
-        let Ok(peer) = peer else {
-            self.counters.accept_failures += 1;
-            return None;
-        };
-        let connection = self.table.insert(socket, peer, State::Open, self.config.send_queue_bytes)?;
-        self.counters.accepted += 1;
-        self.arm_receive(connection);
-        Some(Event::Accepted { connection, peer })
-    }
-
-    fn on_connect(&mut self, index: u32, result: i32) -> Option<Event> {
-        let open = self.end_operation(index);
-        let slot = self.table.at(index)?;
-        slot.target = None;
-        let connection = open?;
-        if result < 0 {
-            return self.ended(connection, CloseReason::Connect(io::Error::from_raw_os_error(-result)));
-        }
-        slot.state = State::Open;
-        if slot.closing && slot.queued.is_empty() {
-            finish_sending(slot.socket.as_ref());
-        }
-        self.arm_receive(connection);
-        self.mark_dirty(connection);
-        Some(Event::Connected { connection })
-    }
-
-    fn on_receive(&mut self, index: u32, completion: &cqueue::Entry) -> Option<Event> {
-        let result = completion.result();
-        // SAFETY: every completion passes here once, and the kernel names a buffer in one completion only.
-        let bytes = cqueue::buffer_select(completion.flags())
-            .map(|buffer| unsafe { self.pool.take(buffer, u32::try_from(result).unwrap_or(0)) });
-        let ended = !cqueue::more(completion.flags());
-        if ended && let Some(slot) = self.table.at(index) {
-            slot.receiving = false;
-        }
-        let connection = if ended { self.end_operation(index) } else { self.table.id(index) }?;
-        match result {
-            1.. => {
-                self.counters.received_bytes += result as u64;
-                if ended {
-                    self.unarmed.push_back(connection);
-                }
-                let dropped = self.table.get(connection)?.closing;
-                bytes.filter(|_| !dropped).map(|bytes| Event::Received { connection, bytes })
-            }
-            0 => self.ended(connection, CloseReason::Peer),
-            _ => match -result {
-                libc::ENOBUFS | libc::EINTR | libc::EAGAIN => {
-                    self.counters.starved += u64::from(-result == libc::ENOBUFS);
-                    self.unarmed.push_back(connection);
-                    None
-                }
-                error => self.ended(connection, CloseReason::Lost(io::Error::from_raw_os_error(error))),
-            },
-        }
-    }
-
-    fn on_send(&mut self, index: u32, result: i32) -> Option<Event> {
-        let connection = self.end_operation(index)?;
-        let slot = self.table.get_mut(connection)?;
-        match result {
-            1.. => {
-                self.counters.sent_bytes += result as u64;
-                slot.sent += result as usize;
-            }
-            0 => return self.sending_failed(connection, io::ErrorKind::WriteZero.into()),
-            _ if matches!(-result, libc::EINTR | libc::EAGAIN) => {}
-            _ => return self.sending_failed(connection, io::Error::from_raw_os_error(-result)),
-        }
-        if slot.sent < slot.sending.len() {
-            self.start_send(connection);
-            return None;
-        }
-        slot.sent = 0;
-        let sent = mem::take(&mut slot.sending);
-        if !slot.queued.is_empty() {
-            self.table.recycle(sent);
-            self.mark_dirty(connection);
-            return None;
-        }
-        let empty = mem::take(&mut slot.queued);
-        let closing = slot.closing;
-        if closing {
-            finish_sending(slot.socket.as_ref());
-        }
-        self.table.recycle(sent);
-        self.table.recycle(empty);
-        (!closing).then_some(Event::Sent { connection })
-    }
-
-    /// Nothing more can be sent. The connection ends when what was received before has been read, which the shutdown
-    /// brings about.
-    fn sending_failed(&mut self, connection: ConnectionId, error: io::Error) -> Option<Event> {
-        let slot = self.table.get_mut(connection)?;
-        slot.state = State::Broken;
-        slot.reason = Some(CloseReason::Lost(error));
-        slot.sent = 0;
-        let (sending, queued) = (mem::take(&mut slot.sending), mem::take(&mut slot.queued));
-        if let Some(socket) = &slot.socket {
-            // Not connected is the only error, and then the receive ends as well.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-        self.table.recycle(sending);
-        self.table.recycle(queued);
-        None
-    }
-
-    /// The connection has come to its end.
-    fn ended(&mut self, connection: ConnectionId, reason: CloseReason) -> Option<Event> {
-        let slot = self.table.get_mut(connection)?;
-        let reason = if slot.closing { CloseReason::Asked } else { slot.reason.take().unwrap_or(reason) };
-        self.close(connection);
-        Some(Event::Closed { connection, reason })
-    }
-
-    /// Counts the end of an operation that named a slot. Gives the open connection that has it, if any.
-    fn end_operation(&mut self, index: u32) -> Option<ConnectionId> {
-        let slot = self.table.at(index)?;
-        slot.operations = slot.operations.saturating_sub(1);
-        self.table.release(index);
-        self.table.id(index)
-    }
-
     /// Starts an operation that names a slot. Memory in `entry` is the slot's, kept until the slot is released.
-    fn start(&mut self, kind: Kind, index: u32, entry: squeue::Entry) {
+    pub(super) fn start(&mut self, kind: Kind, index: u32, entry: squeue::Entry) {
         if let Some(slot) = self.table.at(index) {
             slot.operations += 1;
             // SAFETY: what `entry` names is in the slot (address, send buffer) or the pool, and neither is touched or
@@ -569,7 +325,7 @@ impl Reactor {
         }
     }
 
-    fn arm_accept(&mut self, index: usize) {
+    pub(super) fn arm_accept(&mut self, index: usize) {
         let Some(listener) = self.listeners.get_mut(index).filter(|_| self.accepts) else { return };
         listener.accepting = true;
         let entry = opcode::AcceptMulti::new(Fd(listener.socket.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build();
@@ -577,7 +333,7 @@ impl Reactor {
         unsafe { self.ring.push(entry.user_data(Kind::Accept.tag(index as u32, 0))) };
     }
 
-    fn arm_receive(&mut self, connection: ConnectionId) {
+    pub(super) fn arm_receive(&mut self, connection: ConnectionId) {
         let Some(slot) = self.table.get_mut(connection).filter(|slot| !slot.receiving) else { return };
         let Some(socket) = &slot.socket else { return };
         let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), BUFFER_GROUP).build();
@@ -599,14 +355,14 @@ impl Reactor {
         any && !self.unarmed.is_empty()
     }
 
-    fn arm_waker(&mut self) {
+    pub(super) fn arm_waker(&mut self) {
         let target = &raw mut *self.wake_count;
         let entry = opcode::Read::new(Fd(self.waker.raw_fd()), target.cast(), size_of::<u64>() as u32).build();
         // SAFETY: eight bytes on the heap, read by nobody, freed after the drop of the reactor has waited for the end.
         unsafe { self.ring.push(entry.user_data(Kind::Wake.tag(0, 0))) };
     }
 
-    fn arm_signals(&mut self) {
+    pub(super) fn arm_signals(&mut self) {
         if let Some(signals) = &self.signals {
             let entry = opcode::PollAdd::new(Fd(signals.raw_fd()), libc::POLLIN as u32).build();
             // SAFETY: a poll names no memory.
@@ -614,7 +370,7 @@ impl Reactor {
         }
     }
 
-    fn mark_dirty(&mut self, connection: ConnectionId) {
+    pub(super) fn mark_dirty(&mut self, connection: ConnectionId) {
         let Some(slot) = self.table.get_mut(connection) else { return };
         if slot.state == State::Open && !slot.dirty && !slot.is_sending() && !slot.queued.is_empty() {
             slot.dirty = true;
@@ -636,7 +392,7 @@ impl Reactor {
         self.dirty = dirty;
     }
 
-    fn start_send(&mut self, connection: ConnectionId) {
+    pub(super) fn start_send(&mut self, connection: ConnectionId) {
         let Some(slot) = self.table.get(connection) else { return };
         let (Some(socket), Some(rest)) = (&slot.socket, slot.sending.get(slot.sent..)) else { return };
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
@@ -666,17 +422,4 @@ impl Drop for Reactor {
             self.files.leak();
         }
     }
-}
-
-/// No more will be sent: the peer sees the end once it has read all.
-fn finish_sending(socket: Option<&std::net::TcpStream>) {
-    if let Some(socket) = socket {
-        // Not connected is the only error, and then the receive ends as well.
-        let _ = socket.shutdown(Shutdown::Write);
-    }
-}
-
-/// A completion's result as the library has it.
-fn outcome(result: i32) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
 }

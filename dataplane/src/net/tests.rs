@@ -121,7 +121,7 @@ fn settings_out_of_bounds_are_refused_by_name() {
         ("max_connections", ReactorConfig { max_connections: 0, ..base.clone() }),
         ("receive_buffers", ReactorConfig { receive_buffers: 3, ..base.clone() }),
         ("receive_buffer_bytes", ReactorConfig { receive_buffer_bytes: 0, ..base.clone() }),
-        ("send_queue_bytes", ReactorConfig { send_queue_bytes: 0, ..base.clone() }),
+        ("send_queue_bytes", ReactorConfig { send_queue_bytes: 0, ..base }),
     ];
     for (name, config) in wrong {
         match Reactor::new(&config) {

@@ -1,3 +1,421 @@
-//! Placeholder doc of `ordering`, replaced by its specification.
+//! The ordering core: PROTOCOL.md's normal case as a pure state machine.
+//!
+//! [`Ordering`] takes an event and the time and leaves [`Effect`]s in a queue. It owns no socket, clock, thread, file or random
+//! source; the simulator and the replica drive the same code.
+//!
+//! # Messages and states
+//! Per sequence above the low watermark there is a [`slot`](self) that goes through
+//!
+//! ```text
+//! empty -> proposed -> accepted (Q staged) -> Q durable: PREPARE -> prepared (P staged) -> P durable: COMMIT -> decided -> executed
+//! ```
+//!
+//! * The leader takes the next sequence, stages Q with the batch, and sends PRE-PREPARE and its own PREPARE when Q is durable.
+//!   (A leader whose restart ends its view may send PRE-PREPARE at once; that comes with the view change. Until then it goes on
+//!   in its view, so what it proposed must be on its disk first.)
+//! * A backup accepts s only after s-1 in the same view, one digest per (view, sequence), when it holds every bundle. Bundles
+//!   come from the clients; one that is missing after [`Timing::fetch_us`] is asked for, from the leader, then from all.
+//! * PREPAREs of all n decide (fast). Own Q durable and PREPAREs of q: P is staged. COMMITs of q for one (view, sequence,
+//!   digest) decide. DECIDED of f+1 decides. No timer chooses among them.
+//! * Decided batches execute in sequence; a decided body that is missing is fetched from those who vouched.
+//!
+//! # What is durable when
+//! Votes leave as [`DurableVote`]s, which can be made only from a record that the log has synced; proposals likewise
+//! ([`DurableProposal`]). Decisions are written without being waited for.
+//!
+//! # Nobody is left behind
+//! Replicas exchange [`Status`](crate::wire::message::Status) now and then and after each reconnect. Whoever sees that a peer
+//! lacks something sends it again: the proposal (the leader), its own PREPARE, its COMMIT (staging P first where a fast commit
+//! had made it needless), and DECIDED for what it has executed, a bounded page at a time. A COMMIT for a sequence that was
+//! decided here already is answered at once. So a lost message delays and never wedges.
+//!
+//! # Memory
+//! Slots exist for `2 * window` sequences around the low watermark and nothing else is kept per sequence; bodies are released
+//! when executed and served from the log after that. The pool of bundles is bounded in bytes, and shared fairly among the
+//! identities that use it: at its limit a client is refused, its neighbours are not.
+//!
+//! # Until the view change exists
+//! The view stays 0 and the low watermark follows execution. A proposal whose time lies *behind* the drift bound is accepted
+//! (PROTOCOL.md refuses it): agreed time never goes back, so such a time cannot harm, while refusing it after a pause longer
+//! than the bound would stop the cluster for good, since nobody could replace the leader. A time *ahead* of the bound is refused.
+//!
+//! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
+//! Kotla et al., Zyzzyva (SOSP 2007), with the repairs that PROTOCOL.md states.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::cluster::Size;
+use crate::log::Durable;
+use crate::types::{Code, Digest, Now, ReplicaId, Sequence, View};
+use crate::wire::bundle::Bundle;
+use crate::wire::error::Misbehaviour;
+use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, ArchivedVotes, Status};
 
 pub mod batch;
+mod catch_up;
+mod normal;
+mod pool;
+pub mod record;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use batch::Batch;
+use pool::Pool;
+use record::{DurableProposal, DurableVote, Record};
+use slot::Slot;
+
+/// What all replicas of the epoch agree on.
+#[derive(Clone, Copy, Debug)]
+pub struct Agreed {
+    /// The membership's size.
+    pub size: Size,
+    /// Open sequences allowed above the low watermark.
+    pub window: u64,
+    /// How far a proposal's time may be off the own clock, ms.
+    pub drift_ms: i64,
+}
+
+/// Local settings: they change timing and resources only.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Batches that a leader keeps open at once; what arrives meanwhile gathers in the next.
+    pub open_batches: u64,
+    /// Most bytes of bundles in a batch that this replica proposes.
+    pub batch_bytes: usize,
+    /// Bytes of bundles that wait here to be ordered.
+    pub pool_bytes: usize,
+    /// How long a backup waits for a bundle from its client before it asks for it, us.
+    pub fetch_us: u64,
+    /// Between statuses while something is open or a peer is known to be ahead, us.
+    pub busy_status_us: u64,
+    /// Between statuses otherwise, us.
+    pub idle_status_us: u64,
+    /// A bundle that was not ordered for so long is dropped, us; its client sends it again.
+    pub bundle_age_us: u64,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            open_batches: 4,
+            batch_bytes: 256 << 10,
+            pool_bytes: 32 << 20,
+            fetch_us: 5_000,
+            busy_status_us: 50_000,
+            idle_status_us: 1_000_000,
+            bundle_age_us: 30_000_000,
+        }
+    }
+}
+
+/// Decisions in one DECIDED message that catches a peer up.
+pub const CATCH_UP_PAGE: u64 = 64;
+
+/// Whom to send to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum To {
+    /// Every other replica.
+    All,
+    /// One replica.
+    One(ReplicaId),
+}
+
+/// A message to send.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    /// The leader's proposal.
+    PrePrepare(DurableProposal),
+    /// PREPAREs of one view.
+    Prepare(Vec<DurableVote>),
+    /// COMMITs of one view.
+    Commit(Vec<DurableVote>),
+    /// What this replica knows decided.
+    Decided(Vec<(Sequence, Digest)>),
+    /// What this replica has.
+    Status(Status),
+    /// Asks for a batch's body.
+    FetchBatch(Sequence, Digest),
+}
+
+/// What the core wants done, in this order.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Stage the record; hand it back by [`Ordering::synced`] once it is durable.
+    Log(Record),
+    /// Send a message.
+    Send(To, Outgoing),
+    /// Execute the batch: the next in sequence, committed.
+    Execute(Sequence, Arc<Batch>),
+    /// Send the body of a batch from memory.
+    SupplyBatch(ReplicaId, Sequence, Arc<Batch>),
+    /// Send the body of an executed batch, read from the log.
+    SupplyLoggedBatch(ReplicaId, Sequence, Digest),
+    /// Send a page of old decisions, read from the log, from this sequence on.
+    SupplyDecided(ReplicaId, Sequence),
+    /// A peer did what a correct replica does not do.
+    Report(ReplicaId, Misbehaviour),
+}
+
+/// What the core last heard of a peer.
+#[derive(Clone, Copy, Default, Debug)]
+struct Peer {
+    executed: Sequence,
+    linked: bool,
+}
+
+/// Why a body is wanted, which decides how it is verified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// The digest is decided: f+1 replicas vouched, the digest alone is checked.
+    Decided,
+    /// The digest is only proposed: every bundle is to be verified as one from a client.
+    Proposed,
+}
+
+/// The ordering core of one replica.
+#[derive(Debug)]
+pub struct Ordering {
+    me: ReplicaId,
+    agreed: Agreed,
+    timing: Timing,
+    view: View,
+    /// Highest executed sequence; the low watermark until checkpoints exist.
+    executed: Sequence,
+    /// Every sequence up to here is accepted in this view, or executed.
+    accepted: Sequence,
+    /// The leader's latest proposed time.
+    proposed_ms: i64,
+    slots: BTreeMap<Sequence, Slot>,
+    pool: Pool,
+    peers: Vec<Peer>,
+    effects: VecDeque<Effect>,
+    /// Own votes that became durable since the last flush.
+    votes: Vec<DurableVote>,
+    /// Sequences with enough PREPAREs for P, since the last flush.
+    to_prepare: Vec<Sequence>,
+    status_at_us: u64,
+    /// A status is due at the next flush, to these replicas (a bit each).
+    status_to: u32,
+    decided_fast: u64,
+    decided_slow: u64,
+    decided_told: u64,
+}
+
+/// How many sequences were decided in which way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Decisions {
+    /// By PREPAREs of all.
+    pub fast: u64,
+    /// By COMMITs of a quorum.
+    pub slow: u64,
+    /// By DECIDED of f+1.
+    pub told: u64,
+}
+
+impl Ordering {
+    /// A core with nothing ordered yet.
+    pub fn new(me: ReplicaId, agreed: Agreed, timing: Timing) -> Self {
+        Self {
+            me,
+            agreed,
+            timing,
+            view: 0,
+            executed: 0,
+            accepted: 0,
+            proposed_ms: i64::MIN,
+            slots: BTreeMap::new(),
+            pool: Pool::new(timing.pool_bytes),
+            peers: vec![Peer::default(); agreed.size.n()],
+            effects: VecDeque::new(),
+            votes: Vec::new(),
+            to_prepare: Vec::new(),
+            status_at_us: 0,
+            status_to: 0,
+            decided_fast: 0,
+            decided_slow: 0,
+            decided_told: 0,
+        }
+    }
+
+    /// Takes back a record of the own log, in log order, before anything else happens. Executions come out as effects.
+    pub fn replay(&mut self, record: &Durable<Record>) {
+        let sequence = record.sequence();
+        if sequence <= self.executed {
+            return;
+        }
+        match &**record {
+            Record::PrePrepared { view, batch, .. } => {
+                self.view = self.view.max(*view);
+                self.proposed_ms = self.proposed_ms.max(batch.time_ms());
+                let slot = self.slot(sequence);
+                slot.own_q(record);
+                slot.batch = Some(Arc::clone(batch));
+            }
+            Record::Prepared { view, .. } => {
+                self.view = self.view.max(*view);
+                self.slot(sequence).own_p(record);
+            }
+            Record::Decided { digest, .. } => self.slot(sequence).decided = Some(*digest),
+            Record::Learned { batch, .. } => {
+                let slot = self.slot(sequence);
+                slot.decided = Some(batch.digest());
+                slot.batch = Some(Arc::clone(batch));
+                slot.body_logged = true;
+            }
+        }
+        self.execute_decided(false);
+    }
+
+    /// The log is read: goes on where it ended.
+    pub fn start(&mut self, now: Now) {
+        let me = self.me;
+        self.accepted = self.executed;
+        while let Some(slot) = self.slots.get(&(self.accepted + 1)).filter(|slot| slot.has_own_q()) {
+            let digest = slot.own_q_digest();
+            self.accepted += 1;
+            let sequence = self.accepted;
+            if let Some(digest) = digest {
+                self.slot(sequence).prepares[me.index()] = Some(digest);
+            }
+        }
+        for slot in self.slots.values_mut() {
+            slot.count_own_commit(me);
+        }
+        self.status_at_us = now.mono_us;
+    }
+
+    /// The present view.
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// The leader of the present view.
+    pub fn leader(&self) -> ReplicaId {
+        self.agreed.size.leader(self.view)
+    }
+
+    /// Highest executed sequence.
+    pub fn executed(&self) -> Sequence {
+        self.executed
+    }
+
+    /// Bundles that wait to be ordered.
+    pub fn pooled(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Whether the bundle waits here to be ordered.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.pool.get(digest).is_some()
+    }
+
+    /// How sequences were decided since the start.
+    pub fn decisions(&self) -> Decisions {
+        Decisions { fast: self.decided_fast, slow: self.decided_slow, told: self.decided_told }
+    }
+
+    /// A bundle that was verified (format, signature, the application's check), from its client.
+    ///
+    /// # Errors
+    /// [`Code::OVERLOADED`] when the client's share of the pool is used up.
+    pub fn submit(&mut self, bundle: Arc<Bundle>, now: Now) -> Result<(), Code> {
+        self.pool.insert(bundle, now.mono_us)?;
+        self.accept_proposals(now);
+        Ok(())
+    }
+
+    /// A record became durable.
+    pub fn synced(&mut self, record: &Durable<Record>, now: Now) {
+        self.on_synced(record, now);
+    }
+
+    /// PRE-PREPARE from a peer.
+    pub fn on_pre_prepare(&mut self, from: ReplicaId, message: &ArchivedPrePrepare, now: Now) {
+        self.take_proposal(from, message, now);
+    }
+
+    /// PREPAREs from a peer.
+    pub fn on_prepares(&mut self, from: ReplicaId, message: &ArchivedVotes) {
+        self.take_prepares(from, message);
+    }
+
+    /// COMMITs from a peer.
+    pub fn on_commits(&mut self, from: ReplicaId, message: &ArchivedVotes) {
+        self.take_commits(from, message);
+    }
+
+    /// DECIDED from a peer.
+    pub fn on_decided(&mut self, from: ReplicaId, message: &ArchivedDecided, now: Now) {
+        self.take_decided(from, message, now);
+    }
+
+    /// A status from a peer.
+    pub fn on_status(&mut self, from: ReplicaId, message: &ArchivedStatus) {
+        self.take_status(from, message);
+    }
+
+    /// A peer asks for a body.
+    pub fn on_fetch(&mut self, from: ReplicaId, sequence: Sequence, digest: Digest) {
+        self.supply(from, sequence, digest);
+    }
+
+    /// Whether the body of (sequence, digest) is wanted; anything else that a peer sends is dropped unread.
+    pub fn wants(&self, sequence: Sequence, digest: Digest) -> Option<Wanted> {
+        self.slots.get(&sequence).and_then(|slot| slot.wants(digest))
+    }
+
+    /// A body that was asked for, its digest recomputed and its bundles verified as [`Wanted`] says.
+    pub fn on_batch(&mut self, sequence: Sequence, batch: Arc<Batch>, now: Now) {
+        self.take_batch(sequence, batch, now);
+    }
+
+    /// The link to a peer came up or went down.
+    pub fn on_link(&mut self, peer: ReplicaId, up: bool) {
+        self.peers[peer.index()].linked = up;
+        if up {
+            self.status_to |= 1 << peer.0;
+        }
+    }
+
+    /// Time passed, or a round of events is over: proposes what has gathered, sends the votes that became durable, asks for
+    /// what is missing.
+    pub fn flush(&mut self, now: Now) {
+        self.propose(now);
+        self.prepare_due();
+        self.send_votes();
+        self.fetch_missing(now);
+        self.send_status(now);
+        self.pool.expire(now.mono_us, self.timing.bundle_age_us);
+    }
+
+    /// When [`Ordering::flush`] is to be called next even if nothing happens, us.
+    pub fn next_deadline_us(&self) -> u64 {
+        self.fetch_deadline_us().map_or(self.status_at_us, |fetch| fetch.min(self.status_at_us))
+    }
+
+    /// The next effect.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Whether a sequence is inside what slots are kept for.
+    fn in_range(&self, sequence: Sequence) -> bool {
+        sequence > self.executed && sequence <= self.executed.saturating_add(2 * self.agreed.window)
+    }
+
+    /// The slot of a sequence that is in range.
+    fn slot(&mut self, sequence: Sequence) -> &mut Slot {
+        let n = self.agreed.size.n();
+        self.slots.entry(sequence).or_insert_with(|| Slot::new(n))
+    }
+
+    fn send(&mut self, to: To, message: Outgoing) {
+        self.effects.push_back(Effect::Send(to, message));
+    }
+
+    fn report(&mut self, replica: ReplicaId, what: Misbehaviour) {
+        self.effects.push_back(Effect::Report(replica, what));
+    }
+}

@@ -1,1 +1,43 @@
-//! Placeholder doc of `replica`, replaced by its specification.
+//! The replica: puts the parts together.
+//!
+//! [`Node`] joins the ordering core, the log, execution and the client side without a socket, thread or clock of its own: the
+//! process ([`process`]) drives it from one io_uring, the simulator ([`crate::sim`]) from a seeded event queue. What differs
+//! between the two stands behind [`Shell`].
+//!
+//! # The way of a request
+//! 1. A client's bundle is parsed, held against limits and the application's check, and against the session table: what was
+//!    executed is answered at once, what cannot succeed is refused at once.
+//! 2. The rest waits for the end of the round, when all signatures that came together are verified as one batch.
+//! 3. Verified bundles go to the ordering core; its records go to the log; a write starts when none is in flight and something
+//!    that is waited for is staged (group commit).
+//! 4. When the write completes, the durable records go back to the core, which makes votes of them.
+//! 5. Decided batches are executed at once; replies go to the connection from which the bundle came last.
+//!
+//! # Rounds
+//! The shell feeds what arrived ([`Node::on_peer`], [`Node::on_client`], [`Node::log_completed`]), then ends the round with
+//! [`Node::turn`]. Whatever came together in a round is verified, voted and written together: batches form by themselves under
+//! load, and an idle replica waits for nothing.
+//!
+//! # Limits
+//! Bundles waiting for verification: what one round's receive buffers held. Parked reads: [`MAX_PARKED`] in all and
+//! [`MAX_PARKED_PER_CLIENT`] a client. Routes from bundles to connections: pruned to what the core still holds.
+
+mod clients;
+mod counters;
+mod links;
+mod node;
+mod peers;
+pub mod process;
+mod supply;
+
+pub use counters::Counters;
+pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shell};
+
+/// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.
+pub const MAX_PARKED: usize = 4_096;
+
+/// Reads that one client may have waiting.
+pub const MAX_PARKED_PER_CLIENT: usize = 64;
+
+/// The longest that a read waits here, ms; a client that wants to wait longer asks again.
+pub const MAX_WAIT_MS: u32 = 10_000;

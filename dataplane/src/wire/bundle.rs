@@ -223,6 +223,19 @@ impl Bundle {
         })
     }
 
+    /// Reads a bundle that this replica accepted before, from its own log: as [`Bundle::parse`], for whatever cluster it names.
+    ///
+    /// # Errors
+    /// As [`Bundle::parse`].
+    pub fn read_back<'a>(
+        cose: &[u8],
+        requests: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
+    ) -> Result<Self, BundleError> {
+        let Cose { payload, .. } = decode_cose(cose).ok_or(BundleError::Cose)?;
+        let (origin, _, _) = decode_payload(payload).ok_or(BundleError::Payload)?;
+        Self::parse(cose, requests, origin)
+    }
+
     /// SHA-256 of the COSE_Sign1: what batches name it by. It covers the requests through their root.
     pub fn digest(&self) -> Digest {
         self.digest

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::thread;
 
+use super::super::connection::{State, Table};
 use super::*;
 
 #[test]
@@ -28,7 +29,8 @@ fn a_refused_connect_says_why() {
     until(&mut reactor, |_, event| match event {
         Event::Closed { connection, reason: CloseReason::Connect(error) } => {
             assert_eq!(connection, id);
-            Some(assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused))
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            Some(())
         }
         other => panic!("{other:?}"),
     });
@@ -48,7 +50,10 @@ fn a_peer_that_leaves_is_noticed_after_its_last_bytes() {
             got.extend_from_slice(&bytes);
             None
         }
-        Event::Closed { reason, .. } => Some(assert!(matches!(reason, CloseReason::Peer))),
+        Event::Closed { reason, .. } => {
+            assert!(matches!(reason, CloseReason::Peer));
+            Some(())
+        }
         _ => None,
     });
     assert_eq!(got, b"bye");
@@ -73,7 +78,10 @@ fn a_last_message_reaches_a_peer_that_keeps_sending() {
     reactor.close_after_flush(connection);
     assert_eq!(reactor.send_with(connection, 1, |_| ()), Err(SendError::Closed));
     until(&mut reactor, |_, event| match event {
-        Event::Closed { reason, .. } => Some(assert!(matches!(reason, CloseReason::Asked))),
+        Event::Closed { reason, .. } => {
+            assert!(matches!(reason, CloseReason::Asked));
+            Some(())
+        }
         Event::Received { .. } => panic!("received while closing"),
         _ => None,
     });
@@ -216,4 +224,28 @@ fn a_reactor_dropped_in_full_flight_lets_go_of_everything() {
             while matches!(peer.read(&mut [0; 65536]), Ok(1..)) {}
         }
     }
+}
+
+#[test]
+fn a_place_is_not_used_again_before_the_kernel_has_let_go() {
+    let listener = std::net::TcpListener::bind(loopback()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut table = Table::new(1);
+    let insert = |table: &mut Table| table.insert(plain(address), address, State::Open, 1);
+    let id = insert(&mut table).unwrap();
+    table.at(id.index).unwrap().operations = 2;
+    assert!(table.retire(id));
+    assert!(!table.retire(id));
+    for left in [1, 0] {
+        table.release(id.index);
+        assert!(table.is_full());
+        assert_eq!(insert(&mut table), None);
+        table.at(id.index).unwrap().operations = left;
+    }
+    table.release(id.index);
+    table.release(id.index);
+    assert_eq!(table.used(), 0);
+    let next = insert(&mut table).unwrap();
+    assert_eq!(next.index, id.index);
+    assert!(next > id && table.get(id).is_none() && table.get(next).is_some());
 }

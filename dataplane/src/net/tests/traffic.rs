@@ -32,7 +32,8 @@ fn exchange(address: SocketAddr, config: &ReactorConfig, connections: usize, byt
     let mut reactor = Reactor::new(config).unwrap();
     let mut open = HashMap::new();
     for _ in 0..connections {
-        let data = numbers.bytes(1 + numbers.below(bytes));
+        let length = 1 + numbers.below(bytes);
+        let data = numbers.bytes(length);
         open.insert(reactor.connect(address).unwrap(), (data, 0, 0));
     }
     let mut finished = 0;
@@ -170,17 +171,16 @@ fn a_fill_beyond_its_hint_is_undone_at_the_bound() {
     reactor.submit().unwrap();
     until(&mut reactor, |_, event| match event {
         Event::Sent { .. } => panic!("a connection that closes says so once"),
-        Event::Closed { reason, .. } => Some(assert!(matches!(reason, CloseReason::Asked))),
+        Event::Closed { reason, .. } => {
+            assert!(matches!(reason, CloseReason::Asked));
+            Some(())
+        }
         _ => {
-            assert_eq!(reactor_read(&peer), b"good, better");
+            assert_eq!(read_to_end(&peer), b"good, better");
             peer.shutdown(std::net::Shutdown::Both).unwrap();
             None
         }
     });
-}
-
-fn reactor_read(peer: &TcpStream) -> Vec<u8> {
-    read_to_end(peer)
 }
 
 #[test]
@@ -196,4 +196,57 @@ fn what_is_queued_before_a_turn_goes_out_in_one_send() {
     peer.read_exact(&mut got).unwrap();
     assert!(got.iter().copied().eq(0..100));
     assert_eq!(reactor.counters().sends, 1);
+}
+
+#[test]
+fn addresses_of_version_6_work_alike() {
+    let mut reactor = Reactor::new(&ReactorConfig::small()).unwrap();
+    let address = match reactor.listen(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0))) {
+        Err(NetError::Listen { source, .. }) => {
+            let absent = [Some(libc::EADDRNOTAVAIL), Some(libc::EAFNOSUPPORT)];
+            assert!(absent.contains(&source.raw_os_error()), "{source}");
+            return;
+        }
+        other => other.unwrap(),
+    };
+    let id = reactor.connect(address).unwrap();
+    reactor.send_with(id, 1, |queue| queue.push(6)).unwrap();
+    until(&mut reactor, |_, event| match event {
+        Event::Received { bytes, .. } => (bytes[..] == [6]).then_some(()),
+        Event::Closed { reason, .. } => panic!("{reason}"),
+        _ => None,
+    });
+}
+
+/// Connections that starved without having anything to receive must all be armed again, not only as many as there
+/// are buffers.
+#[test]
+fn starved_connections_without_data_delay_nobody() {
+    let config = ReactorConfig { receive_buffers: 1, ..ReactorConfig::small() };
+    let (mut reactor, address) = listening(&config);
+    let mut first = plain(address);
+    first.write_all(b"1").unwrap();
+    let held = until(&mut reactor, |_, event| match event {
+        Event::Received { bytes, .. } => Some(bytes),
+        _ => None,
+    });
+    let mut peers: Vec<_> = (0..6).map(|_| plain(address)).collect();
+    settle(&mut reactor, |reactor| reactor.counters().accepted == 7 && reactor.counters().starved >= 6);
+    peers[5].write_all(b"6").unwrap();
+    drop(held);
+    let waker = reactor.waker();
+    let (_done, finished) = std::sync::mpsc::channel::<()>();
+    thread::spawn(move || {
+        if finished.recv_timeout(HANG) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            waker.wake();
+        }
+    });
+    loop {
+        reactor.wait(None).unwrap();
+        match reactor.next_event() {
+            Some(Event::Received { bytes, .. }) => break assert_eq!(&bytes[..], b"6"),
+            Some(other) => panic!("{other:?}"),
+            None => {}
+        }
+    }
 }

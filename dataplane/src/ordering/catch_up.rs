@@ -1,0 +1,219 @@
+//! Nobody is left behind: statuses, DECIDED and missing bodies.
+
+use std::sync::Arc;
+
+use super::batch::Batch;
+use super::{CATCH_UP_PAGE, Effect, Ordering, Outgoing, To};
+use crate::types::{Digest, Now, ReplicaId, Sequence};
+use crate::wire::limits::MAX_STATUS_SLOTS;
+use crate::wire::message::{ArchivedDecided, ArchivedStatus, OpenSlot, Status};
+
+/// Bodies asked for at once; each may have up to a batch's bytes.
+const FETCHES_AT_ONCE: usize = 16;
+
+/// A body that was asked for and did not come is asked for elsewhere after so long, us.
+const FETCH_AGAIN_US: u64 = 50_000;
+
+impl Ordering {
+    fn status(&self, ask: bool) -> Status {
+        let open = self.slots.range(self.executed + 1..).take(MAX_STATUS_SLOTS).map(|(sequence, slot)| OpenSlot {
+            sequence: *sequence,
+            proposed: slot.has_own_q() || slot.proposal.is_some(),
+            prepares: slot.prepare_bits(),
+            commits: slot.commit_bits(),
+        });
+        Status { view: self.view, low: self.executed, executed: self.executed, ask, open: open.collect() }
+    }
+
+    /// Statuses that are due: to all when the time has come, else to whom one is owed.
+    pub(super) fn send_status(&mut self, now: Now) {
+        let owed = std::mem::take(&mut self.status_to);
+        if now.mono_us >= self.status_at_us {
+            let busy = self.slots.range(self.executed + 1..).next().is_some() || self.is_behind();
+            let pause = if busy { self.timing.busy_status_us } else { self.timing.idle_status_us };
+            self.status_at_us = now.mono_us + pause;
+            let status = self.status(false);
+            self.send(To::All, Outgoing::Status(status));
+            if owed == 0 {
+                return;
+            }
+        }
+        let me = self.me;
+        for peer in self.agreed.size.replicas().filter(|peer| owed & (1 << peer.0) != 0 && *peer != me) {
+            let status = self.status(true);
+            self.send(To::One(peer), Outgoing::Status(status));
+        }
+        // Something opened since an idle status was planned: its votes may get lost, so look again soon.
+        let soon = now.mono_us + self.timing.busy_status_us;
+        if self.status_at_us > soon && self.slots.range(self.executed + 1..).next().is_some() {
+            self.status_at_us = soon;
+        }
+    }
+
+    /// Whether f+1 peers say that they executed more.
+    fn is_behind(&self) -> bool {
+        let ahead = self.peers.iter().filter(|peer| peer.executed > self.executed).count();
+        ahead >= self.agreed.size.one_correct()
+    }
+
+    pub(super) fn take_status(&mut self, from: ReplicaId, status: &ArchivedStatus) {
+        let executed = status.executed.to_native();
+        // A replica that lost its log may tell less than before, so this is no maximum.
+        self.peers[from.index()].executed = executed;
+        if status.ask {
+            let own = self.status(false);
+            self.send(To::One(from), Outgoing::Status(own));
+        }
+        if executed < self.executed {
+            self.send_decided(from, executed + 1);
+        }
+        self.send_again(from, status);
+    }
+
+    /// Own votes and proposals that a peer lacks.
+    fn send_again(&mut self, from: ReplicaId, status: &ArchivedStatus) {
+        let me = 1u32 << self.me.0;
+        let mut listed = status.open.iter().peekable();
+        let (mut proposals, mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let first = status.executed.to_native().saturating_add(1);
+        for (&sequence, slot) in self.slots.range(first..).take(MAX_STATUS_SLOTS) {
+            while listed.next_if(|open| open.sequence.to_native() < sequence).is_some() {}
+            let (proposed, has_prepare, has_commit) = match listed.peek() {
+                Some(open) if open.sequence.to_native() == sequence => {
+                    (open.proposed, open.prepares.to_native() & me != 0, open.commits.to_native() & me != 0)
+                }
+                _ => (false, false, false),
+            };
+            if !proposed && self.leader() == self.me {
+                proposals.extend(slot.own_proposal.clone());
+            }
+            if !has_prepare {
+                prepares.extend(slot.prepare_vote());
+            }
+            if !has_commit {
+                match slot.commit_vote() {
+                    Some(vote) => commits.push(vote),
+                    None if slot.decided.is_some() => wanted.push(sequence),
+                    None => {}
+                }
+            }
+        }
+        for proposal in proposals {
+            self.send(To::One(from), Outgoing::PrePrepare(proposal));
+        }
+        if !prepares.is_empty() {
+            self.send(To::One(from), Outgoing::Prepare(prepares));
+        }
+        if !commits.is_empty() {
+            self.send(To::One(from), Outgoing::Commit(commits));
+        }
+        for sequence in wanted {
+            self.want_commit(sequence);
+        }
+    }
+
+    /// A page of decisions from `first` on: from memory, or from the log where they are older.
+    fn send_decided(&mut self, to: ReplicaId, first: Sequence) {
+        let last = self.executed.min(first.saturating_add(CATCH_UP_PAGE - 1));
+        let page: Vec<_> =
+            self.slots.range(first..=last).filter_map(|(sequence, slot)| Some((*sequence, slot.decided?))).collect();
+        if page.first().is_some_and(|(sequence, _)| *sequence == first) {
+            self.send(To::One(to), Outgoing::Decided(page));
+        } else {
+            self.effects.push_back(Effect::SupplyDecided(to, first));
+        }
+    }
+
+    pub(super) fn take_decided(&mut self, from: ReplicaId, message: &ArchivedDecided, now: Now) {
+        for item in message.decided.iter() {
+            let (sequence, digest) = (item.sequence.to_native(), Digest(item.digest));
+            if !self.in_range(sequence) {
+                continue;
+            }
+            let one_correct = self.agreed.size.one_correct();
+            let slot = self.slot(sequence);
+            slot.told[from.index()] = Some(digest);
+            if slot.decided.is_some() {
+                continue;
+            }
+            if let Some(digest) = slot.told_decided(one_correct) {
+                if slot.batch.as_ref().is_none_or(|batch| batch.digest() != digest) {
+                    slot.fetch_at_us = Some(now.mono_us);
+                    slot.fetches = 0;
+                }
+                self.decided_told += 1;
+                self.decide(sequence, digest);
+            }
+        }
+        self.ask_for_more();
+    }
+
+    /// A replica that is behind and has used up what it was told tells its peers where it stands, and gets the next page.
+    fn ask_for_more(&mut self) {
+        let pending = self.slots.get(&(self.executed + 1)).is_some_and(|slot| slot.decided.is_some());
+        if !pending && self.is_behind() {
+            self.status_at_us = 0;
+        }
+    }
+
+    pub(super) fn take_batch(&mut self, sequence: Sequence, batch: Arc<Batch>, now: Now) {
+        let Some(slot) = self.slots.get_mut(&sequence) else { return };
+        if slot.wants(batch.digest()).is_none() {
+            return;
+        }
+        slot.batch = Some(batch);
+        slot.fetch_at_us = None;
+        self.execute_decided(true);
+        self.accept_proposals(now);
+        self.ask_for_more();
+    }
+
+    pub(super) fn supply(&mut self, to: ReplicaId, sequence: Sequence, digest: Digest) {
+        let in_memory =
+            self.slots.get(&sequence).and_then(|slot| slot.batch.clone()).filter(|batch| batch.digest() == digest);
+        match in_memory {
+            Some(batch) => self.effects.push_back(Effect::SupplyBatch(to, sequence, batch)),
+            None if sequence <= self.executed => {
+                self.effects.push_back(Effect::SupplyLoggedBatch(to, sequence, digest));
+            }
+            None => {}
+        }
+    }
+
+    /// Slots that lack a body, the lowest first, as many as are asked for at once.
+    fn lacking(&self) -> impl Iterator<Item = (Sequence, u64)> + '_ {
+        let slots = self.slots.range(self.executed + 1..);
+        slots.filter_map(|(sequence, slot)| Some((*sequence, slot.fetch_at_us?))).take(FETCHES_AT_ONCE)
+    }
+
+    pub(super) fn fetch_deadline_us(&self) -> Option<u64> {
+        self.lacking().map(|(_, at)| at).min()
+    }
+
+    pub(super) fn fetch_missing(&mut self, now: Now) {
+        let due: Vec<_> = self.lacking().filter(|(_, at)| *at <= now.mono_us).map(|(sequence, _)| sequence).collect();
+        for sequence in due {
+            let (leader, me) = (self.leader(), self.me);
+            let Some(slot) = self.slots.get_mut(&sequence) else { continue };
+            let Some(digest) = slot.lacks() else {
+                slot.fetch_at_us = None;
+                continue;
+            };
+            slot.fetch_at_us = Some(now.mono_us + FETCH_AGAIN_US);
+            let attempt = slot.fetches;
+            slot.fetches = attempt.saturating_add(1);
+            // A decided body: one voucher after the other. A proposed one: the leader, then everybody.
+            let vouchers: Vec<ReplicaId> = (0u8..)
+                .zip(&slot.told)
+                .filter(|(index, told)| **told == Some(digest) && *index != me.0)
+                .map(|(index, _)| ReplicaId(index))
+                .collect();
+            let to = match vouchers.get((attempt as usize + sequence as usize) % vouchers.len().max(1)) {
+                Some(voucher) if slot.decided.is_some() => To::One(*voucher),
+                _ if attempt == 0 && leader != me => To::One(leader),
+                _ => To::All,
+            };
+            self.send(to, Outgoing::FetchBatch(sequence, digest));
+        }
+    }
+}

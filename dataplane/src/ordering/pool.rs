@@ -1,0 +1,148 @@
+//! Bundles that wait to be ordered: bounded in bytes, shared fairly among identities.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::types::{Code, Digest, PublicKey};
+use crate::wire::bundle::Bundle;
+
+/// Memory that a waiting bundle takes beside its bytes: its struct, its index of requests, its places in the tables.
+const BUNDLE_OVERHEAD: usize = 512;
+
+#[derive(Debug)]
+struct Pooled {
+    bundle: Arc<Bundle>,
+    /// Whether an open proposal holds it, so that the leader does not propose it again.
+    proposed: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pool {
+    limit: usize,
+    bytes: usize,
+    bundles: BTreeMap<Digest, Pooled>,
+    shares: BTreeMap<PublicKey, usize>,
+    /// In order of arrival, with the time, us; what was removed is skipped.
+    arrived: VecDeque<(u64, Digest)>,
+    /// What the leader has not proposed, in order of arrival; what was removed is skipped.
+    unproposed: VecDeque<Digest>,
+}
+
+impl Pool {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            bytes: 0,
+            bundles: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            arrived: VecDeque::new(),
+            unproposed: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bundles.len()
+    }
+
+    /// Keeps a bundle; one that is there already is there once.
+    ///
+    /// An identity may use the pool's bytes divided by the number of identities that use it, itself counted twice: so some
+    /// room is left for the next one, and who fills the pool is the first to be refused.
+    pub(super) fn insert(&mut self, bundle: Arc<Bundle>, now_us: u64) -> Result<(), Code> {
+        let digest = bundle.digest();
+        if self.bundles.contains_key(&digest) {
+            return Ok(());
+        }
+        let cost = bundle.size() + BUNDLE_OVERHEAD;
+        let used = self.shares.get(bundle.key()).copied().unwrap_or(0);
+        let users = self.shares.len() + usize::from(used == 0);
+        if used + cost > self.limit / (users + 1) || self.bytes + cost > self.limit {
+            return Err(Code::OVERLOADED);
+        }
+        self.shares.insert(*bundle.key(), used + cost);
+        self.bytes += cost;
+        self.bundles.insert(digest, Pooled { bundle, proposed: false });
+        self.arrived.push_back((now_us, digest));
+        self.unproposed.push_back(digest);
+        Ok(())
+    }
+
+    pub(super) fn get(&self, digest: &Digest) -> Option<&Arc<Bundle>> {
+        self.bundles.get(digest).map(|pooled| &pooled.bundle)
+    }
+
+    pub(super) fn remove(&mut self, digest: &Digest) {
+        let Some(pooled) = self.bundles.remove(digest) else { return };
+        let cost = pooled.bundle.size() + BUNDLE_OVERHEAD;
+        self.bytes -= cost;
+        if let Some(share) = self.shares.get_mut(pooled.bundle.key()) {
+            *share -= cost;
+            if *share == 0 {
+                self.shares.remove(pooled.bundle.key());
+            }
+        }
+        // The queues hold digests of what is gone; they are cut back here so that they stay as short as the pool.
+        if self.arrived.len() > 2 * self.bundles.len() + 64 {
+            self.arrived.retain(|(_, digest)| self.bundles.contains_key(digest));
+        }
+        if self.unproposed.len() > 2 * self.bundles.len() + 64 {
+            self.unproposed.retain(|digest| self.bundles.contains_key(digest));
+        }
+    }
+
+    /// A proposal holds the bundle: it is not proposed again.
+    pub(super) fn mark_proposed(&mut self, digest: &Digest) {
+        if let Some(pooled) = self.bundles.get_mut(digest) {
+            pooled.proposed = true;
+        }
+    }
+
+    /// Takes what the leader proposes next, within the limits; nothing where nothing waits.
+    pub(super) fn take(&mut self, max_bytes: usize, max_bundles: usize) -> Vec<Arc<Bundle>> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(digest) = self.unproposed.front() {
+            let Some(pooled) = self.bundles.get_mut(digest).filter(|pooled| !pooled.proposed) else {
+                self.unproposed.pop_front();
+                continue;
+            };
+            let size = pooled.bundle.size();
+            if !taken.is_empty() && (bytes + size > max_bytes || taken.len() >= max_bundles) {
+                break;
+            }
+            bytes += size;
+            pooled.proposed = true;
+            taken.push(Arc::clone(&pooled.bundle));
+            self.unproposed.pop_front();
+        }
+        taken
+    }
+
+    /// Whether the leader has something to propose.
+    pub(super) fn has_unproposed(&mut self) -> bool {
+        while let Some(digest) = self.unproposed.front() {
+            if self.bundles.get(digest).is_some_and(|pooled| !pooled.proposed) {
+                return true;
+            }
+            self.unproposed.pop_front();
+        }
+        false
+    }
+
+    /// Drops what came more than `age_us` ago and stands in no proposal.
+    pub(super) fn expire(&mut self, now_us: u64, age_us: u64) {
+        while let Some((at, digest)) = self.arrived.front().copied() {
+            let proposed = self.bundles.get(&digest).map(|pooled| pooled.proposed);
+            if proposed.is_some() && at.saturating_add(age_us) > now_us {
+                return;
+            }
+            self.arrived.pop_front();
+            match proposed {
+                // It is released when its batch is executed; looked at again an age later.
+                Some(true) => self.arrived.push_back((now_us, digest)),
+                Some(false) => self.remove(&digest),
+                None => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What a replica knows of one sequence.
+
+use std::sync::Arc;
+
+use super::Wanted;
+use super::batch::Batch;
+use super::record::{DurableProposal, DurableVote, Phase, Record};
+use crate::log::Durable;
+use crate::types::{Digest, ReplicaId, TimeMs, View};
+
+/// A proposal of the present view, whose bundles may not be here yet.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Proposal {
+    pub(super) digest: Digest,
+    pub(super) time_ms: TimeMs,
+    pub(super) bundles: Vec<Digest>,
+    /// So many of the first bundles were found in the pool: assembling goes on there.
+    pub(super) found: usize,
+}
+
+/// How far a record of the own log is.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Own<T> {
+    #[default]
+    None,
+    Staged,
+    Durable(T),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) proposal: Option<Proposal>,
+    /// The body of the accepted proposal or of the decided digest; released on execution.
+    pub(super) batch: Option<Arc<Batch>>,
+    /// The body stands in the log as Learned.
+    pub(super) body_logged: bool,
+    /// Own Q.
+    pub(super) q: Own<DurableVote>,
+    /// Own Q as a proposal, for the leader to send again; released on execution.
+    pub(super) own_proposal: Option<DurableProposal>,
+    /// Own P.
+    pub(super) p: Own<DurableVote>,
+    /// PREPAREs of the present view by replica.
+    pub(super) prepares: Vec<Option<Digest>>,
+    /// The latest COMMIT by replica.
+    pub(super) commits: Vec<Option<(View, Digest)>>,
+    /// DECIDED by replica.
+    pub(super) told: Vec<Option<Digest>>,
+    pub(super) decided: Option<Digest>,
+    pub(super) executed: bool,
+    /// A missing body is asked for at this time, us; how often it was asked for.
+    pub(super) fetch_at_us: Option<u64>,
+    pub(super) fetches: u32,
+}
+
+impl Slot {
+    pub(super) fn new(n: usize) -> Self {
+        Self {
+            proposal: None,
+            batch: None,
+            body_logged: false,
+            q: Own::None,
+            own_proposal: None,
+            p: Own::None,
+            prepares: vec![None; n],
+            commits: vec![None; n],
+            told: vec![None; n],
+            decided: None,
+            executed: false,
+            fetch_at_us: None,
+            fetches: 0,
+        }
+    }
+
+    /// Own Q became durable, or was read from the log.
+    pub(super) fn own_q(&mut self, record: &Durable<Record>) {
+        if let Some(vote) = DurableVote::of(record).filter(|vote| vote.phase() == Phase::Prepare) {
+            self.q = Own::Durable(vote);
+            self.own_proposal = DurableProposal::of(record);
+        }
+    }
+
+    /// Own P became durable, or was read from the log.
+    pub(super) fn own_p(&mut self, record: &Durable<Record>) {
+        if let Some(vote) = DurableVote::of(record).filter(|vote| vote.phase() == Phase::Commit) {
+            self.p = Own::Durable(vote);
+        }
+    }
+
+    pub(super) fn has_own_q(&self) -> bool {
+        !matches!(self.q, Own::None)
+    }
+
+    pub(super) fn own_q_digest(&self) -> Option<Digest> {
+        match &self.q {
+            Own::Durable(vote) => Some(vote.digest()),
+            Own::None | Own::Staged => None,
+        }
+    }
+
+    /// The durable PREPARE, to send again.
+    pub(super) fn prepare_vote(&self) -> Option<DurableVote> {
+        match &self.q {
+            Own::Durable(vote) => Some(*vote),
+            Own::None | Own::Staged => None,
+        }
+    }
+
+    /// The durable COMMIT, to send again.
+    pub(super) fn commit_vote(&self) -> Option<DurableVote> {
+        match &self.p {
+            Own::Durable(vote) => Some(*vote),
+            Own::None | Own::Staged => None,
+        }
+    }
+
+    /// Counts the own COMMIT among the others, after a restart.
+    pub(super) fn count_own_commit(&mut self, me: ReplicaId) {
+        if let Own::Durable(vote) = &self.p {
+            self.commits[me.index()] = Some((vote.view(), vote.digest()));
+        }
+    }
+
+    /// Replicas whose PREPARE for `digest` is here.
+    pub(super) fn prepared_by(&self, digest: &Digest) -> usize {
+        self.prepares.iter().filter(|vote| vote.as_ref() == Some(digest)).count()
+    }
+
+    /// Replicas whose PREPARE is here, a bit each.
+    pub(super) fn prepare_bits(&self) -> u32 {
+        bits(self.prepares.iter().map(Option::is_some))
+    }
+
+    /// Replicas whose COMMIT is here, a bit each.
+    pub(super) fn commit_bits(&self) -> u32 {
+        bits(self.commits.iter().map(Option::is_some))
+    }
+
+    /// A digest that `quorum` replicas COMMITted in one view.
+    pub(super) fn committed(&self, quorum: usize) -> Option<Digest> {
+        most(&self.commits, quorum).map(|(_, digest)| digest)
+    }
+
+    /// A digest that `one_correct` replicas say is decided.
+    pub(super) fn told_decided(&self, one_correct: usize) -> Option<Digest> {
+        most(&self.told, one_correct)
+    }
+
+    /// The digest whose body is lacking: the decided one, else the proposed one.
+    pub(super) fn lacks(&self) -> Option<Digest> {
+        if self.executed {
+            return None;
+        }
+        let wanted = self.decided.or_else(|| {
+            let undecided = self.proposal.as_ref().filter(|_| !self.has_own_q());
+            undecided.map(|proposal| proposal.digest)
+        })?;
+        let here = self.batch.as_ref().is_some_and(|batch| batch.digest() == wanted);
+        (!here).then_some(wanted)
+    }
+
+    pub(super) fn wants(&self, digest: Digest) -> Option<Wanted> {
+        if self.lacks() != Some(digest) {
+            return None;
+        }
+        Some(if self.decided == Some(digest) { Wanted::Decided } else { Wanted::Proposed })
+    }
+}
+
+/// The value that at least `enough` of the votes name.
+fn most<T: PartialEq + Copy>(votes: &[Option<T>], enough: usize) -> Option<T> {
+    // At most 32 votes: counting pairs is cheaper than any table.
+    votes.iter().flatten().find(|vote| votes.iter().flatten().filter(|other| other == vote).count() >= enough).copied()
+}
+
+fn bits(flags: impl Iterator<Item = bool>) -> u32 {
+    flags.enumerate().fold(0, |bits, (index, set)| if set { bits | (1 << index) } else { bits })
+}

@@ -1,0 +1,423 @@
+//! The node: rounds, effects and the log.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::clients::{Parked, Pending};
+use super::counters::Counters;
+use crate::crypto::link::Fault;
+use crate::crypto::session::SessionError;
+use crate::execution::{Executed, Execution, ExecutionError};
+use crate::history::store::{EntryStore, StoreError};
+use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
+use crate::ordering::record::Record;
+use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
+use crate::state::Application;
+use crate::types::{Digest, Now, ReplicaId};
+use crate::wire::frame::Kind;
+use crate::wire::message::{self, PrePrepare, Vote, Votes};
+
+/// A client's connection, as the shell numbers them; never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClientId(pub u64);
+
+/// What only the process knows and a status tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HostStatus {
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+    /// Anonymous resident memory, bytes.
+    pub anonymous_bytes: u64,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// What a node needs from the world around it: links, and a disk that writes for the log.
+pub trait Shell<D: Device> {
+    /// Sends a message to a replica; it may get lost.
+    fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]);
+
+    /// Sends a message to a client; it may get lost.
+    fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]);
+
+    /// Starts the log's next write if there is one; [`Node::log_completed`] follows.
+    ///
+    /// # Errors
+    /// The log's end.
+    fn start_write(&mut self, log: &mut Log<Record, D>) -> Result<(), LogError>;
+
+    /// What a status tells of the process.
+    fn host(&self) -> HostStatus;
+}
+
+/// Why a node ends. Nothing it could still say may be trusted, so the process ends with it.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// A record was refused by the log.
+    #[error("the log refuses a record: {0}")]
+    Append(AppendError),
+    /// Execution failed.
+    #[error(transparent)]
+    Execution(#[from] ExecutionError),
+    /// The history failed.
+    #[error(transparent)]
+    History(#[from] StoreError),
+}
+
+/// What a node is told at start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// This replica.
+    pub me: ReplicaId,
+    /// The cluster's name, which every bundle carries.
+    pub origin: String,
+    /// The genesis hash, bound into the log.
+    pub genesis: Digest,
+    /// What the epoch agrees on.
+    pub agreed: Agreed,
+    /// Local timing and resources.
+    pub timing: Timing,
+    /// Bytes of a log segment.
+    pub segment_bytes: u32,
+    /// How long staged decisions may wait for another record to be written with, us.
+    pub idle_write_us: u64,
+}
+
+/// What a start found in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recovery {
+    /// There was no log: a new replica.
+    pub fresh: bool,
+    /// Records read.
+    pub records: u64,
+    /// Bytes of a torn tail that were dropped.
+    pub torn_bytes: u64,
+    /// Highest sequence executed from the log.
+    pub executed: u64,
+}
+
+/// A replica without its sockets. See the module doc of [`crate::replica`].
+pub struct Node<A: Application, S: EntryStore, D: Device> {
+    pub(super) config: NodeConfig,
+    pub(super) ordering: Ordering,
+    pub(super) log: Log<Record, D>,
+    pub(super) execution: Execution<A, S>,
+    /// Records that the log had no room for yet, in order.
+    backlog: VecDeque<Record>,
+    /// The last record that something waits for.
+    urgent: Lsn,
+    /// When something was staged that nothing waits for, us.
+    lazy_since_us: Option<u64>,
+    /// Bundles whose signatures are to be checked at the end of the round.
+    pub(super) pending: Vec<Pending>,
+    /// Where the reply to a bundle goes.
+    pub(super) routes: BTreeMap<Digest, ClientId>,
+    pub(super) parked: Vec<Parked>,
+    pub(super) counters: Counters,
+    executed: Executed,
+    pub(super) body: Vec<u8>,
+    pub(super) links: u32,
+}
+
+impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
+    /// Reads the log, executes what it says is decided, and is ready to go on.
+    ///
+    /// # Errors
+    /// Damage, another cluster's directory, a version that this program does not know: nothing was overwritten.
+    pub fn recover(
+        config: NodeConfig,
+        execution: Execution<A, S>,
+        device: D,
+        now: Now,
+    ) -> Result<(Self, Recovery), NodeError> {
+        let mut replay = Replay {
+            ordering: Ordering::new(config.me, config.agreed, config.timing),
+            execution,
+            executed: Executed::default(),
+            failed: None,
+        };
+        let recovered = log::recover(device, config.genesis, config.segment_bytes, |record| replay.record(&record))?;
+        let Replay { mut ordering, mut execution, executed, failed } = replay;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        execution.flush()?;
+        ordering.start(now);
+        let found = Recovery {
+            fresh: recovered.fresh,
+            records: recovered.records,
+            torn_bytes: recovered.torn_bytes,
+            executed: ordering.executed(),
+        };
+        let node = Self {
+            config,
+            ordering,
+            log: recovered.log,
+            execution,
+            backlog: VecDeque::new(),
+            urgent: Lsn::default(),
+            lazy_since_us: None,
+            pending: Vec::new(),
+            routes: BTreeMap::new(),
+            parked: Vec::new(),
+            counters: Counters::default(),
+            executed,
+            body: Vec::new(),
+            links: 0,
+        };
+        Ok((node, found))
+    }
+
+    /// The link to a peer came up or went down.
+    pub fn on_link(&mut self, peer: ReplicaId, up: bool) {
+        let bit = 1 << peer.0;
+        self.links = if up { self.links | bit } else { self.links & !bit };
+        self.ordering.on_link(peer, up);
+    }
+
+    /// The log's write completed: the bytes written, or the error number.
+    ///
+    /// # Errors
+    /// A failed or short write is the end of this process: what is on the disk is not known any more.
+    pub fn log_completed(&mut self, result: Result<usize, i32>, now: Now) -> Result<(), NodeError> {
+        self.log.completed(result)?;
+        self.published(now)
+    }
+
+    /// As [`Node::log_completed`], for a shell whose device carries out writes itself.
+    ///
+    /// # Errors
+    /// As [`Node::log_completed`].
+    pub fn log_finish(&mut self, now: Now) -> Result<(), NodeError> {
+        self.log.finish()?;
+        self.published(now)
+    }
+
+    fn published(&mut self, now: Now) -> Result<(), NodeError> {
+        for record in self.log.drain_durable() {
+            self.ordering.synced(&record, now);
+        }
+        while let Some(record) = self.backlog.pop_front() {
+            if !self.stage(record)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a round: verifies, orders, executes, answers, and starts the log's next write.
+    ///
+    /// # Errors
+    /// The node's end.
+    pub fn turn(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        self.verify_pending(now, shell);
+        self.carry_out(now, shell)?;
+        self.ordering.flush(now);
+        self.carry_out(now, shell)?;
+        self.execution.flush()?;
+        self.answer_parked(now, shell);
+        self.prune_routes();
+        let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
+        // A full buffer must go before there is room, whether or not somebody waits for what is in it.
+        if self.log.durable() < self.urgent || idle || !self.backlog.is_empty() {
+            shell.start_write(&mut self.log)?;
+            self.lazy_since_us = None;
+        }
+        Ok(())
+    }
+
+    /// When [`Node::turn`] is due even if nothing happens, us.
+    pub fn next_deadline_us(&self) -> u64 {
+        let idle_write = self.lazy_since_us.map(|since| since + self.config.idle_write_us);
+        let parked = self.parked.iter().map(|parked| parked.until_us).min();
+        let deadlines = [Some(self.ordering.next_deadline_us()), idle_write, parked];
+        deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    fn carry_out(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        while let Some(effect) = self.ordering.next_effect() {
+            match effect {
+                Effect::Log(record) => self.append(record, now)?,
+                Effect::Send(to, message) => self.send(to, &message, shell),
+                Effect::Execute(sequence, batch) => {
+                    self.execution.execute(sequence, &batch, &mut self.executed)?;
+                    self.reply(shell);
+                }
+                Effect::SupplyBatch(to, sequence, batch) => self.supply_batch(to, sequence, &batch, shell),
+                Effect::SupplyLoggedBatch(to, sequence, digest) => {
+                    self.supply_logged_batch(to, sequence, digest, shell)?;
+                }
+                Effect::SupplyDecided(to, first) => self.supply_decided(to, first, shell)?,
+                Effect::Report(replica, what) => self.counters.misbehaved(replica, &what),
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, record: Record, now: Now) -> Result<(), NodeError> {
+        if !record.is_urgent() {
+            self.lazy_since_us.get_or_insert(now.mono_us);
+        }
+        if self.backlog.is_empty() {
+            self.stage(record).map(drop)
+        } else {
+            self.backlog.push_back(record);
+            Ok(())
+        }
+    }
+
+    /// Stages a record, or keeps it for when the write in flight makes room. The core has at most `2 * window` sequences open,
+    /// which bounds what gathers here.
+    fn stage(&mut self, record: Record) -> Result<bool, NodeError> {
+        let urgent = record.is_urgent();
+        match self.log.append(record) {
+            Ok(lsn) => {
+                if urgent {
+                    self.urgent = lsn;
+                }
+                Ok(true)
+            }
+            Err((record, AppendError::Full)) => {
+                self.backlog.push_front(record);
+                Ok(false)
+            }
+            Err((_, error)) => Err(NodeError::Append(error)),
+        }
+    }
+
+    fn send(&mut self, to: To, outgoing: &Outgoing, shell: &mut impl Shell<D>) {
+        self.body.clear();
+        let kind = encode(outgoing, &mut self.body);
+        match to {
+            To::One(peer) => shell.to_peer(peer, kind, &self.body),
+            To::All => {
+                for peer in self.config.agreed.size.replicas().filter(|peer| *peer != self.config.me) {
+                    shell.to_peer(peer, kind, &self.body);
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, shell: &mut impl Shell<D>) {
+        let mut executed = std::mem::take(&mut self.executed);
+        for settled in executed.bundles.drain(..) {
+            if let Some(client) = self.routes.remove(&settled.bundle) {
+                self.send_settled(client, settled, shell);
+            }
+        }
+        self.executed = executed;
+    }
+
+    /// Syncs all that is staged. For a clean end, where the shell's writes are done and the log's own device takes over.
+    ///
+    /// # Errors
+    /// The log's end.
+    pub fn flush_log(&mut self) -> Result<(), NodeError> {
+        self.log.flush()?;
+        self.execution.flush()?;
+        Ok(())
+    }
+
+    /// The log, for the shell's device and for tests.
+    pub fn log_mut(&mut self) -> &mut Log<Record, D> {
+        &mut self.log
+    }
+
+    /// Ends the node and gives its device back, with nothing that was not durable.
+    pub fn into_device(self) -> D {
+        self.log.into_device()
+    }
+
+    /// The ordering core, for status and for checks.
+    pub fn ordering(&self) -> &Ordering {
+        &self.ordering
+    }
+
+    /// The execution, for status and for checks.
+    pub fn execution_mut(&mut self) -> &mut Execution<A, S> {
+        &mut self.execution
+    }
+
+    /// A connection ended over what its peer sent.
+    pub(super) fn count_link_error(&mut self, error: &SessionError) {
+        let fault = match error.fault() {
+            Fault::Malformed => "malformed",
+            Fault::Misbehaving => "misbehaving",
+            Fault::Ours => "ours",
+        };
+        self.counters.add(&format!("links.ended.{fault}"), 1);
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}
+
+/// What the log's reading feeds.
+struct Replay<A: Application, S: EntryStore> {
+    ordering: Ordering,
+    execution: Execution<A, S>,
+    executed: Executed,
+    failed: Option<ExecutionError>,
+}
+
+impl<A: Application, S: EntryStore> Replay<A, S> {
+    fn record(&mut self, record: &Durable<Record>) {
+        self.ordering.replay(record);
+        while let Some(effect) = self.ordering.next_effect() {
+            if let Effect::Execute(sequence, batch) = effect
+                && self.failed.is_none()
+                && let Err(error) = self.execution.execute(sequence, &batch, &mut self.executed)
+            {
+                self.failed = Some(error);
+            }
+        }
+    }
+}
+
+/// The body of a message to a peer, and its kind.
+fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
+    let votes = |votes: &[crate::ordering::record::DurableVote]| Votes {
+        view: votes.first().map_or(0, |vote| vote.view()),
+        votes: votes.iter().map(|vote| Vote { sequence: vote.sequence(), digest: vote.digest().0 }).collect(),
+    };
+    match outgoing {
+        Outgoing::PrePrepare(proposal) => {
+            let batch: &Arc<_> = proposal.batch();
+            let message = PrePrepare {
+                view: proposal.view(),
+                sequence: proposal.sequence(),
+                time_ms: batch.time_ms(),
+                digest: batch.digest().0,
+                bundles: batch.bundles().iter().map(|bundle| bundle.digest().0).collect(),
+            };
+            message::encode(&message, body);
+            Kind::PrePrepare
+        }
+        Outgoing::Prepare(prepares) => {
+            votes(prepares).encode(body);
+            Kind::Prepare
+        }
+        Outgoing::Commit(commits) => {
+            votes(commits).encode(body);
+            Kind::Commit
+        }
+        Outgoing::Decided(decided) => {
+            let decided = decided.iter().map(|(sequence, digest)| Vote { sequence: *sequence, digest: digest.0 });
+            message::encode(&message::Decided { decided: decided.collect() }, body);
+            Kind::Decided
+        }
+        Outgoing::Status(status) => {
+            message::encode(status, body);
+            Kind::Status
+        }
+        Outgoing::FetchBatch(sequence, digest) => {
+            message::encode(&message::FetchBatch { sequence: *sequence, digest: digest.0 }, body);
+            Kind::FetchBatch
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Messages from replicas.
+
+use std::sync::Arc;
+
+use super::node::Node;
+use crate::crypto::verify::BatchVerifier;
+use crate::history::store::EntryStore;
+use crate::log::Device;
+use crate::ordering::Wanted;
+use crate::ordering::batch::Batch;
+use crate::state::Application;
+use crate::types::{Digest, Now, ReplicaId};
+use crate::wire::bundle::Bundle;
+use crate::wire::error::{FrameError, Malformed, Misbehaviour};
+use crate::wire::frame::Kind;
+use crate::wire::message::{self, ArchivedBatch, Decided, FetchBatch, PrePrepare, Status, Votes};
+
+impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
+    /// A message from a replica, opened and authenticated as coming from it.
+    ///
+    /// # Errors
+    /// Malformed or misbehaving: counted here; the shell closes the link over what is malformed.
+    pub fn on_peer(&mut self, from: ReplicaId, kind: Kind, body: &[u8], now: Now) -> Result<(), FrameError> {
+        let result = self.peer_message(from, kind, body, now);
+        if let Err(error) = &result {
+            self.counters.bad_frame("replica", kind, error);
+            if let FrameError::Misbehaving(what) = error {
+                self.counters.misbehaved(from, what);
+            }
+        }
+        result
+    }
+
+    fn peer_message(&mut self, from: ReplicaId, kind: Kind, body: &[u8], now: Now) -> Result<(), FrameError> {
+        // A link's key names a member, so this holds for every authenticated peer; asked all the same.
+        if from.index() >= self.config.agreed.size.n() || from == self.config.me {
+            return Err(Malformed::Direction("a message of this replica").into());
+        }
+        match kind {
+            Kind::PrePrepare => self.ordering.on_pre_prepare(from, message::access::<PrePrepare>(body)?, now),
+            Kind::Prepare => self.ordering.on_prepares(from, Votes::access(body)?),
+            Kind::Commit => self.ordering.on_commits(from, Votes::access(body)?),
+            Kind::Decided => self.ordering.on_decided(from, message::access::<Decided>(body)?, now),
+            Kind::Status => self.ordering.on_status(from, message::access::<Status>(body)?),
+            Kind::FetchBatch => {
+                let fetch = message::access::<FetchBatch>(body)?;
+                self.ordering.on_fetch(from, fetch.sequence.to_native(), Digest(fetch.digest));
+            }
+            Kind::Batch => self.peer_batch(message::access::<message::Batch>(body)?, now)?,
+            _ => return Err(Malformed::Direction("this kind of frame").into()),
+        }
+        Ok(())
+    }
+
+    /// A body: dropped unless it is wanted, then held against its digest, and unless f+1 vouched for it every bundle is
+    /// verified like one from a client.
+    fn peer_batch(&mut self, message: &ArchivedBatch, now: Now) -> Result<(), FrameError> {
+        let (sequence, digest) = (message.sequence.to_native(), Digest(message.digest));
+        let Some(wanted) = self.ordering.wants(sequence, digest) else { return Ok(()) };
+        let mut bundles = Vec::with_capacity(message.bundles.len());
+        for bundle in message.bundles.iter() {
+            let requests: Vec<&[u8]> = bundle.requests.iter().map(|request| request.as_slice()).collect();
+            let bundle = Bundle::parse(&bundle.cose, requests.into_iter(), &self.config.origin)
+                .map_err(|_| Misbehaviour::BadBundle { sequence })?;
+            bundles.push(Arc::new(bundle));
+        }
+        let batch = Batch::new(message.time_ms.to_native(), bundles);
+        if batch.digest() != digest {
+            return Err(Misbehaviour::WrongDigest { sequence }.into());
+        }
+        if wanted == Wanted::Proposed && !self.may_be_voted(&batch) {
+            return Err(Misbehaviour::BadBundle { sequence }.into());
+        }
+        self.ordering.on_batch(sequence, Arc::new(batch), now);
+        Ok(())
+    }
+
+    fn may_be_voted(&self, batch: &Batch) -> bool {
+        let mut verifier = BatchVerifier::with_capacity(batch.bundles().len());
+        for bundle in batch.bundles() {
+            if self.execution.check(bundle).is_err() {
+                return false;
+            }
+            verifier.push(bundle.key(), &bundle.signed_bytes(), bundle.signature(), ());
+        }
+        verifier.verify().all(|((), valid)| valid)
+    }
+}

@@ -1,0 +1,349 @@
+//! The process around a node: one thread, one io_uring, real sockets and files.
+//!
+//! # Placement `shared`
+//! Everything runs on one thread to completion and sleeps in one io_uring wait that covers sockets, the log's writes and
+//! signals. A round takes what completed, feeds the node, ends with [`Node::turn`], queues what is to be sent and starts the
+//! log's write; the next wait hands all of it to the kernel with one system call.
+//!
+//! # Links
+//! Of two replicas the one with the higher index dials, with back-off; the link serves both directions. A second link of the
+//! same peer replaces the first: the peer knows best that the first is dead. Clients dial every replica. Whoever connects has
+//! [`handshake_timeout_ms`](crate::cluster::settings::NetConfig) to prove a key that the cluster file names.
+//!
+//! # The end
+//! SIGTERM and SIGINT: no more connections, what is staged is written, then the process ends with success. A failed write or
+//! sync ends it with an error; it restarts, reads what is really on the disk, and goes on from there.
+
+use std::net::ToSocketAddrs as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::links::{Links, Outbox};
+use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
+use crate::cluster::settings::LogDevice;
+use crate::cluster::{ConfigError, ReplicaSetup};
+use crate::crypto::link::LinkError;
+use crate::execution::{Execution, ExecutionError, Genesis};
+use crate::history::store::{FileStore, StoreError};
+use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
+use crate::net::{Event, NetError, Reactor, ReactorConfig};
+use crate::ordering::record::Record;
+use crate::ordering::{Agreed, Timing};
+use crate::state::Application;
+use crate::types::{Now, ReplicaId};
+use crate::wire::frame::Kind;
+
+/// How long a clean end may take before what is left is given up: the log is safe all the same.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long staged decisions may wait for another record to be written with.
+const IDLE_WRITE_US: u64 = 1_000_000;
+
+/// Why a replica did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The transport.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The log could not be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The history could not be opened.
+    #[error(transparent)]
+    History(#[from] StoreError),
+    /// The genesis cannot be executed.
+    #[error(transparent)]
+    Execution(#[from] ExecutionError),
+    /// The node ended.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The link key cannot be used.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// An address that names nothing.
+    #[error("{what} {address}: {reason}; name a host and a port such as 127.0.0.1:7450")]
+    Address {
+        /// Whose.
+        what: &'static str,
+        /// The address.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Runs a replica until it is told to end.
+///
+/// # Errors
+/// Whatever keeps it from starting or going on; each says what to do.
+pub fn run<A: Application>(setup: ReplicaSetup, application: A) -> Result<(), RunError> {
+    if let Some(core) = setup.config.core {
+        let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        if !pinned {
+            report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
+        }
+    }
+    let mut process = Process::start(setup, application)?;
+    process.run()
+}
+
+/// A line for the operator, on standard error.
+pub(super) fn report(line: &str) {
+    eprintln!("{line}");
+}
+
+struct Process<A: Application> {
+    // Dropped first: it waits for the kernel to be done with the log's buffers.
+    reactor: Reactor,
+    node: Node<A, FileStore, FileDevice>,
+    writer: Writer,
+    links: Links,
+    outbox: Outbox,
+    started: Instant,
+    /// A signal asked for the end at this time.
+    ending: Option<Instant>,
+    /// A write is with the reactor.
+    writing: bool,
+}
+
+enum Writer {
+    Reactor(ReactorWriter),
+    /// The device stores and syncs by itself, in [`Shell::start_write`].
+    Device,
+}
+
+/// What the node sees of the process during a turn.
+struct ProcessShell<'a> {
+    outbox: &'a mut Outbox,
+    reactor: &'a mut Reactor,
+    writer: &'a mut Writer,
+    writing: &'a mut bool,
+    /// The device carried a write out.
+    written: bool,
+}
+
+impl Shell<FileDevice> for ProcessShell<'_> {
+    fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
+        self.outbox.to_peer(peer, kind, body);
+    }
+
+    fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
+        self.outbox.to_client(client, kind, body);
+    }
+
+    fn start_write(&mut self, log: &mut Log<Record, FileDevice>) -> Result<(), LogError> {
+        match self.writer {
+            Writer::Reactor(writer) => *self.writing |= writer.start(log, self.reactor)?,
+            Writer::Device => self.written |= log.submit()?,
+        }
+        Ok(())
+    }
+
+    fn host(&self) -> HostStatus {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        HostStatus {
+            resident_bytes: kib("VmRSS:") << 10,
+            anonymous_bytes: kib("RssAnon:") << 10,
+            pid: std::process::id(),
+        }
+    }
+}
+
+impl<A: Application> Process<A> {
+    fn start(setup: ReplicaSetup, application: A) -> Result<Self, RunError> {
+        let started = Instant::now();
+        let ReplicaSetup { config, cluster, keys } = setup;
+        let mut reactor = Reactor::new(&ReactorConfig {
+            max_connections: config.net.max_clients as u32 + 2 * cluster.n() as u32,
+            send_queue_bytes: (config.net.send_queue_kib as usize) << 10,
+            ..ReactorConfig::default()
+        })?;
+        // Before the log's threads start: they inherit that these signals are blocked.
+        reactor.handle_signals(&[libc::SIGTERM, libc::SIGINT])?;
+        let data = config.data.as_path();
+        let method = match config.log.device {
+            LogDevice::Direct => Method::Direct,
+            LogDevice::Mapped => Method::Mapped,
+        };
+        let segment_bytes = (config.log.segment_mib as u32) << 20;
+        let device = FileDevice::open(data, cluster.genesis(), segment_bytes, method)?;
+        if method == Method::Direct && !device.is_direct() {
+            report(&format!(
+                "warning: the file system of {} refuses O_DIRECT: writes pass through the page cache",
+                data.display()
+            ));
+        }
+        let genesis = Genesis::from(&cluster);
+        let store = FileStore::open(&data.join("history"), cluster.genesis())?;
+        let execution = Execution::new(&genesis, application, store)?;
+        let node_config = NodeConfig {
+            me: config.replica,
+            origin: cluster.origin().to_owned(),
+            genesis: cluster.genesis(),
+            agreed: Agreed {
+                size: cluster.size(),
+                window: cluster.settings().window,
+                drift_ms: cluster.settings().drift_ms as i64,
+            },
+            timing: Timing {
+                open_batches: config.local.max_open_batches,
+                busy_status_us: config.local.status_interval_ms * 1_000,
+                ..Timing::default()
+            },
+            segment_bytes,
+            idle_write_us: IDLE_WRITE_US,
+        };
+        let (node, found) = Node::recover(node_config, execution, device, now(started))?;
+        announce_log(data, &found);
+        let mut node = node;
+        let writer = match method {
+            Method::Direct => Writer::Reactor(ReactorWriter::new(node.log_mut(), &mut reactor)?),
+            Method::Mapped => Writer::Device,
+        };
+        let listen = config.listen.to_string();
+        let resolved = listen.to_socket_addrs().map_err(|error| error.to_string());
+        let address = resolved.and_then(|mut all| all.next().ok_or_else(|| "it has no address".to_owned()));
+        let address =
+            address.map_err(|reason| RunError::Address { what: "listen", address: listen.clone(), reason })?;
+        let bound = reactor.listen(address)?;
+        for warning in reactor.warnings() {
+            report(&format!("warning: {warning}"));
+        }
+        report(&format!(
+            "replica {} of {} listens on {bound}; leader of view {} is replica {}",
+            config.replica,
+            cluster.origin(),
+            node.ordering().view(),
+            node.ordering().leader(),
+        ));
+        let links = Links::new(config, cluster, keys.link)?;
+        let outbox = Outbox::default();
+        Ok(Self { reactor, node, writer, links, outbox, started, ending: None, writing: false })
+    }
+
+    fn run(&mut self) -> Result<(), RunError> {
+        loop {
+            let now = now(self.started);
+            self.reactor.wait(Some(self.pause(now)))?;
+            let now = self::now(self.started);
+            while let Some(event) = self.reactor.next_event() {
+                self.event(event, now)?;
+            }
+            self.links.keep_up(&mut self.reactor, now);
+            self.turn(now)?;
+            if self.is_done() {
+                self.node.flush_log()?;
+                report("ended as asked: all that was staged is on disk");
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long nothing may happen before something is due.
+    fn pause(&self, now: Now) -> Duration {
+        let due = self.node.next_deadline_us().min(self.links.next_deadline_us());
+        let pause = Duration::from_micros(due.saturating_sub(now.mono_us));
+        if self.ending.is_some() { pause.min(Duration::from_millis(20)) } else { pause }
+    }
+
+    fn turn(&mut self, now: Now) -> Result<(), RunError> {
+        loop {
+            let (node, mut shell) = self.shell();
+            node.turn(now, &mut shell)?;
+            let written = shell.written;
+            self.links.send(&mut self.reactor, &mut self.outbox);
+            if !written {
+                return Ok(());
+            }
+            self.node.log_finish(now)?;
+        }
+    }
+
+    /// The node, and the rest of the process as it sees it.
+    fn shell(&mut self) -> (&mut Node<A, FileStore, FileDevice>, ProcessShell<'_>) {
+        let shell = ProcessShell {
+            outbox: &mut self.outbox,
+            reactor: &mut self.reactor,
+            writer: &mut self.writer,
+            writing: &mut self.writing,
+            written: false,
+        };
+        (&mut self.node, shell)
+    }
+
+    fn event(&mut self, event: Event, now: Now) -> Result<(), RunError> {
+        match event {
+            Event::Accepted { connection, .. } => self.links.accepted(&mut self.reactor, connection, now),
+            Event::Connected { connection } => self.links.connected(&mut self.reactor, connection),
+            Event::Received { connection, mut bytes } => {
+                let (links, node) = (&mut self.links, &mut self.node);
+                let mut shell = ProcessShell {
+                    outbox: &mut self.outbox,
+                    reactor: &mut self.reactor,
+                    writer: &mut self.writer,
+                    writing: &mut self.writing,
+                    written: false,
+                };
+                links.received(connection, &mut bytes, now, node, &mut shell);
+                drop(bytes);
+                self.links.after_receive(&mut self.reactor, connection, &mut self.node, now);
+                self.links.send(&mut self.reactor, &mut self.outbox);
+            }
+            Event::Closed { connection, reason } => {
+                self.links.closed(connection, &reason.to_string(), &mut self.node, now);
+            }
+            Event::Written { token: LOG_WRITE, result } => {
+                self.writing = false;
+                let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+                self.node.log_completed(result, now)?;
+            }
+            Event::Signal(signal) => {
+                report(&format!("signal {signal}: ending; what is staged is written first"));
+                self.reactor.stop_accepting();
+                self.ending.get_or_insert_with(Instant::now);
+            }
+            Event::Sent { .. } | Event::Written { .. } | Event::Woken => {}
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.ending.is_some_and(|since| !self.writing || since.elapsed() > DRAIN)
+    }
+}
+
+fn announce_log(data: &Path, found: &super::node::Recovery) {
+    if found.fresh {
+        report(&format!("new log in {}", data.display()));
+        return;
+    }
+    let torn = match found.torn_bytes {
+        0 => String::new(),
+        bytes => format!("; dropped {bytes} bytes of a torn tail, none of them acknowledged"),
+    };
+    report(&format!(
+        "log in {}: {} records read, executed up to sequence {}{torn}",
+        data.display(),
+        found.records,
+        found.executed,
+    ));
+}
+
+fn now(started: Instant) -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    Now {
+        mono_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        wall_ms: i64::try_from(wall).unwrap_or(i64::MAX),
+    }
+}
+
+/// Shared with the links: the identity of this process on all of them.
+pub(super) type Identity = Arc<crate::crypto::link::LinkIdentity>;
