@@ -4,5 +4,6 @@
 pub mod bench;
 pub mod cli;
 pub mod demo;
+pub mod local;
 pub mod replica;
 pub mod twin;

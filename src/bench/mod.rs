@@ -12,7 +12,9 @@
 //! operation, and converted to microseconds only when shown.
 
 pub mod floor;
+pub mod load;
 pub mod report;
+pub mod workload;
 
 use hdrhistogram::{CreationError, Histogram};
 

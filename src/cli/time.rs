@@ -29,6 +29,11 @@ pub enum TimeError {
 /// The longest text read as a time; it bounds what an error repeats.
 const MAX_TEXT: usize = 40;
 
+/// What this host's clock says: milliseconds since the Unix epoch.
+pub fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
 /// Nanoseconds since the Unix epoch as RFC 3339 in UTC, with only the digits it needs: `2015-03-31T01:40:00Z`.
 pub fn format_ns(nanoseconds: i64) -> String {
     // An i64 of nanoseconds ends 8,000 years before the dates do.
