@@ -214,6 +214,20 @@ fn a_signature_of_an_earlier_handshake_is_refused() {
     );
 }
 
+/// A signature in the right role and transcript, but for an X25519 key that is not the one of the session.
+#[test]
+fn a_signature_for_another_x25519_key_is_refused() {
+    let key = SecretKey::from_seed(&[1; 32]);
+    let (_, mut b) = pair();
+    let mut attacker = Attacker::new(Role::Initiator);
+    b.read_message(&attacker.write(&[])).unwrap();
+    attacker.read(&written(&mut b));
+    attacker.x25519[0] ^= 1;
+    let payload = attacker.signed_by(&key, Role::Initiator);
+    let error = b.read_message(&attacker.write(&payload)).unwrap_err();
+    assert_eq!(error, LinkError::IdentityForged { claimed: key.public() });
+}
+
 /// With a key of small order anybody's signature holds, so nobody may claim one.
 #[test]
 fn an_identity_of_small_order_is_refused() {

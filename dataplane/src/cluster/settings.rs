@@ -1,0 +1,184 @@
+//! Settings: what each number means, its unit, default and bounds, in one table per section.
+
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+use super::error::{ConfigError, Problem, Source};
+
+/// What a setting is, for comments, help and error messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Its key in the section.
+    pub key: &'static str,
+    /// What it does, one line each.
+    pub doc: &'static [&'static str],
+    /// Used when the key is not there.
+    pub default: u64,
+    /// Smallest permitted value.
+    pub min: u64,
+    /// Largest permitted value.
+    pub max: u64,
+    /// What it counts.
+    pub unit: &'static str,
+}
+
+impl Setting {
+    /// The value in the file, or the default.
+    pub(super) fn read(
+        &self,
+        section: &str,
+        raw: Option<Spanned<Value>>,
+        source: &Source<'_>,
+    ) -> Result<u64, ConfigError> {
+        let Some(raw) = raw else { return Ok(self.default) };
+        let number = raw.as_ref().as_integer().and_then(|number| u64::try_from(number).ok());
+        match number.filter(|number| (self.min..=self.max).contains(number)) {
+            Some(number) => Ok(number),
+            None => {
+                let Self { key, min, max, unit, .. } = *self;
+                let found = match raw.as_ref() {
+                    Value::Array(_) => "an array".to_owned(),
+                    Value::Table(_) => "a table".to_owned(),
+                    plain => plain.to_string().chars().take(MAX_FOUND).collect(),
+                };
+                let key = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+                Err(source.error(raw.span().start, key, Problem::Number { found, unit, min, max }))
+            }
+        }
+    }
+}
+
+/// How much of a wrong value an error message repeats, in characters.
+const MAX_FOUND: usize = 40;
+
+/// Declares a section of a configuration file: a struct with a public field per setting, its defaults, its table of
+/// [`Setting`]s, and the raw form that serde fills.
+macro_rules! settings {
+    (
+        $(#[$meta:meta])* pub struct $name:ident ($raw:ident, $section:literal) {
+            $($(#[doc = $doc:literal])+ $field:ident = $default:expr, $min:literal ..= $max:literal, $unit:literal;)+
+        }
+        $(also { $(#[doc = $extra_doc:literal])+ $extra:ident: $extra_type:ty; })?
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub struct $name {
+            $($(#[doc = $doc])+ pub $field: u64,)+
+            $($(#[doc = $extra_doc])+ pub $extra: $extra_type,)?
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)+ $($extra: Default::default(),)? }
+            }
+        }
+
+        #[derive(Deserialize, Default)]
+        #[serde(deny_unknown_fields, default)]
+        pub(super) struct $raw {
+            $(pub(super) $field: Option<Spanned<Value>>,)+
+            $(pub(super) $extra: $extra_type,)?
+        }
+
+        impl $name {
+            /// The name of the section.
+            pub const SECTION: &str = $section;
+            /// Every number of the section.
+            pub const TABLE: &[Setting] = &[$(Setting {
+                key: stringify!($field),
+                doc: &[$($doc),+],
+                default: $default,
+                min: $min,
+                max: $max,
+                unit: $unit,
+            },)+];
+
+            pub(super) fn read(raw: $raw, source: &Source<'_>) -> Result<Self, ConfigError> {
+                let mut table = Self::TABLE.iter();
+                // The fields below are read in the order of the table, both being in the order of the declaration.
+                let mut next = |value: Option<Spanned<Value>>| match table.next() {
+                    Some(setting) => setting.read($section, value, source),
+                    None => Ok(0),
+                };
+                Ok(Self { $($field: next(raw.$field)?,)+ $($extra: raw.$extra,)? })
+            }
+        }
+    };
+}
+
+settings! {
+    /// What replicas agree on beside the membership. Stands in the cluster file.
+    pub struct Settings (RawSettings, "settings") {
+        /// A checkpoint is taken every so many sequences (K).
+        checkpoint_interval = 1024, 16..=65_536, "sequences";
+        /// So many sequences may be open above the last stable checkpoint; at most checkpoint_interval.
+        window = 256, 1..=4096, "sequences";
+        /// A proposed time may differ from a backup's clock by so much.
+        drift_ms = 5000, 100..=600_000, "milliseconds";
+        /// The store holds at most so many properties.
+        max_properties = 65_536, 256..=16_777_216, "properties";
+        /// A session remembers the replies of so many consecutive requests.
+        session_window = 1024, 16..=65_536, "requests";
+        /// An identity has at most so many open sessions.
+        sessions_per_identity = 1024, 1..=1024, "sessions";
+        /// A session is closed after so much agreed time without a request.
+        session_idle_ms = 3_600_000, 1000..=2_592_000_000, "milliseconds";
+        /// The state root enters the history at least this often while anything changes.
+        state_interval_ms = 10_000, 100..=3_600_000, "milliseconds";
+        /// The bundles of one batch have together at most so many bytes.
+        max_batch_bytes = 1_048_576, 131_072..=4_194_304, "bytes";
+        /// A bundle carries at most so many requests.
+        max_bundle_requests = 256, 1..=256, "requests";
+    }
+}
+
+/// How the tail of the log becomes durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogDevice {
+    /// Aligned writes past the page cache, durable when they return.
+    #[default]
+    Direct,
+    /// Stores into a writable mapping, then a sync.
+    Mapped,
+}
+
+settings! {
+    /// The log of one replica.
+    pub struct LogConfig (RawLog, "log") {
+        /// Size of one segment file, allocated in advance.
+        segment_mib = 64, 1..=1024, "MiB";
+    }
+    also {
+        /// How the tail becomes durable: "direct" or "mapped".
+        device: LogDevice;
+    }
+}
+
+settings! {
+    /// The transport of one replica.
+    pub struct NetConfig (RawNet, "net") {
+        /// So many clients may be connected; one more is turned away.
+        max_clients = 1024, 1..=65_536, "connections";
+        /// What waits to be sent on one connection; a peer that lets it fill up is disconnected.
+        send_queue_kib = 4096, 64..=262_144, "KiB";
+        /// A connection that has not finished its handshake by then is closed.
+        handshake_timeout_ms = 5000, 100..=60_000, "milliseconds";
+        /// First pause before a lost connection is tried again; it doubles with each failure.
+        reconnect_min_ms = 20, 1..=10_000, "milliseconds";
+        /// Longest such pause; at least reconnect_min_ms.
+        reconnect_max_ms = 1000, 1..=60_000, "milliseconds";
+    }
+}
+
+settings! {
+    /// Timing and resources of one replica's ordering.
+    pub struct LocalConfig (RawLocal, "local") {
+        /// As leader it has at most so many batches under way; what arrives meanwhile gathers into the next.
+        max_open_batches = 8, 1..=4096, "batches";
+        /// So many verified bundles may wait for their order; beyond it a client is told "overloaded".
+        max_waiting_bundles = 8192, 64..=65_536, "bundles";
+        /// It tells its peers this often what it has and what it lacks.
+        status_interval_ms = 100, 10..=60_000, "milliseconds";
+    }
+}
