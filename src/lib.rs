@@ -3,7 +3,10 @@
 
 pub mod bench;
 pub mod cli;
+pub mod client;
 pub mod demo;
 pub mod local;
 pub mod replica;
 pub mod twin;
+
+pub use client::Client;
