@@ -133,6 +133,11 @@ impl Row {
         Self { reason: Some(Reason { reason: set.reason.clone() }), ..row }
     }
 
+    /// The value as tables show it, `(deleted)` where there is none.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The cells of [`PROPERTY_COLUMNS`].
     pub fn property_cells(&self) -> Vec<String> {
         let source = self.source_time.as_deref().unwrap_or("-");
