@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 
 use super::bench::BenchArgs;
 use super::parse::{self, Assignment};
+use crate::demo::DemoArgs;
 use crate::twin::operation::{Condition, SetProperty, Write};
 use crate::twin::query::Bound;
 use crate::twin::value::Quality;
@@ -70,6 +71,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Measure latency or throughput, beside the floor of this host
     Bench(BenchArgs),
+    /// Replay a real day of a wind farm on four replicas, with a trip, a refusal and a kill -9
+    Demo(DemoArgs),
 }
 
 /// How to reach a cluster, for every command that does.
@@ -403,7 +406,8 @@ impl Args for Writes {
 
 impl FromArgMatches for Writes {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let wrong = |error: parse::ParseError| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"));
+        let wrong =
+            |error: parse::ParseError| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"));
         let groups = |name| matches.get_occurrences::<String>(name).into_iter().flatten();
         let mut writes = Vec::new();
         for mut group in groups(SET) {
@@ -414,7 +418,8 @@ impl FromArgMatches for Writes {
         }
         for mut group in groups(DELETE) {
             let twin = parse::twin(group.next().map_or("", String::as_str)).map_err(wrong)?;
-            let paths: Vec<String> = group.map(|text| parse::property(text)).collect::<Result<_, _>>().map_err(wrong)?;
+            let paths: Vec<String> =
+                group.map(|text| parse::property(text)).collect::<Result<_, _>>().map_err(wrong)?;
             writes.push(Write::Delete { twin, paths: Some(paths).filter(|paths| !paths.is_empty()), reason: None });
         }
         Ok(Self(writes))

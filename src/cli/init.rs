@@ -72,7 +72,11 @@ fn describe(summary: &InitSummary, origin: &str, out: &mut impl Write, style: St
     for (name, file) in client_keys {
         writeln!(out, "  identity      {} ({name})", file.display())?;
     }
-    writeln!(out, "\n{}", style.paint(Colour::Bold, "start the replicas, each in a terminal or as a service of its own:"))?;
+    writeln!(
+        out,
+        "\n{}",
+        style.paint(Colour::Bold, "start the replicas, each in a terminal or as a service of its own:")
+    )?;
     for file in replica_files {
         writeln!(out, "  atlas replica --config {}", quoted(file))?;
     }
