@@ -1,7 +1,6 @@
 //! The end: is the state the same everywhere, and is what was recorded what was measured?
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use atlas_dataplane::types::Digest;
@@ -11,7 +10,7 @@ use super::data::{ATTRIBUTION, LA_HAUTE_BORNE, Row};
 use super::farm::REPLICAS;
 use super::meter::{Figures, Phase, ms};
 use super::plan;
-use super::story::Story;
+use super::story::{Setting, Story};
 use crate::cli::error::CliError;
 use crate::cli::output::Colour;
 use crate::client::ReplicaStatus;
@@ -41,7 +40,7 @@ fn agreement(said: &[Option<ReplicaStatus>]) -> Result<&ReplicaStatus, String> {
 
 impl<W: Write> Story<'_, W> {
     /// Makes the last checks, stops the replicas and sums up.
-    pub(super) fn finish(mut self, rows: &[Row<'_>], replay: Duration, dir: &Path, kept: bool) -> Result<(), CliError> {
+    pub(super) fn finish(mut self, rows: &[Row<'_>], replay: Duration, setting: &Setting<'_>) -> Result<(), CliError> {
         self.screen.clear();
         self.screen.title("Is it all there, everywhere?")?;
         let said = self.farm.settle()?;
@@ -60,7 +59,7 @@ impl<W: Write> Story<'_, W> {
             Ok(Compared { rows, cells }) => self.verdict.add(true, what, format!("{rows} rows, {cells} values")),
             Err(mismatch) => self.verdict.add(false, what, mismatch.to_string()),
         }
-        self.sum_up(rows.len(), replay, common.ok(), dir, kept)
+        self.sum_up(rows.len(), replay, common.ok(), setting)
     }
 
     fn check_absence(&mut self) {
@@ -93,8 +92,7 @@ impl<W: Write> Story<'_, W> {
         rows: usize,
         replay: Duration,
         common: Option<&ReplicaStatus>,
-        dir: &Path,
-        kept: bool,
+        setting: &Setting<'_>,
     ) -> Result<(), CliError> {
         let Self { farm, mut screen, mut verdict, refused, commands, .. } = self;
         let (done, last, meter) = (farm.done, farm.last, farm.meter.clone());
@@ -121,16 +119,18 @@ impl<W: Write> Story<'_, W> {
             }
         }
         let seconds = replay.as_secs_f64();
+        let paced = if setting.pace.is_zero() { "" } else { ", paced; atlas bench measures what is possible" };
         let rate = meter.all().count as f64 / seconds.max(f64::MIN_POSITIVE);
-        screen.line(&format!(
-            "throughput    {rate:.0} operations a second over {seconds:.1} s, paced (atlas demo --pace 0; atlas bench measures)"
-        ))?;
+        screen.line(&format!("throughput    {rate:.0} operations a second over {seconds:.1} s{paced}"))?;
         if let Some(status) = common {
             screen.line(&format!("state digest  {}", Digest(status.state_digest)))?;
         }
         screen.line(&format!("data          {ATTRIBUTION}"))?;
-        if kept {
-            screen.line(&format!("kept          {}; see atlas replica --help to start it again", dir.display()))?;
+        if setting.kept {
+            screen.line(&format!(
+                "kept          {}; see atlas replica --help to start it again",
+                setting.dir.display()
+            ))?;
         }
         let verdict = verdict.conclude(CHECKS);
         if verdict.is_ok() {

@@ -46,6 +46,8 @@ mod screen;
 mod story;
 mod verdict;
 
+use story::Setting;
+
 /// The slowest pace, in milliseconds for a step.
 const MAX_PACE_MS: u64 = 10_000;
 
@@ -114,7 +116,9 @@ impl Place {
 pub fn demo(args: &DemoArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
     let interrupt = Interrupt::install()?;
     let place = Place::new(args.keep.as_deref())?;
-    let told = story::tell(&place.dir(), args.keep.is_some(), Duration::from_millis(args.pace), &interrupt, out, style);
+    let (dir, kept) = (place.dir(), args.keep.is_some());
+    let setting = Setting { dir: &dir, kept, pace: Duration::from_millis(args.pace), interrupt: &interrupt };
+    let told = story::tell(&setting, out, style);
     let closed = place.close();
     if interrupt.is_set() && told.is_err() {
         return Err(CliError::Failed("interrupted; the replicas are stopped".to_owned()));

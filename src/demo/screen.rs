@@ -110,8 +110,12 @@ pub(super) fn clock(time_ns: i64) -> String {
     format_ns(time_ns).get(11..16).unwrap_or("--:--").to_owned()
 }
 
-fn number(value: Option<f64>, width: usize, digits: usize) -> String {
-    value.map_or_else(|| format!("{:>width$}", "-"), |value| format!("{value:>width$.digits$}"))
+fn number(value: Option<f64>, width: usize, digits: i32) -> String {
+    let Some(value) = value else { return format!("{:>width$}", "-") };
+    let scale = 10f64.powi(digits);
+    // Adding zero takes the sign off a negative number that is rounded to zero.
+    let rounded = (value * scale).round() / scale + 0.0;
+    format!("{rounded:>width$.digits$}", digits = digits.unsigned_abs() as usize)
 }
 
 /// Where it is shown.
@@ -142,12 +146,12 @@ impl<'a, W: Write> Screen<'a, W> {
     /// Writes a line at once.
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         let Self { out, bar, .. } = self;
-        self.lines = HEADINGS_EVERY;
         bar.suspend(|| writeln!(out, "{text}").and_then(|()| out.flush()))
     }
 
     /// Begins a part of the story.
     pub(super) fn title(&mut self, text: &str) -> io::Result<()> {
+        self.lines = HEADINGS_EVERY;
         let text = self.style.paint(Colour::Bold, &format!("=== {text}"));
         self.line(&format!("\n{text}"))
     }
@@ -172,13 +176,12 @@ impl<'a, W: Write> Screen<'a, W> {
         if self.live && !matters && !shown.on_the_hour {
             return Ok(());
         }
-        let lines = self.lines;
-        if lines >= HEADINGS_EVERY {
+        if self.lines >= HEADINGS_EVERY {
+            self.lines = 0;
             shown.headings().iter().try_for_each(|line| self.line(line))?;
         }
-        self.line(&shown.line())?;
-        self.lines = if lines >= HEADINGS_EVERY { 1 } else { lines + 1 };
-        Ok(())
+        self.lines += 1;
+        self.line(&shown.line())
     }
 
     /// Takes the panel away.

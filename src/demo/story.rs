@@ -48,15 +48,20 @@ pub(super) struct Story<'a, W: Write> {
     pub(super) commands: usize,
 }
 
+/// How it is told.
+pub(super) struct Setting<'a> {
+    /// The cluster's directory, which does not exist or is empty.
+    pub(super) dir: &'a Path,
+    /// It stays.
+    pub(super) kept: bool,
+    /// Time for a step; none is as fast as the cluster goes.
+    pub(super) pace: Duration,
+    /// Ends it early.
+    pub(super) interrupt: &'a Interrupt,
+}
+
 /// Tells it all; see [`super::demo`].
-pub(super) fn tell<W: Write>(
-    dir: &Path,
-    kept: bool,
-    pace: Duration,
-    interrupt: &Interrupt,
-    out: &mut W,
-    style: Style,
-) -> Result<(), CliError> {
+pub(super) fn tell<W: Write>(setting: &Setting<'_>, out: &mut W, style: Style) -> Result<(), CliError> {
     let rows = parse(LA_HAUTE_BORNE).map_err(|error| CliError::failed("the wind farm's data", error))?;
     let steps = plan::steps(&rows);
     let mut screen = Screen::new(out, style, steps.len());
@@ -65,30 +70,31 @@ pub(super) fn tell<W: Write>(
         .line("The measurements are real: four turbines, means over ten minutes. The states, the operator's command")?;
     screen.line("and the interlock are this demonstration's own.")?;
     let started = Instant::now();
-    let farm = Farm::start(dir, interrupt)?;
+    let farm = Farm::start(setting.dir, setting.interrupt)?;
     let verdict = Verdict::default();
     let mut story = Story { farm, screen, verdict, absence: None, refused: 0, commands: 0 };
-    story.introduce(dir, kept, started.elapsed())?;
+    story.introduce(setting, started.elapsed())?;
     let replay = Instant::now();
-    story.replay(&rows, &steps, pace)?;
+    story.replay(&rows, &steps, setting.pace)?;
     let took = replay.elapsed();
-    story.finish(&rows, took, dir, kept)
+    story.finish(&rows, took, setting)
 }
 
 impl<W: Write> Story<'_, W> {
-    fn introduce(&mut self, dir: &Path, kept: bool, took: Duration) -> Result<(), CliError> {
+    fn introduce(&mut self, setting: &Setting<'_>, took: Duration) -> Result<(), CliError> {
         let pids: Vec<String> =
             (0..REPLICAS).filter_map(|replica| self.farm.pid(replica)).map(|pid| pid.to_string()).collect();
         let (pids, seconds) = (pids.join(", "), took.as_secs_f64());
         self.screen
             .line(&format!("{REPLICAS} replica processes serve on 127.0.0.1 after {seconds:.1} s (pids {pids})."))?;
-        let fate = if kept { "kept" } else { "removed at the end" };
-        self.screen.line(&format!("Their keys, logs and history are in {}, {fate}.", dir.display()))?;
+        let fate = if setting.kept { "kept" } else { "removed at the end" };
+        self.screen.line(&format!("Their keys, logs and history are in {}, {fate}.", setting.dir.display()))?;
         self.screen.title("The day, replayed: each row a signed operation of the identity \"gateway\"")?;
         self.screen
             .line("Each line is read back from the store, where two replicas must answer alike, at the entry named.")?;
-        self.screen
-            .line("Commit: from signing to two equal replies, each durable on three disks or more; p50/p99 so far.")?;
+        self.screen.line(
+            "Commit: from signing to two equal replies, when three replicas or more have it on disk; p50/p99 so far.",
+        )?;
         Ok(())
     }
 

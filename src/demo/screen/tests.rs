@@ -54,21 +54,31 @@ fn the_panel_shows_power_as_a_bar_and_no_control_character_of_a_value() {
 }
 
 #[test]
-fn headings_come_first_and_again_after_other_lines() {
+fn numbers_are_rounded_and_have_no_negative_zero() {
+    assert_eq!(number(Some(-0.04), 5, 1), "  0.0");
+    assert_eq!(number(Some(-0.06), 5, 1), " -0.1");
+    assert_eq!(number(Some(1_345.6), 4, 0), "1346");
+    assert_eq!(number(None, 4, 1), "   -");
+}
+
+#[test]
+fn headings_come_first_again_in_time_and_after_a_title() {
     let mut out = Vec::new();
     let mut screen =
         Screen { out: &mut out, style: Style::PLAIN, bar: ProgressBar::hidden(), live: false, lines: HEADINGS_EVERY };
     for _ in 0..=HEADINGS_EVERY {
         screen.step(&shown("2015-03-31T01:40:00Z"), false).unwrap();
     }
+    screen.line("a note").unwrap();
+    screen.step(&shown("2015-03-31T01:40:00Z"), false).unwrap();
     screen.title("a part").unwrap();
     screen.step(&shown("2015-03-31T01:50:00Z"), false).unwrap();
     drop(screen);
     let text = String::from_utf8(out).unwrap();
     let headings: Vec<usize> =
         text.lines().enumerate().filter(|(_, line)| line.starts_with("UTC")).map(|(index, _)| index).collect();
-    // Two lines of headings each; the title has an empty line before it.
-    assert_eq!(headings, [1, HEADINGS_EVERY + 3, HEADINGS_EVERY + 8]);
+    // Two lines of headings each; a note needs none; the title has an empty line before it.
+    assert_eq!(headings, [1, HEADINGS_EVERY + 3, HEADINGS_EVERY + 10]);
     assert!(text.contains("\n\n=== a part\n"));
 }
 
