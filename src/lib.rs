@@ -8,3 +8,5 @@ pub mod demo;
 pub mod local;
 pub mod replica;
 pub mod twin;
+
+pub use client::Client;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::core::{Shared, Timer, resend_us};
 use super::limits::{RETRY_MS, UNKNOWN_SESSION_WORDS};
 use super::tally::{Counted, Open, Word};
-use super::types::{ClientError, NotAfter, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit};
+use super::types::{ClientError, CoreConfig, NotAfter, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit};
 use crate::types::{Code, Digest, Now, Position, TimeMs};
 use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use crate::wire::error::BundleError;
@@ -85,6 +85,7 @@ enum Session {
 pub(super) struct Submits {
     origin: String,
     window: u64,
+    max_requests: usize,
     signer: Box<dyn Signer>,
     session: Session,
     generation: u64,
@@ -98,10 +99,11 @@ pub(super) struct Submits {
 }
 
 impl Submits {
-    pub(super) fn new(origin: String, window: u64, signer: Box<dyn Signer>) -> Self {
+    pub(super) fn new(config: CoreConfig, signer: Box<dyn Signer>) -> Self {
         Self {
-            origin,
-            window: window.max(2),
+            origin: config.origin,
+            window: config.session_window.max(2),
+            max_requests: config.max_bundle_requests.min(MAX_BUNDLE_REQUESTS),
             signer,
             session: Session::Closed,
             generation: 0,
@@ -130,6 +132,9 @@ impl Submits {
     }
 
     pub(super) fn check_room(&self, count: usize) -> Result<(), SubmitError> {
+        if count > self.max_requests {
+            return Err(BundleError::Count { count }.into());
+        }
         let in_flight = self.in_flight();
         let full = Err(SubmitError::WindowFull { in_flight, window: self.window });
         if in_flight + count as u64 > self.window {
@@ -195,7 +200,7 @@ impl Submits {
         let mut requests = vec![opening];
         requests.extend_from_slice(&submission.requests);
         let together = match requests.len() {
-            count if count as u64 > self.window => Err(BundleError::Count { count }),
+            count if count as u64 > self.window || count > self.max_requests => Err(BundleError::Count { count }),
             _ => self.sign(None, 0, &requests, time_ms),
         };
         let (bundle, alone) = match together {

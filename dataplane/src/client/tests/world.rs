@@ -37,7 +37,7 @@ impl Signer for TestSigner {
 }
 
 pub(super) fn core(replicas: usize, window: u64) -> ClientCore {
-    let config = CoreConfig { origin: ORIGIN.into(), replicas, session_window: window };
+    let config = CoreConfig { origin: ORIGIN.into(), replicas, session_window: window, max_bundle_requests: 256 };
     ClientCore::new(config, Box::new(TestSigner(SecretKey::from_seed(&[5; 32]))))
 }
 
