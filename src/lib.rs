@@ -9,4 +9,4 @@ pub mod local;
 pub mod replica;
 pub mod twin;
 
-pub use client::Client;
+pub use client::{Client, ClientConfig};
