@@ -99,7 +99,7 @@ fn files_that_are_missing_wrong_or_too_open_are_told_apart() {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let (code, _, error) = get(&cluster, &key);
-    assert!(code == 2 && error.contains("0600"), "{error}");
+    assert!(code == 2 && error.contains("chmod 600"), "{error}");
 }
 
 #[test]
