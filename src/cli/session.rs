@@ -60,6 +60,17 @@ pub fn nothing() -> Vec<u8> {
     Operation::Transaction { conditions, writes, reason: None }.encode()
 }
 
+/// What a query asks for, as it was typed.
+fn subject(query: &Query) -> String {
+    match query {
+        Query::Get { twin, property, .. } | Query::History { twin, property, .. } => match property {
+            Some(property) => format!("{twin} {property}"),
+            None => twin.clone(),
+        },
+        Query::List { prefix, .. } | Query::Changes { prefix, .. } => prefix.clone(),
+    }
+}
+
 impl Session {
     /// Reads the files that the options name and begins to connect.
     ///
@@ -133,7 +144,7 @@ impl Session {
     fn read_at(&mut self, query: &Query, strength: Strength<'_>) -> Result<ReadResult, CliError> {
         match self.client.read(&query.encode(), strength) {
             Ok(read) if read.code == Code::DONE => Ok(read),
-            Ok(read) => Err(CliError::Refused { code: read.code, detail: String::new() }),
+            Ok(read) => Err(CliError::Refused { code: read.code, detail: subject(query) }),
             Err(error) => Err(self.explain(error)),
         }
     }
