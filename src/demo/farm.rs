@@ -1,6 +1,7 @@
 //! The cluster, the gateway's client and the clock: everything that the story does to the world.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -48,11 +49,8 @@ pub(super) struct Farm {
     pub(super) last: Position,
 }
 
-fn local(error: LocalError) -> CliError {
-    CliError::Failed(error.to_string())
-}
-
-fn client(error: crate::client::Error) -> CliError {
+/// A failure whose own words are enough.
+fn failed(error: impl fmt::Display) -> CliError {
     CliError::Failed(error.to_string())
 }
 
@@ -66,11 +64,11 @@ impl Farm {
             interrupt: Some(interrupt.clone()),
             ..LocalOptions::default()
         };
-        let replicas = LocalCluster::start(dir, REPLICAS, &options).map_err(local)?;
+        let replicas = LocalCluster::start(dir, REPLICAS, &options).map_err(failed)?;
         let cluster = load_cluster(replicas.cluster_file())?;
         let key = identity(key_file(&replicas, GATEWAY)?)?;
         let config = ClientConfig { timeout: TIMEOUT, ..ClientConfig::new(cluster.clone(), key) };
-        let gateway = Client::connect(config).map_err(client)?;
+        let gateway = Client::connect(config).map_err(failed)?;
         Ok(Self {
             replicas,
             cluster,
@@ -109,7 +107,7 @@ impl Farm {
         let results = self.try_write(operations);
         // A replica that died by itself explains more than the client can.
         if results.is_err() {
-            self.replicas.check().map_err(local)?;
+            self.replicas.check().map_err(failed)?;
         }
         results
     }
@@ -119,15 +117,19 @@ impl Farm {
         let mut open = BTreeMap::new();
         for (index, operation) in operations.iter().enumerate() {
             let sent = Instant::now();
-            let ticket = self.gateway.submit(&[operation.encode()], &options).map_err(client)?;
+            let ticket = self.gateway.submit(&[operation.encode()], &options).map_err(failed)?;
             open.insert(ticket, (index, sent));
         }
         let mut results = BTreeMap::new();
         while !open.is_empty() {
             self.check_interrupt()?;
-            for done in self.gateway.poll(TURN).map_err(client)? {
+            let ended = self.gateway.poll(TURN).map_err(failed)?;
+            if ended.is_empty() {
+                self.replicas.check().map_err(failed)?;
+            }
+            for done in ended {
                 let Some((index, sent)) = open.remove(&done.ticket) else { continue };
-                let Completion::Executed(executed) = done.result.map_err(client)? else { continue };
+                let Completion::Executed(executed) = done.result.map_err(failed)? else { continue };
                 let latency = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
                 for result in executed {
                     if result.code != Code::DONE {
@@ -155,7 +157,7 @@ impl Farm {
     fn read(&mut self, query: &Query, at_least: u64) -> Result<ReadResult, CliError> {
         self.check_interrupt()?;
         let size = self.gateway.highest_size().max(at_least);
-        let read = self.gateway.read(&query.encode(), Strength::AtLeast(size)).map_err(client)?;
+        let read = self.gateway.read(&query.encode(), Strength::AtLeast(size)).map_err(failed)?;
         match read.code {
             Code::DONE => Ok(read),
             code => Err(CliError::Refused { code, detail: String::new() }),
@@ -200,7 +202,7 @@ impl Farm {
     /// What each replica says of itself within the time.
     pub(super) fn status(&mut self, timeout: Duration) -> Result<Vec<Option<ReplicaStatus>>, CliError> {
         self.check_interrupt()?;
-        let reports = self.gateway.status(timeout).map_err(client)?;
+        let reports = self.gateway.status(timeout).map_err(failed)?;
         Ok(reports.into_iter().map(|report| report.status).collect())
     }
 
@@ -212,21 +214,21 @@ impl Farm {
             if left.is_zero() {
                 return Ok(());
             }
-            self.gateway.poll(left.min(TURN)).map_err(client)?;
+            self.gateway.poll(left.min(TURN)).map_err(failed)?;
         }
     }
 
     /// Kills a replica as kill -9 does; gives the id that its process had.
     pub(super) fn kill(&mut self, replica: usize) -> Result<u32, CliError> {
-        let pid = self.replicas.pid(replica).ok_or_else(|| local(LocalError::Replica(replica)))?;
-        self.replicas.kill(replica).map_err(local)?;
+        let pid = self.replicas.pid(replica).ok_or_else(|| failed(LocalError::Replica(replica)))?;
+        self.replicas.kill(replica).map_err(failed)?;
         self.phase = Phase::Down;
         Ok(pid)
     }
 
     /// Starts a replica that was killed.
     pub(super) fn restart(&mut self, replica: usize) -> Result<(), CliError> {
-        self.replicas.restart(replica).map_err(local)
+        self.replicas.restart(replica).map_err(failed)
     }
 
     /// Waits until all replicas are at the same position, at least the last one written, and gives what they say; what
@@ -242,7 +244,7 @@ impl Farm {
             if level || Instant::now() >= deadline {
                 return Ok(said);
             }
-            self.replicas.check().map_err(local)?;
+            self.replicas.check().map_err(failed)?;
             self.wait_until(Instant::now() + TURN)?;
         }
     }

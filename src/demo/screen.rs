@@ -146,7 +146,9 @@ impl<'a, W: Write> Screen<'a, W> {
     /// Writes a line at once.
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         let Self { out, bar, .. } = self;
-        bar.suspend(|| writeln!(out, "{text}").and_then(|()| out.flush()))
+        let mut write = || writeln!(out, "{text}").and_then(|()| out.flush());
+        // Before the first step there is nothing below the lines, and nothing is to be drawn there.
+        if bar.position() == 0 { write() } else { bar.suspend(write) }
     }
 
     /// Begins a part of the story.
