@@ -136,8 +136,8 @@ impl Ordering {
         for proposal in proposals {
             self.send(To::One(from), Outgoing::PrePrepare(proposal));
         }
-        self.send_in_parts(To::One(from), prepares, Outgoing::Prepare);
-        self.send_in_parts(To::One(from), commits, Outgoing::Commit);
+        self.send_in_parts(To::One(from), &prepares, Outgoing::Prepare);
+        self.send_in_parts(To::One(from), &commits, Outgoing::Commit);
         for sequence in wanted {
             self.want_commit(sequence);
         }

@@ -255,12 +255,12 @@ impl Ordering {
         votes.sort_unstable_by_key(DurableVote::sequence);
         votes.dedup();
         let (prepares, commits): (Vec<_>, Vec<_>) = votes.into_iter().partition(|vote| vote.phase() == Phase::Prepare);
-        self.send_in_parts(To::All, prepares, Outgoing::Prepare);
-        self.send_in_parts(To::All, commits, Outgoing::Commit);
+        self.send_in_parts(To::All, &prepares, Outgoing::Prepare);
+        self.send_in_parts(To::All, &commits, Outgoing::Commit);
     }
 
     /// Sends votes of one phase, as many in a message as one may hold.
-    pub(super) fn send_in_parts(&mut self, to: To, votes: Vec<DurableVote>, message: fn(Vec<DurableVote>) -> Outgoing) {
+    pub(super) fn send_in_parts(&mut self, to: To, votes: &[DurableVote], message: fn(Vec<DurableVote>) -> Outgoing) {
         for part in votes.chunks(MAX_VOTES) {
             self.send(to, message(part.to_vec()));
         }
