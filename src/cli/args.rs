@@ -403,7 +403,8 @@ impl Args for Writes {
 
 impl FromArgMatches for Writes {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let wrong = |error: parse::ParseError| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"));
+        let wrong =
+            |error: parse::ParseError| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"));
         let groups = |name| matches.get_occurrences::<String>(name).into_iter().flatten();
         let mut writes = Vec::new();
         for mut group in groups(SET) {
@@ -414,7 +415,8 @@ impl FromArgMatches for Writes {
         }
         for mut group in groups(DELETE) {
             let twin = parse::twin(group.next().map_or("", String::as_str)).map_err(wrong)?;
-            let paths: Vec<String> = group.map(|text| parse::property(text)).collect::<Result<_, _>>().map_err(wrong)?;
+            let paths: Vec<String> =
+                group.map(|text| parse::property(text)).collect::<Result<_, _>>().map_err(wrong)?;
             writes.push(Write::Delete { twin, paths: Some(paths).filter(|paths| !paths.is_empty()), reason: None });
         }
         Ok(Self(writes))

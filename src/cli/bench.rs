@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use super::args::seconds;
 use super::error::CliError;
 use super::interrupt::Interrupt;
-use super::output::{Style, json_line};
+use super::output::json_line;
 use super::session::{identity, load_cluster};
 use crate::bench::report::write_hdr;
 use crate::bench::run::{self, BenchError, Measured, Settings, Target};
@@ -130,7 +130,7 @@ impl BenchArgs {
 ///
 /// # Errors
 /// The host cannot be measured, the cluster does not run or serve, or a signal came.
-pub fn bench(args: &BenchArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
+pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
     let interrupt = Interrupt::install()?;
     let settings = args.settings();
     // Before all the work: a file that cannot be written is told now.
@@ -153,7 +153,6 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write, style: Style) -> Result<(),
     if args.json {
         json_line(out, &measured.report)?;
     } else {
-        let _ = style;
         writeln!(out, "{}", measured.report)?;
     }
     Ok(())
@@ -161,7 +160,8 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write, style: Style) -> Result<(),
 
 fn create(path: &Path) -> Result<(&Path, File), CliError> {
     let file = File::create(path);
-    file.map(|file| (path, file)).map_err(|error| CliError::failed(format_args!("cannot write {}", path.display()), error))
+    file.map(|file| (path, file))
+        .map_err(|error| CliError::failed(format_args!("cannot write {}", path.display()), error))
 }
 
 fn on_own_cluster(args: &BenchArgs, settings: &Settings, interrupt: &Interrupt) -> Result<Measured, CliError> {
@@ -171,10 +171,14 @@ fn on_own_cluster(args: &BenchArgs, settings: &Settings, interrupt: &Interrupt) 
     // Removed with all in it when this function is left, on whichever way; the replicas are gone by then.
     let temporary = tempfile::Builder::new().prefix("atlas-bench-").tempdir_in(&parent);
     let temporary = temporary.map_err(|error| {
-        CliError::failed(format_args!("cannot make a directory in {}; choose another with --dir", parent.display()), error)
+        CliError::failed(
+            format_args!("cannot make a directory in {}; choose another with --dir", parent.display()),
+            error,
+        )
     })?;
     let floor = run::measure_floor(temporary.path(), replicas).map_err(bench_error)?;
-    let options = LocalOptions { extra_clients: settings.clients, interrupt: Some(interrupt.clone()), ..Default::default() };
+    let options =
+        LocalOptions { extra_clients: settings.clients, interrupt: Some(interrupt.clone()), ..Default::default() };
     let failed = |error: crate::local::LocalError| CliError::Failed(error.to_string());
     let mut local = LocalCluster::start(&temporary.path().join("cluster"), replicas, &options).map_err(failed)?;
     let keys = (0..settings.clients).map(|client| identity(&local.extra_client(client))).collect::<Result<_, _>>()?;
@@ -190,7 +194,8 @@ fn on_own_cluster(args: &BenchArgs, settings: &Settings, interrupt: &Interrupt) 
 /// A disk in memory makes durable writes look free.
 fn check_disk(dir: &Path, chosen: bool) -> Result<(), CliError> {
     let stat = rustix::fs::statfs(dir);
-    let stat = stat.map_err(|error| CliError::Usage(format!("{}: {error}; choose a directory with --dir", dir.display())))?;
+    let stat =
+        stat.map_err(|error| CliError::Usage(format!("{}: {error}; choose a directory with --dir", dir.display())))?;
     if u64::try_from(stat.f_type) != Ok(TMPFS_MAGIC) {
         return Ok(());
     }

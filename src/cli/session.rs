@@ -31,7 +31,9 @@ pub struct Session {
 /// [`CliError::Usage`] with the line that is wrong.
 pub fn load_cluster(file: &Path) -> Result<Cluster, CliError> {
     Cluster::load(file).map_err(|error| match error {
-        ConfigError::Read { .. } => CliError::Usage(format!("{error}; name the cluster file with --cluster or ATLAS_CLUSTER")),
+        ConfigError::Read { .. } => {
+            CliError::Usage(format!("{error}; name the cluster file with --cluster or ATLAS_CLUSTER"))
+        }
         other => CliError::Usage(other.to_string()),
     })
 }
@@ -41,7 +43,8 @@ pub fn load_cluster(file: &Path) -> Result<Cluster, CliError> {
 /// # Errors
 /// [`CliError::Usage`] with what is wrong with the file.
 pub fn identity(file: &Path) -> Result<SecretKey, CliError> {
-    SecretKey::load(file).map_err(|error| CliError::Usage(format!("{error}; --identity or ATLAS_IDENTITY names this file")))
+    SecretKey::load(file)
+        .map_err(|error| CliError::Usage(format!("{error}; --identity or ATLAS_IDENTITY names this file")))
 }
 
 /// An answer that f+1 replicas gave and this version cannot read.

@@ -14,8 +14,18 @@ use crate::client::{ReplicaReport, ReplicaStatus};
 
 /// The columns of the table.
 const COLUMNS: [&str; 12] = [
-    "REPLICA", "ADDRESS", "REACHABLE", "VIEW", "LEADER", "SEQUENCE", "ENTRIES", "HISTORY ROOT", "STATE ROOT", "STATE DIGEST",
-    "LOG", "MEMORY",
+    "REPLICA",
+    "ADDRESS",
+    "REACHABLE",
+    "VIEW",
+    "LEADER",
+    "SEQUENCE",
+    "ENTRIES",
+    "HISTORY ROOT",
+    "STATE ROOT",
+    "STATE DIGEST",
+    "LOG",
+    "MEMORY",
 ];
 /// How many hexadecimal digits of a digest the table shows; JSON has all.
 const SHORT: usize = 12;
@@ -86,7 +96,8 @@ pub fn status(args: &StatusArgs, out: &mut impl Write, style: Style) -> Result<(
     let answers = session.status()?;
     show(session.cluster(), &answers, args.format.json, out, style)?;
     out.flush()?;
-    let (answered, needed) = (answers.iter().filter(|report| report.status.is_some()).count(), session.cluster().quorum());
+    let (answered, needed) =
+        (answers.iter().filter(|report| report.status.is_some()).count(), session.cluster().quorum());
     if answered >= needed {
         return Ok(());
     }

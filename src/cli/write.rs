@@ -116,7 +116,11 @@ mod tests {
         let operation = Operation::Transaction {
             conditions: Vec::new(),
             writes: vec![
-                Write::Delete { twin: "p/a".to_owned(), paths: Some(vec!["x".to_owned(), "y".to_owned()]), reason: None },
+                Write::Delete {
+                    twin: "p/a".to_owned(),
+                    paths: Some(vec!["x".to_owned(), "y".to_owned()]),
+                    reason: None,
+                },
                 Write::Delete { twin: "p/b".to_owned(), paths: None, reason: None },
             ],
             reason: None,

@@ -38,8 +38,24 @@ fn every_command_explains_itself_with_an_example() {
 #[test]
 fn a_transaction_groups_what_follows_each_set_and_delete() {
     let args = txn(&[
-        "--if", "p/t state == \"stopped\"", "--set", "p/a", "x=1", "y=-2", "--delete", "p/c", "a/b", "--set", "p/b", "z=3",
-        "--if", "p/u x absent", "--delete", "p/d", "--reason", "why",
+        "--if",
+        "p/t state == \"stopped\"",
+        "--set",
+        "p/a",
+        "x=1",
+        "y=-2",
+        "--delete",
+        "p/c",
+        "a/b",
+        "--set",
+        "p/b",
+        "z=3",
+        "--if",
+        "p/u x absent",
+        "--delete",
+        "p/d",
+        "--reason",
+        "why",
     ]);
     assert_eq!(args.conditions.len(), 2);
     assert_eq!(args.reason.as_deref(), Some("why"));
