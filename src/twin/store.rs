@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use atlas_dataplane::history::tree::leaf_hash;
+use atlas_dataplane::crypto::hash::leaf_hash;
 use atlas_dataplane::state::tree::DenseTree;
 use atlas_dataplane::state::{Answer, Application, Entries, OperationContext, Outcome, StateError};
 use atlas_dataplane::types::{Code, Digest, EntryIndex};
