@@ -14,9 +14,7 @@ use atlas_dataplane::crypto::link::LinkIdentity;
 use atlas_dataplane::types::{Code, Digest, Position, PublicKey};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Kind, Sender};
-use atlas_dataplane::wire::message::{
-    self, Answer, Refused, Replies, StatusAnswer, StatusQuery, Submit, WireBundle,
-};
+use atlas_dataplane::wire::message::{self, Answer, Refused, Replies, StatusAnswer, StatusQuery, Submit, WireBundle};
 
 use super::link::Link;
 use super::{Cluster, PATIENCE, now_ms};
@@ -199,7 +197,8 @@ impl Client {
                     hear(kind, &body, &bundle.digest(), &mut heard[index], &mut refused[index]);
                 }
             }
-            let agreed: Vec<_> = (first..first + count).filter_map(|number| Some((agreed(&heard, number)?, number))).collect();
+            let agreed: Vec<_> =
+                (first..first + count).filter_map(|number| Some((agreed(&heard, number)?, number))).collect();
             if agreed.len() as u64 == count {
                 return Ok(Outcome::Executed(agreed));
             }

@@ -58,7 +58,11 @@ impl Link {
     }
 
     /// Accepts a connection in the place of a replica; whoever comes is taken for a replica or a client by its key.
-    pub fn accept(cluster: &Cluster, listener: &TcpListener, identity: Arc<LinkIdentity>) -> Result<(Self, PublicKey), Gone> {
+    pub fn accept(
+        cluster: &Cluster,
+        listener: &TcpListener,
+        identity: Arc<LinkIdentity>,
+    ) -> Result<(Self, PublicKey), Gone> {
         let (stream, _) = listener.accept().map_err(gone)?;
         stream.set_nonblocking(false).map_err(gone)?;
         let session = Session::responder(identity, &cluster.file.genesis(), 0).map_err(gone)?;
@@ -137,7 +141,9 @@ impl Link {
         let count = match self.stream.read(&mut chunk) {
             Ok(0) => return Err(Gone("closed by the replica".to_owned())),
             Ok(count) => count,
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) =>
+            {
                 return Ok(());
             }
             Err(error) => return Err(gone(error)),
@@ -146,11 +152,16 @@ impl Link {
         let (inbox, mut reply) = (&mut self.inbox, Vec::new());
         let mut peer = None;
         self.session
-            .receive(&mut chunk[..count], &mut reply, |key| { admit(key) }, |from, kind, body| {
-                peer = Some(from.key);
-                inbox.push_back((kind, body.to_vec()));
-                Ok(())
-            })
+            .receive(
+                &mut chunk[..count],
+                &mut reply,
+                |key| admit(key),
+                |from, kind, body| {
+                    peer = Some(from.key);
+                    inbox.push_back((kind, body.to_vec()));
+                    Ok(())
+                },
+            )
             .map_err(gone)?;
         self.peer = self.session.peer().map(|peer| peer.key);
         if reply.is_empty() { Ok(()) } else { self.write(&reply) }

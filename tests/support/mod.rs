@@ -22,7 +22,7 @@ use atlas_dataplane::types::{ReplicaId, TimeMs};
 use client::Client;
 
 /// How long anything that must happen may take, on a machine with other things to do.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -202,7 +202,10 @@ impl Cluster {
             let tail: Vec<&str> = log.lines().rev().take(12).collect();
             let Some(status) = self.status(index) else { return format!("\nreplica {index} is silent {tail:#?}") };
             let (sequence, links) = (status.sequence, status.links);
-            format!("\nreplica {index} at {sequence}, links {links:#b}, {:?}, printed (latest first) {tail:#?}", status.counters)
+            format!(
+                "\nreplica {index} at {sequence}, links {links:#b}, {:?}, printed (latest first) {tail:#?}",
+                status.counters
+            )
         };
         replicas.iter().map(describe).collect()
     }

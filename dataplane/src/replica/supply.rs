@@ -16,23 +16,13 @@ use crate::wire::message::{self, Decided, Vote, WireBundle};
 const MAX_SCAN: usize = 16_384;
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
-    pub(super) fn supply_batch(
-        &mut self,
-        to: ReplicaId,
-        sequence: Sequence,
-        batch: &Batch,
-        shell: &mut impl Shell<D>,
-    ) {
+    pub(super) fn supply_batch(&mut self, to: ReplicaId, sequence: Sequence, batch: &Batch, shell: &mut impl Shell<D>) {
         let bundles = batch.bundles().iter().map(|bundle| WireBundle {
             cose: bundle.cose().to_vec(),
             requests: bundle.requests().map(<[u8]>::to_vec).collect(),
         });
-        let message = message::Batch {
-            sequence,
-            digest: batch.digest().0,
-            time_ms: batch.time_ms(),
-            bundles: bundles.collect(),
-        };
+        let message =
+            message::Batch { sequence, digest: batch.digest().0, time_ms: batch.time_ms(), bundles: bundles.collect() };
         self.body.clear();
         message::encode(&message, &mut self.body);
         shell.to_peer(to, Kind::Batch, &self.body);
