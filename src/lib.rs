@@ -1,9 +1,12 @@
 //! Atlas: Byzantine-fault-tolerant state of digital twins. This crate is the product; the replica's inside is in
-//! `atlas_dataplane`.
+//! [`atlas_dataplane`]. Programs that use a cluster want [`Client`].
 
 pub mod bench;
 pub mod cli;
+pub mod client;
 pub mod demo;
 pub mod local;
 pub mod replica;
 pub mod twin;
+
+pub use client::{Client, ClientConfig};

@@ -142,7 +142,7 @@ impl ClientCore {
         };
         Self {
             shared,
-            submits: Submits::new(config.origin, config.session_window, signer),
+            submits: Submits::new(config, signer),
             tickets: BTreeMap::new(),
             reads: BTreeMap::new(),
             status_ids: BTreeMap::new(),

@@ -51,6 +51,7 @@ mod core;
 pub mod limits;
 mod read;
 mod submit;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod types;

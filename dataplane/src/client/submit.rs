@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::core::{Shared, Timer, resend_us};
 use super::limits::{RETRY_MS, UNKNOWN_SESSION_WORDS};
-use super::types::{ClientError, NotAfter, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit};
+use super::tally::{Counted, Open, Word};
+use super::types::{ClientError, CoreConfig, NotAfter, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit};
 use crate::types::{Code, Digest, Now, Position, TimeMs};
 use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use crate::wire::error::BundleError;
 use crate::wire::frame::Kind;
 use crate::wire::limits::MAX_BUNDLE_REQUESTS;
-use crate::wire::message::{self, ArchivedRefused, ArchivedReplies, ArchivedReply, Reply, Submit, WireBundle};
+use crate::wire::message::{self, ArchivedRefused, ArchivedReplies, Reply, Submit, WireBundle};
 
 /// Operations that wait to be signed.
 pub(super) struct Submission {
@@ -43,23 +44,6 @@ pub(super) enum News {
     Proved(u64),
     /// It has ended.
     Ended(Result<Vec<RequestResult>, ClientError>),
-}
-
-/// One replica's final word on a request.
-#[derive(Clone, PartialEq, Debug)]
-enum Word {
-    Reply(Reply),
-    Refused(Code),
-}
-
-/// A request in flight: the words of the replicas, then the word of f+1.
-#[derive(Default)]
-struct Open {
-    /// Different words and who said each; empty after the verdict.
-    words: Vec<(u32, Word)>,
-    /// Who has said anything.
-    spoken: u32,
-    verdict: Option<Word>,
 }
 
 /// What a replica made of a bundle.
@@ -101,6 +85,7 @@ enum Session {
 pub(super) struct Submits {
     origin: String,
     window: u64,
+    max_requests: usize,
     signer: Box<dyn Signer>,
     session: Session,
     generation: u64,
@@ -114,10 +99,11 @@ pub(super) struct Submits {
 }
 
 impl Submits {
-    pub(super) fn new(origin: String, window: u64, signer: Box<dyn Signer>) -> Self {
+    pub(super) fn new(config: CoreConfig, signer: Box<dyn Signer>) -> Self {
         Self {
-            origin,
-            window: window.max(2),
+            origin: config.origin,
+            window: config.session_window.max(2),
+            max_requests: config.max_bundle_requests.min(MAX_BUNDLE_REQUESTS),
             signer,
             session: Session::Closed,
             generation: 0,
@@ -146,6 +132,9 @@ impl Submits {
     }
 
     pub(super) fn check_room(&self, count: usize) -> Result<(), SubmitError> {
+        if count > self.max_requests {
+            return Err(BundleError::Count { count }.into());
+        }
         let in_flight = self.in_flight();
         let full = Err(SubmitError::WindowFull { in_flight, window: self.window });
         if in_flight + count as u64 > self.window {
@@ -211,7 +200,7 @@ impl Submits {
         let mut requests = vec![opening];
         requests.extend_from_slice(&submission.requests);
         let together = match requests.len() {
-            count if count as u64 > self.window => Err(BundleError::Count { count }),
+            count if count as u64 > self.window || count > self.max_requests => Err(BundleError::Count { count }),
             _ => self.sign(None, 0, &requests, time_ms),
         };
         let (bundle, alone) = match together {
@@ -485,119 +474,5 @@ impl OpenBundle {
             Some(Word::Refused(code)) => Some(Said::Refused(*code)),
             None => self.replicas[replica].refused.map(Said::Refused),
         }
-    }
-}
-
-/// Whether a replica's word was its first on a request.
-enum Counted {
-    Before,
-    Now {
-        /// It had refused, and now it has executed.
-        again: bool,
-        /// This word made f+1.
-        decided: bool,
-    },
-}
-
-impl Open {
-    fn on_reply(&mut self, replica: usize, reply: &ArchivedReply, shared: &mut Shared) -> Counted {
-        let replica_bit = bit(replica);
-        let equal = |word: &Word| matches!(word, Word::Reply(known) if same(known, reply));
-        if let Some(verdict) = &self.verdict {
-            if matches!(verdict, Word::Reply(_)) && !equal(verdict) {
-                shared.lie(replica);
-            }
-            return self.late(replica_bit);
-        }
-        let mut again = false;
-        if let Some((who, word)) = self.words.iter_mut().find(|(who, _)| who & replica_bit != 0) {
-            if let Word::Reply(_) = word {
-                if !equal(word) {
-                    shared.lie(replica);
-                }
-                return Counted::Before;
-            }
-            // Who refused may have executed it since: another replica had it ordered.
-            *who &= !replica_bit;
-            again = true;
-        }
-        let index = match self.words.iter().position(|(_, word)| equal(word)) {
-            Some(index) => index,
-            None => {
-                self.words.push((0, Word::Reply(own(reply))));
-                self.words.len() - 1
-            }
-        };
-        Counted::Now { again, decided: self.count(index, replica_bit, shared) }
-    }
-
-    fn on_refused(&mut self, replica: usize, code: Code, shared: &mut Shared) -> Counted {
-        let replica_bit = bit(replica);
-        if self.verdict.is_some() {
-            return self.late(replica_bit);
-        }
-        if self.words.iter().any(|(who, _)| who & replica_bit != 0) {
-            return Counted::Before;
-        }
-        let index = match self.words.iter().position(|(_, word)| *word == Word::Refused(code)) {
-            Some(index) => index,
-            None => {
-                self.words.push((0, Word::Refused(code)));
-                self.words.len() - 1
-            }
-        };
-        Counted::Now { again: false, decided: self.count(index, replica_bit, shared) }
-    }
-
-    /// A word after the verdict: the replica owes nothing more.
-    fn late(&mut self, replica_bit: u32) -> Counted {
-        let first = self.spoken & replica_bit == 0;
-        self.spoken |= replica_bit;
-        if first { Counted::Now { again: false, decided: false } } else { Counted::Before }
-    }
-
-    /// Counts a word; true when it became the verdict.
-    fn count(&mut self, index: usize, replica_bit: u32, shared: &mut Shared) -> bool {
-        let (who, word) = &mut self.words[index];
-        *who |= replica_bit;
-        self.spoken |= replica_bit;
-        if who.count_ones() < shared.needed() {
-            return false;
-        }
-        let truth = word.clone();
-        for (who, word) in std::mem::take(&mut self.words) {
-            let lied = matches!((&word, &truth), (Word::Reply(word), Word::Reply(truth)) if word != truth);
-            (0..shared.replicas)
-                .filter(|replica| lied && who & bit(*replica) != 0)
-                .for_each(|replica| shared.lie(replica));
-        }
-        self.verdict = Some(truth);
-        true
-    }
-}
-
-fn same(known: &Reply, reply: &ArchivedReply) -> bool {
-    known.session == reply.session
-        && known.number == reply.number
-        && known.sequence == reply.sequence
-        && known.entry == reply.entry
-        && known.request == reply.request
-        && known.time_ms == reply.time_ms
-        && known.code == reply.code
-        && known.changes == reply.changes.as_slice()
-        && known.detail == reply.detail.as_str()
-}
-
-fn own(reply: &ArchivedReply) -> Reply {
-    Reply {
-        session: reply.session.to_native(),
-        number: reply.number.to_native(),
-        sequence: reply.sequence.to_native(),
-        entry: reply.entry.to_native(),
-        request: reply.request.to_native(),
-        time_ms: reply.time_ms.to_native(),
-        code: reply.code.to_native(),
-        changes: reply.changes.as_slice().to_vec(),
-        detail: reply.detail.as_str().to_owned(),
     }
 }

@@ -26,6 +26,8 @@ pub struct CoreConfig {
     pub replicas: usize,
     /// Numbers that a session's window holds, at least 2; the cluster's setting.
     pub session_window: u64,
+    /// Most requests in a bundle, up to 256; the cluster's setting.
+    pub max_bundle_requests: usize,
 }
 
 impl CoreConfig {

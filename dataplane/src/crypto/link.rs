@@ -162,6 +162,12 @@ impl LinkIdentity {
     pub fn public(&self) -> PublicKey {
         self.key.public()
     }
+
+    /// Signs with the link key. Only a client does: its one key is also that of its bundles, and the bytes of a bundle
+    /// never begin with the context of a link.
+    pub fn sign(&self, message: &[u8]) -> Signature {
+        self.key.sign(message)
+    }
 }
 
 fn builder() -> Result<Builder<'static>, LinkError> {

@@ -263,6 +263,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             match session.standing(number, &sha256(&[request])) {
                 Standing::New => return Admission::Order,
                 Standing::Repeated(done) => repeated.push((number, done)),
+                // The window moves on execution, and the client may know of executions that this replica has yet to see.
+                Standing::Refused(Code::BEYOND_WINDOW) if session.is_soon(number) => return Admission::Order,
                 Standing::Refused(code) => settled.refuse(number, code),
             }
         }

@@ -65,6 +65,11 @@ impl Session {
         }
     }
 
+    /// Whether a number beyond the window lies in the window that follows it.
+    pub(super) fn is_soon(&self, number: u64) -> bool {
+        number.saturating_sub(self.low) < 2 * self.window
+    }
+
     /// Notes that `number`, whose standing was [`Standing::New`], was executed.
     pub(super) fn record(&mut self, number: u64, executed: Executed) {
         let place = (number - self.base) as usize;

@@ -140,6 +140,16 @@ impl SimDisk {
         self.slow_segments = slow;
     }
 
+    /// Takes back [`SimDisk::fail_next_sync`].
+    pub fn clear_faults(&mut self) {
+        self.fail_sync = false;
+    }
+
+    /// The bytes of a segment that a power cut at this instant would leave.
+    pub fn durable(&self, segment: u32) -> Option<&[u8]> {
+        self.segments.get(&segment).map(|file| file.disk.as_slice())
+    }
+
     /// The numbers of the segments on the disk.
     pub fn segment_numbers(&self) -> Vec<u32> {
         self.segments.keys().copied().collect()

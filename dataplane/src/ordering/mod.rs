@@ -297,6 +297,11 @@ impl Ordering {
         self.executed
     }
 
+    /// Sequences that something is kept of: at most four windows.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Bundles that wait to be ordered.
     pub fn pooled(&self) -> usize {
         self.pool.len()

@@ -44,6 +44,9 @@ pub(super) fn script() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((time, prop::collection::vec(pick, 0..5)), 1..25)
 }
 
+/// Path, revision, previous entry.
+type ModelChange = (u64, u64, Option<u64>);
+
 struct ModelSession {
     id: u64,
     owner: PublicKey,
@@ -199,7 +202,7 @@ impl Model {
         Reply { session, number, sequence, entry, request, time_ms, code: code.0, changes, detail }
     }
 
-    fn outcome(&mut self, bundle: &Bundle, index: u16, bytes: &[u8]) -> (Code, Vec<(u64, u64, Option<u64>)>, String) {
+    fn outcome(&mut self, bundle: &Bundle, index: u16, bytes: &[u8]) -> (Code, Vec<ModelChange>, String) {
         let request = Request::decode(bytes).unwrap();
         if request.not_after_ms.is_some_and(|limit| limit < self.now) {
             return (Code::EXPIRED, vec![], String::new());
@@ -228,7 +231,7 @@ impl Model {
         let first_entry = self.size;
         let settled = bundles.iter().map(|bundle| self.execute(bundle)).collect();
         let is_due = self.bundle_since_state && self.now - self.last_state_ms >= 30;
-        if is_due || self.sequence % 5 == 0 {
+        if is_due || self.sequence.is_multiple_of(5) {
             self.size += 1;
             self.bundle_since_state = false;
             self.last_state_ms = self.now;
@@ -314,7 +317,7 @@ fn check_entries(execution: &Execution<Registers, MemoryStore>, out: &Executed, 
         let Ok(EntryView::State(view)) = EntryView::decode(&entry) else { panic!("entry {index}") };
         let mut application = execution.application().clone();
         assert_eq!(view.state_root, application.state_root());
-        let absence = (out.sequence % 5 == 0).then(|| application.absence_root());
+        let absence = out.sequence.is_multiple_of(5).then(|| application.absence_root());
         assert_eq!((view.absence_root, view.slot_count), (absence, application.slot_count()));
         index += 1;
     }

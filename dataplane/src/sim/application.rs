@@ -1,0 +1,127 @@
+//! The application of simulations: a few registers, and a record of what was executed for the checker.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use crate::crypto::hash::sha256;
+use crate::state::{Answer, Application, Change, Entries, OperationContext, Outcome, StateError};
+use crate::types::{Code, Digest, EntryIndex, Position, PublicKey};
+
+/// A write to one register. Every operation of a run is different, so executing one twice shows.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Operation {
+    pub(super) client: u32,
+    pub(super) session: u64,
+    pub(super) number: u64,
+    /// Tells apart what a lying client signs under one number.
+    pub(super) variant: u8,
+    pub(super) register: u8,
+    /// The revision that the register must have; `u64::MAX`: any.
+    pub(super) revision: u64,
+}
+
+const OPERATION_BYTES: usize = 30;
+
+impl Operation {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        // A CBOR byte string.
+        let mut bytes = vec![0x58, OPERATION_BYTES as u8];
+        bytes.extend_from_slice(&self.client.to_be_bytes());
+        bytes.extend_from_slice(&self.session.to_be_bytes());
+        bytes.extend_from_slice(&self.number.to_be_bytes());
+        bytes.push(self.variant);
+        bytes.push(self.register);
+        bytes.extend_from_slice(&self.revision.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(&[0x58, OPERATION_BYTES as u8])?;
+        let (client, rest) = rest.split_first_chunk()?;
+        let (session, rest) = rest.split_first_chunk()?;
+        let (number, rest) = rest.split_first_chunk()?;
+        let (&[variant, register], rest) = rest.split_first_chunk()?;
+        let (revision, rest) = rest.split_first_chunk()?;
+        rest.is_empty().then_some(Self {
+            client: u32::from_be_bytes(*client),
+            session: u64::from_be_bytes(*session),
+            number: u64::from_be_bytes(*number),
+            variant,
+            register,
+            revision: u64::from_be_bytes(*revision),
+        })
+    }
+}
+
+/// One execution, as the application saw it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Applied {
+    pub(super) position: Position,
+    pub(super) origin: PublicKey,
+    pub(super) time_ms: i64,
+    pub(super) operation: Operation,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Registers {
+    /// Revision and last writing entry by register.
+    values: BTreeMap<u8, (u64, EntryIndex)>,
+    /// Everything executed since the start.
+    pub(super) applied: Vec<Applied>,
+}
+
+impl Application for Registers {
+    fn check(&self, operation: &[u8]) -> Result<usize, Code> {
+        Operation::decode(operation).map(|_| 1).ok_or(Code::MALFORMED)
+    }
+
+    fn execute(&mut self, context: &OperationContext<'_>, operation: &[u8], outcome: &mut Outcome) {
+        outcome.clear();
+        let Some(operation) = Operation::decode(operation) else {
+            return outcome.refuse(Code::MALFORMED, format_args!("no operation"));
+        };
+        let (position, origin) = (context.position, *context.origin);
+        self.applied.push(Applied { position, origin, time_ms: context.time_ms, operation });
+        let before = self.values.get(&operation.register).copied();
+        let revision = before.map_or(0, |(revision, _)| revision);
+        if operation.revision != u64::MAX && operation.revision != revision {
+            return outcome.refuse(Code::CONDITION_FAILED, format_args!("the revision is {revision}"));
+        }
+        self.values.insert(operation.register, (revision + 1, position.entry));
+        outcome.changes.push(Change { path: 0, revision: revision + 1, previous: before.map(|(_, entry)| entry) });
+    }
+
+    fn query(&self, _history: &dyn Entries, _query: &[u8], answer: &mut Answer) -> Code {
+        *answer = Answer::default();
+        Code::BAD_QUERY
+    }
+
+    fn slot_count(&self) -> u64 {
+        self.values.len() as u64
+    }
+
+    fn state_root(&mut self) -> Digest {
+        let mut bytes = Vec::new();
+        // A state is written to memory, which cannot fail.
+        let _ = self.snapshot(&mut bytes);
+        sha256(&[&bytes])
+    }
+
+    fn absence_root(&mut self) -> Digest {
+        self.state_root()
+    }
+
+    fn snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        for (register, (revision, entry)) in &self.values {
+            out.write_all(&[*register])?;
+            out.write_all(&revision.to_be_bytes())?;
+            out.write_all(&entry.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, _bytes: &[u8]) -> Result<(), StateError> {
+        Err(StateError::Malformed { at: 0, what: "simulations restore no snapshot" })
+    }
+}

@@ -1,0 +1,310 @@
+//! What must hold, restated without the code under test.
+//!
+//! The checker sees what each correct replica sends, holds and has executed after every turn. It keeps one history and one
+//! list of executions for the whole cluster; the first replica to get somewhere writes, all others, and the same one
+//! after a crash, must have the same. It reads the records of the log from the disk's durable bytes by its own parser.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ring::digest::{SHA256, digest};
+
+use super::application::{Applied, Operation};
+use super::client::Accepted;
+use crate::log::SimDisk;
+use crate::types::{Digest, Position, PublicKey};
+use crate::wire::frame::Kind;
+use crate::wire::message::Votes;
+
+type Vote = (Kind, u64, u64, [u8; 32]);
+
+/// The votes that a disk's durable records promise, read on as they grow.
+#[derive(Default)]
+struct DurableVotes {
+    segment: u32,
+    offset: usize,
+    votes: BTreeSet<Vote>,
+}
+
+impl DurableVotes {
+    fn read_on(&mut self, disk: &SimDisk) {
+        if self.offset == 0 {
+            self.offset = 4_096;
+        }
+        while let Some(bytes) = disk.durable(self.segment) {
+            let header = bytes.get(self.offset..self.offset + 40);
+            if header.is_none_or(|header| header[20] == 255) {
+                (self.segment, self.offset) = (self.segment + 1, 4_096);
+                continue;
+            }
+            let Some(header) = header else { return };
+            if header[20] == 0 {
+                return;
+            }
+            let length = number(&header[16..20]) as usize;
+            let payload = &bytes[self.offset + 40..self.offset + 40 + length];
+            self.offset += (40 + length).next_multiple_of(8);
+            let (sequence, rest) = payload.split_at(8);
+            match header[20] {
+                1 => drop(self.votes.insert((Kind::Prepare, number(&rest[..8]), number(sequence), digest_of(&rest[8..])))),
+                2 => {
+                    let mut voted = [0; 32];
+                    voted.copy_from_slice(&rest[8..40]);
+                    self.votes.insert((Kind::Commit, number(&rest[..8]), number(sequence), voted));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn number(little_endian: &[u8]) -> u64 {
+    little_endian.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+/// The digest of a logged batch: time, count, and of each bundle the COSE bytes' digest.
+fn digest_of(batch: &[u8]) -> [u8; 32] {
+    let (time, mut rest) = batch.split_at(8);
+    let mut bytes = b"atlas-batch/1".to_vec();
+    bytes.extend(time.iter().rev());
+    let count = number(&rest[..4]);
+    bytes.extend(rest[..4].iter().rev());
+    rest = &rest[4..];
+    for _ in 0..count {
+        let (cose, requests) = (number(&rest[..4]) as usize, number(&rest[4..8]) as usize);
+        let lengths: usize = rest[8..8 + 4 * requests].chunks(4).map(|length| number(length) as usize).sum();
+        rest = &rest[8 + 4 * requests..];
+        bytes.extend_from_slice(digest(&SHA256, &rest[..cose]).as_ref());
+        rest = &rest[cose + lengths..];
+    }
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, &bytes).as_ref());
+    out
+}
+
+/// What a correct replica shows after a turn.
+pub(super) struct View<'a> {
+    pub(super) replica: usize,
+    pub(super) executed: u64,
+    pub(super) size: u64,
+    pub(super) state: Digest,
+    pub(super) applied: &'a [Applied],
+}
+
+/// What a replica was seen to have.
+#[derive(Default)]
+struct Seen {
+    executed: u64,
+    applied: usize,
+    entries: u64,
+}
+
+/// What the checker expects a client to be told.
+struct Expected {
+    operation: Operation,
+    code: u16,
+    /// CBOR of the changes.
+    changes: Vec<u8>,
+    time_ms: i64,
+}
+
+/// See the module.
+pub(super) struct Checker {
+    /// Whether votes are held against the disk.
+    pub(super) check_disk: bool,
+    entries: Vec<Vec<u8>>,
+    /// History size and state at the sequences where a replica was seen to stand.
+    at: BTreeMap<u64, (u64, Digest)>,
+    applied: Vec<Applied>,
+    expected: BTreeMap<Position, Expected>,
+    registers: BTreeMap<u8, (u64, u64)>,
+    signed: BTreeMap<Operation, PublicKey>,
+    executed_numbers: BTreeSet<(u32, u64, u64)>,
+    accepted_at: BTreeSet<Position>,
+    votes: BTreeMap<(usize, Kind, u64, u64), [u8; 32]>,
+    durable: Vec<DurableVotes>,
+    seen: Vec<Seen>,
+    /// Results that clients took.
+    pub(super) accepted: u64,
+    pub(super) votes_checked: u64,
+}
+
+impl Checker {
+    pub(super) fn new(n: usize, check_disk: bool) -> Self {
+        Self {
+            check_disk,
+            entries: Vec::new(),
+            at: BTreeMap::new(),
+            applied: Vec::new(),
+            expected: BTreeMap::new(),
+            registers: BTreeMap::new(),
+            signed: BTreeMap::new(),
+            executed_numbers: BTreeSet::new(),
+            accepted_at: BTreeSet::new(),
+            votes: BTreeMap::new(),
+            durable: (0..n).map(|_| DurableVotes::default()).collect(),
+            seen: (0..n).map(|_| Seen::default()).collect(),
+            accepted: 0,
+            votes_checked: 0,
+        }
+    }
+
+    /// A client signed an operation.
+    pub(super) fn signed(&mut self, operation: Operation, key: PublicKey) {
+        self.signed.insert(operation, key);
+    }
+
+    /// Executions that the cluster agreed on.
+    pub(super) fn executions(&self) -> usize {
+        self.applied.len()
+    }
+
+    /// A replica went down: it may come back with less executed, never with other promises.
+    pub(super) fn restarted(&mut self, replica: usize) {
+        self.seen[replica] = Seen::default();
+        self.durable[replica] = DurableVotes::default();
+    }
+
+    /// A correct replica sends a message.
+    pub(super) fn leaves(&mut self, replica: usize, kind: Kind, body: &[u8], disk: &SimDisk) -> Result<(), String> {
+        if !matches!(kind, Kind::Prepare | Kind::Commit) {
+            return Ok(());
+        }
+        let votes = Votes::access(body).map_err(|error| format!("replica {replica} sends malformed votes: {error}"))?;
+        let view = votes.view.to_native();
+        if self.check_disk {
+            self.durable[replica].read_on(disk);
+        }
+        for vote in votes.votes.iter() {
+            let (sequence, voted) = (vote.sequence.to_native(), vote.digest);
+            self.votes_checked += 1;
+            let first = *self.votes.entry((replica, kind, view, sequence)).or_insert(voted);
+            if first != voted {
+                return Err(format!("replica {replica} sends two {kind:?} for view {view}, sequence {sequence}"));
+            }
+            if self.check_disk && !self.durable[replica].votes.contains(&(kind, view, sequence, voted)) {
+                return Err(format!(
+                    "replica {replica} sends {kind:?} for view {view}, sequence {sequence} without a durable record"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a replica had executed when it was looked at last.
+    pub(super) fn executed(&self, replica: usize) -> u64 {
+        self.seen[replica].executed
+    }
+
+    /// Every result that a client took lies below the history size that all replicas came to.
+    pub(super) fn all_there(&self, size: u64) -> Result<(), String> {
+        match self.accepted_at.last() {
+            Some(last) if last.entry >= size => Err(format!("a client took a result at {last}, the replicas have {size}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next entry that is to be compared of a replica's history.
+    pub(super) fn next_entry(&self, replica: usize) -> u64 {
+        self.seen[replica].entries
+    }
+
+    /// Compares an entry with what others have there.
+    pub(super) fn entry(&mut self, replica: usize, index: u64, bytes: &[u8]) -> Result<(), String> {
+        match self.entries.get(index as usize) {
+            None => self.entries.push(bytes.to_vec()),
+            Some(entry) if entry == bytes => {}
+            Some(_) => return Err(format!("replica {replica} has another entry {index} than a replica before it")),
+        }
+        self.seen[replica].entries = index + 1;
+        Ok(())
+    }
+
+    /// Compares what a replica has executed with what others have.
+    pub(super) fn turned(&mut self, view: &View<'_>) -> Result<(), String> {
+        let replica = view.replica;
+        if view.executed < self.seen[replica].executed {
+            let before = self.seen[replica].executed;
+            return Err(format!("replica {replica} goes back from sequence {before} to {}", view.executed));
+        }
+        self.seen[replica].executed = view.executed;
+        let now = (view.size, view.state);
+        let first = *self.at.entry(view.executed).or_insert(now);
+        if first != now {
+            return Err(format!("replica {replica} differs at sequence {}: {now:?}, before {first:?}", view.executed));
+        }
+        for (index, applied) in view.applied.iter().enumerate().skip(self.seen[replica].applied) {
+            match self.applied.get(index) {
+                Some(before) if before == applied => {}
+                Some(before) => {
+                    return Err(format!("replica {replica} executes {applied:?} where another executed {before:?}"));
+                }
+                None => self.apply(replica, applied)?,
+            }
+        }
+        self.seen[replica].applied = view.applied.len();
+        Ok(())
+    }
+
+    /// A first execution: signed by its origin, for the first time, later than all before. Works out what it must give.
+    fn apply(&mut self, replica: usize, applied: &Applied) -> Result<(), String> {
+        let operation = applied.operation;
+        if self.signed.get(&operation) != Some(&applied.origin) {
+            return Err(format!("replica {replica} executes {operation:?}, which {:?} did not sign", applied.origin));
+        }
+        if !self.executed_numbers.insert((operation.client, operation.session, operation.number)) {
+            return Err(format!("replica {replica} executes a number twice: {operation:?}"));
+        }
+        if let Some(last) = self.applied.last()
+            && (last.position >= applied.position || last.time_ms > applied.time_ms)
+        {
+            return Err(format!("replica {replica} executes {applied:?} after {last:?}"));
+        }
+        let (revision, previous) = self.registers.get(&operation.register).copied().unwrap_or((0, 0));
+        let done = operation.revision == u64::MAX || operation.revision == revision;
+        let mut changes = vec![0x80];
+        if done {
+            changes = vec![0x81, 0x83, 0x00];
+            put_cbor(&mut changes, revision + 1);
+            if revision == 0 { changes.push(0xf6) } else { put_cbor(&mut changes, previous) }
+            self.registers.insert(operation.register, (revision + 1, applied.position.entry));
+        }
+        let code = if done { 0 } else { 300 };
+        let expected = Expected { operation, code, changes, time_ms: applied.time_ms };
+        self.expected.insert(applied.position, expected);
+        self.applied.push(applied.clone());
+        Ok(())
+    }
+
+    /// A client took a result: it must be that of its operation, where the order has it.
+    pub(super) fn accepted(&mut self, client: usize, accepted: &Accepted) -> Result<(), String> {
+        self.accepted += 1;
+        let Some(operation) = accepted.operation else { return Ok(()) };
+        let reply = &accepted.reply;
+        let position = Position { entry: reply.entry, request: reply.request };
+        self.accepted_at.insert(position);
+        let Some(expected) = self.expected.get(&position) else {
+            return Err(format!("client {client} took a result at {position} where nothing was executed"));
+        };
+        let same = expected.operation == operation
+            && expected.code == reply.code
+            && expected.changes == reply.changes
+            && expected.time_ms == reply.time_ms;
+        if same { Ok(()) } else { Err(format!("client {client} took {reply:?}, which the order does not give")) }
+    }
+}
+
+/// An unsigned number in CBOR, as short as it can be.
+fn put_cbor(out: &mut Vec<u8>, value: u64) {
+    match value {
+        0..=23 => out.push(value as u8),
+        24..=0xff => out.extend([0x18, value as u8]),
+        0x100..=0xffff => {
+            out.push(0x19);
+            out.extend((value as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(0x1a);
+            out.extend((value as u32).to_be_bytes());
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Simulated clients: they sign real bundles, send them to all replicas, retransmit, and take a result on f+1 equal replies.
+//!
+//! They share no code with the client core, so an error there cannot hide one here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::application::Operation;
+use super::random::Random;
+use crate::crypto::keys::SecretKey;
+use crate::types::{Code, Digest, Now, PublicKey, Signature};
+use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
+use crate::wire::frame::Kind;
+use crate::wire::message::{self, Refused, Replies, Reply, Submit, WireBundle};
+
+/// First pause before a bundle is sent again, us; doubles up to [`LONGEST_PAUSE_US`].
+const FIRST_PAUSE_US: u64 = 100_000;
+const LONGEST_PAUSE_US: u64 = 1_600_000;
+/// Bundles of a client under way at once.
+const MAX_OPEN: usize = 4;
+/// How long the lying client cares for a bundle, us.
+const LYING_PATIENCE_US: u64 = 400_000;
+
+/// What a client wants sent: to the replicas of the set (a bit each).
+pub(super) struct ToSend {
+    pub(super) replicas: u32,
+    pub(super) body: Arc<[u8]>,
+}
+
+/// An accepted result.
+pub(super) struct Accepted {
+    pub(super) reply: Reply,
+    /// `None` for the request that opened the session.
+    pub(super) operation: Option<Operation>,
+}
+
+struct Open {
+    bodies: Vec<(u32, Arc<[u8]>)>,
+    operations: Vec<Option<Operation>>,
+    first: u64,
+    /// The first reply of each replica by number.
+    replies: BTreeMap<(u64, usize), Reply>,
+    refusals: BTreeMap<usize, Code>,
+    accepted: u64,
+    begun_us: u64,
+    send_at_us: u64,
+    pause_us: u64,
+}
+
+/// See the module.
+pub(super) struct SimClient {
+    index: u32,
+    key: SecretKey,
+    origin: String,
+    lying: bool,
+    replicas: usize,
+    needed: usize,
+    random: Random,
+    think_us: u64,
+    session: Option<u64>,
+    next: u64,
+    left: u64,
+    next_submit_us: u64,
+    open: BTreeMap<Digest, Open>,
+    /// Operations that were signed since they were asked for last.
+    pub(super) signed: Vec<(Operation, PublicKey)>,
+    pub(super) completed: u64,
+}
+
+impl SimClient {
+    pub(super) fn new(
+        index: u32,
+        key: SecretKey,
+        origin: &str,
+        lying: bool,
+        replicas: usize,
+        bundles: u64,
+        think_us: u64,
+        random: Random,
+    ) -> Self {
+        Self {
+            index,
+            key,
+            origin: origin.to_owned(),
+            lying,
+            replicas,
+            needed: (replicas - 1) / 3 + 1,
+            random,
+            think_us,
+            session: None,
+            next: 0,
+            left: bundles,
+            next_submit_us: 0,
+            open: BTreeMap::new(),
+            signed: Vec::new(),
+            completed: 0,
+        }
+    }
+
+    pub(super) fn key(&self) -> PublicKey {
+        self.key.public()
+    }
+
+    /// Whether everything that was submitted has its result and nothing more will be submitted. A lying client is never
+    /// waited for.
+    pub(super) fn is_done(&self) -> bool {
+        self.lying || (self.left == 0 && self.open.is_empty())
+    }
+
+    /// When [`SimClient::tick`] is due.
+    pub(super) fn next_us(&self) -> u64 {
+        let resend = self.open.values().map(|open| open.send_at_us).min().unwrap_or(u64::MAX);
+        let may_submit = self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
+        if may_submit { resend.min(self.next_submit_us) } else { resend }
+    }
+
+    pub(super) fn tick(&mut self, now: Now) -> Vec<ToSend> {
+        let mut out = Vec::new();
+        if self.lying {
+            let session = self.session.is_some();
+            self.open.retain(|_, open| !session || open.begun_us + LYING_PATIENCE_US > now.mono_us);
+        }
+        for open in self.open.values_mut().filter(|open| open.send_at_us <= now.mono_us) {
+            for (replicas, body) in &open.bodies {
+                out.push(ToSend { replicas: *replicas, body: Arc::clone(body) });
+            }
+            open.send_at_us = now.mono_us + open.pause_us;
+            open.pause_us = (2 * open.pause_us).min(LONGEST_PAUSE_US);
+        }
+        let may_submit = self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
+        if may_submit && self.next_submit_us <= now.mono_us {
+            self.left -= 1;
+            self.next_submit_us = now.mono_us + self.random.between(1, self.think_us);
+            self.submit(now, &mut out);
+        }
+        out
+    }
+
+    fn submit(&mut self, now: Now, out: &mut Vec<ToSend>) {
+        let count = self.random.between(1, 4);
+        let first = self.next;
+        let mut operations = Vec::new();
+        if self.session.is_none() {
+            operations.push(None);
+        }
+        while (operations.len() as u64) < count + u64::from(self.session.is_none()) {
+            operations.push(Some(self.operation(first + operations.len() as u64, 0)));
+        }
+        self.next = first + operations.len() as u64;
+        let everyone = (1u32 << self.replicas) - 1;
+        let mut bodies = Vec::new();
+        let Some((digest, body)) = self.sign(first, &operations, now, true) else { return };
+        if self.lying && self.session.is_some() {
+            let some = self.random.next() as u32 & everyone;
+            bodies.push((some, body));
+            let others: Vec<_> = (first..self.next).map(|number| Some(self.operation(number, 1))).collect();
+            bodies.extend(self.sign(first, &others, now, true).map(|(_, body)| (everyone & !some, body)));
+            // And one that it did not sign properly, to all.
+            let forged: Vec<_> = (first..self.next).map(|number| Some(self.operation(number, 2))).collect();
+            bodies.extend(self.sign(first, &forged, now, false).map(|(_, body)| (everyone, body)));
+        } else {
+            bodies.push((everyone, body));
+        }
+        out.extend(bodies.iter().map(|(replicas, body)| ToSend { replicas: *replicas, body: Arc::clone(body) }));
+        self.open.insert(
+            digest,
+            Open {
+                bodies,
+                operations,
+                first,
+                replies: BTreeMap::new(),
+                refusals: BTreeMap::new(),
+                accepted: 0,
+                begun_us: now.mono_us,
+                send_at_us: now.mono_us + FIRST_PAUSE_US,
+                pause_us: 2 * FIRST_PAUSE_US,
+            },
+        );
+    }
+
+    fn operation(&mut self, number: u64, variant: u8) -> Operation {
+        let revision = if self.random.chance(250) { self.random.below(20) } else { u64::MAX };
+        Operation {
+            client: self.index,
+            session: self.session.unwrap_or(u64::MAX),
+            number,
+            variant,
+            register: self.random.below(4) as u8,
+            revision,
+        }
+    }
+
+    fn sign(
+        &mut self,
+        first: u64,
+        operations: &[Option<Operation>],
+        now: Now,
+        properly: bool,
+    ) -> Option<(Digest, Arc<[u8]>)> {
+        let requests: Vec<Vec<u8>> = operations
+            .iter()
+            .map(|operation| {
+                let bytes = operation.map_or(OPEN_SESSION.to_vec(), |operation| operation.encode());
+                Request { class: 0, not_after_ms: None, operation: &bytes }.encode()
+            })
+            .collect();
+        let signature = |bytes: &[u8]| if properly { self.key.sign(bytes) } else { Signature([9; 64]) };
+        let key = self.key.public();
+        let bundle = Bundle::sign(&self.origin, key, self.session, first, &requests, now.wall_ms, signature).ok()?;
+        if properly {
+            self.signed.extend(operations.iter().flatten().map(|operation| (*operation, key)));
+        }
+        let mut body = Vec::new();
+        let bytes = WireBundle { cose: bundle.cose().to_vec(), requests };
+        message::encode(&Submit { bundle: bytes }, &mut body);
+        Some((bundle.digest(), body.into()))
+    }
+
+    /// Takes an answer; the results that became final.
+    ///
+    /// # Errors
+    /// f+1 replicas refuse for good what must be executed.
+    pub(super) fn on_message(&mut self, replica: usize, kind: Kind, body: &[u8]) -> Result<Vec<Accepted>, String> {
+        match kind {
+            Kind::Replies => Ok(message::access::<Replies>(body).map_or(Vec::new(), |replies| {
+                let digest = Digest(replies.bundle);
+                let replies: Vec<Reply> = replies.replies.iter().map(reply_of).collect();
+                self.on_replies(replica, digest, replies)
+            })),
+            Kind::Refused => {
+                let Ok(refused) = message::access::<Refused>(body) else { return Ok(Vec::new()) };
+                let code = Code(refused.code.to_native());
+                let Some(open) = self.open.get_mut(&Digest(refused.bundle)) else { return Ok(Vec::new()) };
+                open.refusals.insert(replica, code);
+                let alike = open.refusals.values().filter(|other| **other == code).count();
+                if alike >= self.needed && code != Code::OVERLOADED && !self.lying {
+                    return Err(format!("client {} is refused with {code} by {alike} replicas", self.index));
+                }
+                Ok(Vec::new())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn on_replies(&mut self, replica: usize, digest: Digest, replies: Vec<Reply>) -> Vec<Accepted> {
+        let Some(open) = self.open.get_mut(&digest) else { return Vec::new() };
+        let mut accepted = Vec::new();
+        for reply in replies {
+            let number = reply.number;
+            let Some(place) = number.checked_sub(open.first).filter(|place| *place < open.operations.len() as u64) else {
+                continue;
+            };
+            if open.replies.contains_key(&(number, replica)) {
+                continue;
+            }
+            let before = open.replies.range((number, 0)..(number, usize::MAX));
+            let alike = before.filter(|(_, other)| **other == reply).count() + 1;
+            if alike == self.needed {
+                open.accepted += 1;
+                let operation = open.operations.get(place as usize).copied().flatten();
+                accepted.push(Accepted { reply: reply.clone(), operation });
+            }
+            open.replies.insert((number, replica), reply);
+        }
+        if let Some(first) = accepted.first().filter(|accepted| accepted.operation.is_none()) {
+            self.session = Some(first.reply.session);
+        }
+        if open.accepted == open.operations.len() as u64 {
+            self.open.remove(&digest);
+            self.completed += 1;
+        }
+        accepted
+    }
+}
+
+fn reply_of(reply: &message::ArchivedReply) -> Reply {
+    Reply {
+        session: reply.session.to_native(),
+        number: reply.number.to_native(),
+        sequence: reply.sequence.to_native(),
+        entry: reply.entry.to_native(),
+        request: reply.request.to_native(),
+        time_ms: reply.time_ms.to_native(),
+        code: reply.code.to_native(),
+        changes: reply.changes.to_vec(),
+        detail: reply.detail.as_str().to_owned(),
+    }
+}

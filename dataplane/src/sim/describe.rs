@@ -1,0 +1,39 @@
+//! Messages in words, for traces.
+
+use crate::types::Digest;
+use crate::wire::frame::Kind;
+use crate::wire::message::{self, ArchivedVote, Batch, Decided, FetchBatch, PrePrepare, Refused, Status, Votes};
+
+fn votes(votes: &[ArchivedVote]) -> String {
+    let each: Vec<_> =
+        votes.iter().map(|vote| format!("{}:{:?}", vote.sequence.to_native(), Digest(vote.digest))).collect();
+    each.join(" ")
+}
+
+/// One line about a message.
+pub(super) fn message(kind: Kind, body: &[u8]) -> String {
+    let words = match kind {
+        Kind::PrePrepare => message::access::<PrePrepare>(body).map(|m| {
+            format!("view {} {}:{:?} {} bundles", m.view, m.sequence, Digest(m.digest), m.bundles.len())
+        }),
+        Kind::Prepare | Kind::Commit => {
+            Votes::access(body).map(|m| format!("view {} {}", m.view, votes(&m.votes)))
+        }
+        Kind::Decided => message::access::<Decided>(body).map(|m| votes(&m.decided)),
+        Kind::Status => message::access::<Status>(body).map(|m| {
+            let open: Vec<_> = m
+                .open
+                .iter()
+                .map(|o| format!("{}{}/{:b}/{:b}", o.sequence, if o.proposed { "+" } else { "" }, o.prepares, o.commits))
+                .collect();
+            format!("executed {} ask {} open {}", m.executed, m.ask, open.join(" "))
+        }),
+        Kind::FetchBatch => {
+            message::access::<FetchBatch>(body).map(|m| format!("{}:{:?}", m.sequence, Digest(m.digest)))
+        }
+        Kind::Batch => message::access::<Batch>(body).map(|m| format!("{}:{:?}", m.sequence, Digest(m.digest))),
+        Kind::Refused => message::access::<Refused>(body).map(|m| format!("code {}", m.code)),
+        _ => Ok(format!("{} bytes", body.len())),
+    };
+    format!("{kind:?} {}", words.unwrap_or_else(|error| format!("({error})")))
+}

@@ -1,0 +1,116 @@
+//! What goes wrong, and the moment from which on nothing does.
+
+use super::plan::Fault;
+use super::world::{Event, World};
+use crate::log::Crash;
+use crate::types::ReplicaId;
+
+impl World {
+    /// Lets one of the run's faults happen and plans the next.
+    pub(super) fn fault(&mut self) -> Result<(), String> {
+        if self.stable {
+            return Ok(());
+        }
+        let gap = self.random.between(1, 2 * self.plan.fault_gap_us);
+        self.schedule(self.now_us + gap, Event::Fault);
+        let place = self.random.index(self.plan.faults.len());
+        let Some(fault) = self.plan.faults.get(place).copied() else { return Ok(()) };
+        self.count(&format!("{fault:?}"));
+        let replica = self.random.index(self.plan.n);
+        self.trace_line(&format!("{fault:?} {replica}"));
+        let until_us = self.now_us + self.random.between(1, self.plan.fault_us);
+        match fault {
+            Fault::Kill => self.crash(replica, Crash::Kill),
+            Fault::KillInTurn => self.machines[replica].dies_in_turn = true,
+            Fault::Power => self.crash(replica, Crash::Power),
+            Fault::PowerAll => (0..self.plan.n).for_each(|replica| self.crash(replica, Crash::Power)),
+            Fault::Partition => {
+                let side = self.random.next();
+                let nodes = self.plan.n + self.plan.clients;
+                self.block_where(until_us, nodes, |from, to| (side >> from ^ side >> to) & 1 == 1);
+            }
+            Fault::OneWay => {
+                let other = self.random.index(self.plan.n);
+                self.network.block(replica, other, until_us);
+                self.schedule(until_us, Event::LinksUp);
+            }
+            Fault::Isolated => {
+                let nodes = self.plan.n + self.plan.clients;
+                self.block_where(until_us, nodes, |from, to| from == replica || to == replica);
+            }
+            Fault::Pause => self.machines[replica].paused_until_us = until_us,
+            Fault::ClockJump => {
+                let most = self.plan.clock_ms as u64;
+                self.machines[replica].error_ms = self.random.between(0, 2 * most) as i64 - most as i64;
+            }
+            Fault::SyncFails => {
+                if let Some(node) = &mut self.machines[replica].node {
+                    node.log_mut().device_mut().fail_next_sync();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn block_where(&mut self, until_us: u64, nodes: usize, blocked: impl Fn(usize, usize) -> bool) {
+        for from in 0..nodes {
+            for to in (0..nodes).filter(|to| blocked(from, *to)) {
+                self.network.block(from, to, until_us);
+            }
+        }
+        self.schedule(until_us, Event::LinksUp);
+    }
+
+    /// A partition ended: links are made again.
+    pub(super) fn links_up(&mut self) {
+        for replica in 0..self.plan.n {
+            let Some(node) = &mut self.machines[replica].node else { continue };
+            for peer in (0..self.plan.n).filter(|peer| *peer != replica) {
+                node.on_link(ReplicaId(peer as u8), true);
+            }
+        }
+    }
+
+    /// The replica's machine or process goes down, and comes up again later.
+    pub(super) fn crash(&mut self, replica: usize, how: Crash) {
+        let Some(node) = self.machines[replica].node.take() else { return };
+        let mut disk = node.into_device();
+        disk.crash(how);
+        let machine = &mut self.machines[replica];
+        machine.disk = Some(disk);
+        machine.paused_until_us = 0;
+        let down_us = self.random.between(1, self.plan.fault_us);
+        self.schedule(self.now_us + down_us, Event::Restart { replica });
+    }
+
+    /// From here on nothing goes wrong any more, except what Byzantine replicas and clients do.
+    pub(super) fn stabilise(&mut self) -> Result<(), String> {
+        if !self.must_converge() {
+            self.finish_safety();
+            return Ok(());
+        }
+        self.stable = true;
+        self.network.heal();
+        let drift = self.plan.drift_ms as u64;
+        for replica in 0..self.plan.n {
+            let machine = &mut self.machines[replica];
+            machine.dies_in_turn = false;
+            machine.paused_until_us = 0;
+            machine.error_ms = self.random.between(0, drift / 2) as i64 - (drift / 4) as i64;
+            if let Some(node) = &mut machine.node {
+                node.log_mut().device_mut().clear_faults();
+            }
+            self.restart(replica)?;
+        }
+        for replica in self.plan.lost.clone() {
+            let replica = usize::from(replica);
+            self.trace_line(&format!("replica {replica} stays down"));
+            let machine = &mut self.machines[replica];
+            machine.node = None;
+            machine.disk = None;
+        }
+        self.links_up();
+        self.schedule(self.now_us, Event::Look);
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! What a seed draws: each run has its own mix of faults, so that rare combinations come up and some runs have hardly any.
+
+use super::random::Random;
+use crate::ordering::Timing;
+
+/// Faults that come and go while a run's safety phase lasts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Fault {
+    /// A process dies; what it wrote stays in the page cache.
+    Kill,
+    /// A process dies in the middle of a turn: only a part of what it sends leaves.
+    KillInTurn,
+    /// A machine loses power and what was not synced.
+    Power,
+    /// All machines lose power together.
+    PowerAll,
+    /// The replicas fall into two groups, for a while.
+    Partition,
+    /// What one node sends to another is lost, for a while.
+    OneWay,
+    /// One replica hears and reaches nobody, clients included.
+    Isolated,
+    /// A process stands still.
+    Pause,
+    /// A clock is set to another time.
+    ClockJump,
+    /// A sync fails.
+    SyncFails,
+}
+
+const FAULTS: [Fault; 10] = [
+    Fault::Kill,
+    Fault::KillInTurn,
+    Fault::Power,
+    Fault::PowerAll,
+    Fault::Partition,
+    Fault::OneWay,
+    Fault::Isolated,
+    Fault::Pause,
+    Fault::ClockJump,
+    Fault::SyncFails,
+];
+
+/// What a Byzantine replica does; several at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Tactic {
+    /// As leader, other batches to some backups, with votes to match.
+    Equivocate,
+    /// As leader, another content under the same digest to some backups.
+    WrongDigest,
+    /// As leader, batches with bundles that nobody signed.
+    Forge,
+    /// As backup, proposals that only the leader may make.
+    Usurp,
+    /// Every vote twice, and votes for several digests.
+    DoubleVote,
+    /// Random changes to the bytes of messages.
+    Mutate,
+    /// Old messages again.
+    Replay,
+    /// Says nothing to some or to all.
+    Silent,
+    /// Invented decisions and statuses.
+    Lie,
+}
+
+const TACTICS: [Tactic; 9] = [
+    Tactic::Equivocate,
+    Tactic::WrongDigest,
+    Tactic::Forge,
+    Tactic::Usurp,
+    Tactic::DoubleVote,
+    Tactic::Mutate,
+    Tactic::Replay,
+    Tactic::Silent,
+    Tactic::Lie,
+];
+
+/// One run's draw.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) n: usize,
+    /// Byzantine replicas with what they do.
+    pub(super) byzantine: Vec<(u8, Vec<Tactic>)>,
+    /// Replicas that stay down once the faults stop.
+    pub(super) lost: Vec<u8>,
+    pub(super) clients: usize,
+    /// Of them the last sends different bundles with the same numbers to different replicas.
+    pub(super) lying_client: bool,
+    /// Bundles that each client submits.
+    pub(super) bundles: u64,
+    /// Longest pause between two bundles of a client, us.
+    pub(super) think_us: u64,
+    pub(super) safety_us: u64,
+    pub(super) faults: Vec<Fault>,
+    /// Mean time between faults, us.
+    pub(super) fault_gap_us: u64,
+    /// Longest duration of a fault, us.
+    pub(super) fault_us: u64,
+    pub(super) loss: u64,
+    pub(super) duplicates: u64,
+    pub(super) delay_us: u64,
+    pub(super) jitter_us: u64,
+    /// Per mille of messages that take twenty times as long.
+    pub(super) late: u64,
+    pub(super) disk_us: u64,
+    /// Longest time from a message's arrival to the end of its round, us.
+    pub(super) round_us: u64,
+    pub(super) drift_ms: i64,
+    /// Highest clock error, ms; beyond `drift_ms` in some runs.
+    pub(super) clock_ms: i64,
+    pub(super) window: u64,
+    pub(super) timing: Timing,
+    pub(super) slow_segments: bool,
+}
+
+impl Plan {
+    /// Draws a run.
+    pub(super) fn draw(random: &mut Random, n: Option<usize>) -> Self {
+        let n = n.unwrap_or(if random.chance(200) { 7 } else { 4 });
+        let tolerated = (n as u64 - 1) / 3;
+        let faulty = random.between(0, tolerated);
+        let mut byzantine: Vec<(u8, Vec<Tactic>)> = Vec::new();
+        while (byzantine.len() as u64) < faulty {
+            // A Byzantine leader ends progress until there is a view change, so most runs have another culprit.
+            let replica = if random.chance(300) { 0 } else { random.below(n as u64) as u8 };
+            if byzantine.iter().all(|(other, _)| *other != replica) {
+                byzantine.push((replica, some(random, &TACTICS, 350)));
+            }
+        }
+        let mut lost = Vec::new();
+        if faulty < tolerated && random.chance(400) {
+            let replica = random.between(1, n as u64 - 1) as u8;
+            if byzantine.iter().all(|(other, _)| *other != replica) {
+                lost.push(replica);
+            }
+        }
+        let quiet = random.chance(100);
+        let drift_ms = random.between(20, 500) as i64;
+        let often = |random: &mut Random, most: u64| if random.chance(500) { random.between(0, most) } else { 0 };
+        Self {
+            n,
+            byzantine,
+            lost,
+            clients: random.between(1, 3) as usize,
+            lying_client: random.chance(250),
+            bundles: random.between(3, 25),
+            think_us: random.between(100, 200_000),
+            safety_us: random.between(500_000, 3_000_000),
+            faults: if quiet { Vec::new() } else { some(random, &FAULTS, 400) },
+            fault_gap_us: random.between(20_000, 600_000),
+            fault_us: random.between(1_000, 800_000),
+            loss: if quiet { 0 } else { often(random, 250) },
+            duplicates: if quiet { 0 } else { often(random, 200) },
+            delay_us: random.between(20, 3_000),
+            jitter_us: random.between(1, 5_000),
+            late: if quiet { 0 } else { often(random, 50) },
+            disk_us: random.between(20, 8_000),
+            round_us: random.between(0, 500),
+            drift_ms,
+            clock_ms: random.between(0, 2 * drift_ms as u64) as i64,
+            window: random.between(2, 32),
+            timing: Timing {
+                open_batches: random.between(1, 8),
+                batch_bytes: random.between(200, 20_000) as usize,
+                bundle_age_us: random.between(500_000, 30_000_000),
+                ..Timing::default()
+            },
+            slow_segments: random.chance(200),
+        }
+    }
+
+    pub(super) fn is_byzantine(&self, replica: usize) -> bool {
+        self.byzantine.iter().any(|(other, _)| usize::from(*other) == replica)
+    }
+
+    /// Whether everything must converge once the faults stop: the leader of view 0 must be correct, since there is no view
+    /// change yet.
+    pub(super) fn must_converge(&self) -> bool {
+        !self.is_byzantine(0)
+    }
+}
+
+/// Some of `all`, each with the given chance, at least one.
+fn some<T: Copy>(random: &mut Random, all: &[T], per_mille: u64) -> Vec<T> {
+    let mut chosen: Vec<T> = all.iter().copied().filter(|_| random.chance(per_mille)).collect();
+    if chosen.is_empty() {
+        chosen.extend(all.get(random.index(all.len())));
+    }
+    chosen
+}

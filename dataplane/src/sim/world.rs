@@ -1,0 +1,704 @@
+//! The event loop: nodes, clients, and what passes between them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::adversary::{Adversary, Sent};
+use super::application::Registers;
+use super::check::{Checker, View};
+use super::client::SimClient;
+use super::network::Network;
+use super::plan::Plan;
+use super::random::Random;
+use super::{Failure, MAX_EVENTS, Report, SimConfig};
+use crate::cluster::Size;
+use crate::crypto::keys::SecretKey;
+use crate::execution::{Client, Execution, Genesis, Member, Role, Settings};
+use crate::history::store::MemoryStore;
+use crate::log::{Crash, Log, LogError, SimDisk};
+use crate::ordering::Agreed;
+use crate::ordering::record::Record;
+use crate::replica::{ClientId, HostStatus, Node, NodeConfig, Shell};
+use crate::types::{Digest, Now, ReplicaId};
+use crate::wire::frame::Kind;
+
+pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
+
+/// Wall time at the start, ms since the Unix epoch.
+const BASE_MS: i64 = 1_790_000_000_000;
+/// The time in which a cluster without faults must converge, us.
+const CONVERGENCE_US: u64 = 120_000_000;
+/// How long an idle cluster is watched, us.
+const IDLE_US: u64 = 5_000_000;
+/// How often convergence is looked for, us.
+const LOOK_US: u64 = 50_000;
+const SEGMENT_BYTES: u32 = 1 << 20;
+/// Lines of a trace.
+const TRACE_LINES: usize = 400;
+
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// A message between nodes: replicas first, then clients.
+    Deliver { from: usize, to: usize, kind: Kind, body: Arc<[u8]> },
+    Turn { replica: usize, life: u32 },
+    Wake { replica: usize, life: u32 },
+    DiskDone { replica: usize, life: u32 },
+    Client { client: usize },
+    Restart { replica: usize },
+    Fault,
+    LinksUp,
+    Stabilise,
+    Look,
+}
+
+/// What a node says in a turn, before the world decides what becomes of it.
+#[derive(Default)]
+struct Outbox {
+    peers: Vec<Sent>,
+    clients: Vec<(ClientId, Kind, Vec<u8>)>,
+    wrote: bool,
+}
+
+impl Shell<SimDisk> for Outbox {
+    fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
+        self.peers.push((peer, kind, body.to_vec()));
+    }
+
+    fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
+        self.clients.push((client, kind, body.to_vec()));
+    }
+
+    fn start_write(&mut self, log: &mut Log<Record, SimDisk>) -> Result<(), LogError> {
+        self.wrote |= log.submit()?;
+        Ok(())
+    }
+
+    fn host(&self) -> HostStatus {
+        HostStatus::default()
+    }
+}
+
+/// A machine with its replica.
+pub(super) struct Machine {
+    pub(super) node: Option<SimNode>,
+    /// The disk, while the replica is down.
+    pub(super) disk: Option<SimDisk>,
+    pub(super) life: u32,
+    /// The process's start, us: its monotonic clock begins there.
+    pub(super) born_us: u64,
+    /// Wall clock error, ms.
+    pub(super) error_ms: i64,
+    pub(super) paused_until_us: u64,
+    pub(super) dies_in_turn: bool,
+    turn_due: bool,
+    wake_us: u64,
+    outbox: Outbox,
+    pub(super) adversary: Option<Adversary>,
+}
+
+/// A cluster, its clients, and all that happens to them.
+pub(super) struct World {
+    config: SimConfig,
+    pub(super) plan: Plan,
+    genesis: Genesis,
+    pub(super) now_us: u64,
+    events: BinaryHeap<Reverse<(u64, u64)>>,
+    bodies: BTreeMap<u64, Event>,
+    counter: u64,
+    handled: u64,
+    chain: u64,
+    pub(super) machines: Vec<Machine>,
+    clients: Vec<SimClient>,
+    pub(super) network: Network,
+    pub(super) random: Random,
+    pub(super) checker: Checker,
+    pub(super) stable: bool,
+    /// Where the watch over the idle cluster began: time, messages sent, executed.
+    idle: Option<(u64, u64, u64)>,
+    done: bool,
+    pub(super) faults: BTreeMap<String, u64>,
+    trace: Option<VecDeque<String>>,
+}
+
+impl World {
+    pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
+        let mut random = Random::new(config.seed);
+        let plan = Plan::draw(&mut random, config.replicas);
+        let genesis = genesis(&plan);
+        let machines = (0..plan.n).map(|replica| machine(config, &plan, &genesis, replica, &mut random)).collect();
+        let mut clients = Vec::new();
+        for index in 0..plan.clients {
+            let lying = plan.lying_client && index + 1 == plan.clients;
+            clients.push(SimClient::new(
+                index as u32,
+                client_key(index),
+                &genesis.origin,
+                lying,
+                plan.n,
+                plan.bundles,
+                plan.think_us,
+                random.fork(),
+            ));
+        }
+        let network = Network::new(plan.n + plan.clients, &plan, random.fork());
+        let checker = Checker::new(plan.n, config.check_disk);
+        let mut world = Self {
+            config,
+            genesis,
+            now_us: 1,
+            events: BinaryHeap::new(),
+            bodies: BTreeMap::new(),
+            counter: 0,
+            handled: 0,
+            chain: 0,
+            machines,
+            clients,
+            network,
+            random,
+            checker,
+            stable: false,
+            idle: None,
+            done: false,
+            faults: BTreeMap::new(),
+            trace: trace.then(|| VecDeque::from([format!("{plan:?}")])),
+            plan,
+        };
+        world.begin().map_err(|what| world.failure(what))?;
+        Ok(world)
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        for replica in 0..self.plan.n {
+            self.restart(replica)?;
+        }
+        for client in 0..self.clients.len() {
+            self.schedule(self.now_us, Event::Client { client });
+        }
+        if !self.plan.faults.is_empty() {
+            let gap = self.random.between(1, 2 * self.plan.fault_gap_us);
+            self.schedule(self.now_us + gap, Event::Fault);
+        }
+        for (_, tactics) in self.plan.byzantine.clone() {
+            tactics.iter().for_each(|tactic| self.count(&format!("byzantine {tactic:?}")));
+        }
+        if self.plan.lying_client {
+            self.count("lying client");
+        }
+        self.schedule(self.now_us + self.plan.safety_us, Event::Stabilise);
+        Ok(())
+    }
+
+    pub(super) fn run(mut self) -> Result<Report, Box<Failure>> {
+        while !self.done {
+            if let Err(what) = self.step() {
+                return Err(self.failure(what));
+            }
+        }
+        Ok(self.report())
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let Some(Reverse((at, number))) = self.events.pop() else { return Err("nothing is left to happen".into()) };
+        let Some(event) = self.bodies.remove(&number) else { return Ok(()) };
+        self.now_us = at;
+        self.handled += 1;
+        if self.handled > MAX_EVENTS {
+            return Err(format!("{MAX_EVENTS} events and no end"));
+        }
+        self.note(&event);
+        self.handle(event)
+    }
+
+    fn note(&mut self, event: &Event) {
+        let mut bytes = self.now_us.to_le_bytes().to_vec();
+        match event {
+            Event::Deliver { from, to, kind, body } => {
+                bytes.extend([1, *from as u8, *to as u8, *kind as u8]);
+                bytes.extend_from_slice(body);
+            }
+            other => bytes.extend_from_slice(format!("{other:?}").as_bytes()),
+        }
+        self.chain = xxh3_64_with_seed(&bytes, self.chain);
+        if self.trace.is_some() {
+            let line = match event {
+                Event::Deliver { from, to, kind, body } => {
+                    format!("{from} -> {to} {}", super::describe::message(*kind, body))
+                }
+                Event::Wake { .. } | Event::Client { .. } | Event::Look => return,
+                other => format!("{other:?}"),
+            };
+            self.trace_line(&line);
+        }
+    }
+
+    pub(super) fn trace_line(&mut self, line: &str) {
+        let now_us = self.now_us;
+        if let Some(trace) = &mut self.trace {
+            if trace.len() > TRACE_LINES {
+                trace.remove(1);
+            }
+            trace.push_back(format!("{now_us:>9} {line}"));
+        }
+    }
+
+    pub(super) fn schedule(&mut self, at_us: u64, event: Event) {
+        self.counter += 1;
+        self.events.push(Reverse((at_us.max(self.now_us), self.counter)));
+        self.bodies.insert(self.counter, event);
+    }
+
+    pub(super) fn count(&mut self, what: &str) {
+        *self.faults.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Deliver { from, to, kind, body } if to < self.plan.n => self.deliver(from, to, kind, body),
+            Event::Deliver { from, to, kind, body } => self.deliver_to_client(from, to - self.plan.n, kind, &body),
+            Event::Turn { replica, life } => self.alive(replica, life, event, Self::turn),
+            // The turn since then planned another one.
+            Event::Wake { replica, .. } if self.machines[replica].wake_us > self.now_us => Ok(()),
+            Event::Wake { replica, life } => self.alive(replica, life, event, |world, replica| {
+                world.machines[replica].wake_us = u64::MAX;
+                world.turn(replica)
+            }),
+            Event::DiskDone { replica, life } => self.alive(replica, life, event, Self::disk_done),
+            Event::Client { client } => self.tick_client(client),
+            Event::Restart { replica } => self.restart(replica),
+            Event::Fault => self.fault(),
+            Event::LinksUp => {
+                self.links_up();
+                Ok(())
+            }
+            Event::Stabilise => self.stabilise(),
+            Event::Look => self.look(),
+        }
+    }
+
+    /// Does `what` if the process still lives, once it is not paused.
+    fn alive(
+        &mut self,
+        replica: usize,
+        life: u32,
+        event: Event,
+        what: impl FnOnce(&mut Self, usize) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let machine = &self.machines[replica];
+        if machine.node.is_none() || machine.life != life {
+            return Ok(());
+        }
+        if machine.paused_until_us > self.now_us {
+            self.schedule(machine.paused_until_us, event);
+            return Ok(());
+        }
+        what(self, replica)
+    }
+
+    pub(super) fn clock(&self, replica: usize) -> Now {
+        let machine = &self.machines[replica];
+        Now {
+            mono_us: self.now_us - machine.born_us,
+            wall_ms: BASE_MS + (self.now_us / 1_000) as i64 + machine.error_ms,
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, kind: Kind, body: Arc<[u8]>) -> Result<(), String> {
+        if self.machines[to].paused_until_us > self.now_us {
+            let at_us = self.machines[to].paused_until_us;
+            self.schedule(at_us, Event::Deliver { from, to, kind, body });
+            return Ok(());
+        }
+        let now = self.clock(to);
+        let n = self.plan.n;
+        let machine = &mut self.machines[to];
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        let result = if from < n {
+            if let Some(adversary) = &mut machine.adversary {
+                adversary.incoming(ReplicaId(from as u8), kind, &body, &mut machine.outbox.peers);
+            }
+            node.on_peer(ReplicaId(from as u8), kind, &body, now)
+        } else {
+            let key = self.clients[from - n].key();
+            let id = ClientId((u64::from(machine.life) << 32) | from as u64);
+            node.on_client(id, &key, kind, &body, now, &mut machine.outbox)
+        };
+        if !machine.turn_due {
+            machine.turn_due = true;
+            let life = machine.life;
+            let pause = self.random.below(self.plan.round_us + 1);
+            self.schedule(self.now_us + pause, Event::Turn { replica: to, life });
+        }
+        match result {
+            Err(error) if from < n && !self.plan.is_byzantine(from) && !self.plan.is_byzantine(to) => {
+                Err(format!("replica {to} faults the correct replica {from}: {error}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn turn(&mut self, replica: usize) -> Result<(), String> {
+        let now = self.clock(replica);
+        let machine = &mut self.machines[replica];
+        machine.turn_due = false;
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        if let Err(error) = node.turn(now, &mut machine.outbox) {
+            return Err(format!("replica {replica} ends: {error}"));
+        }
+        let mut outbox = std::mem::take(&mut machine.outbox);
+        let (life, dies) = (machine.life, std::mem::take(&mut machine.dies_in_turn));
+        if dies {
+            outbox.peers.truncate(self.random.index(outbox.peers.len() + 1));
+            outbox.clients.truncate(self.random.index(outbox.clients.len() + 1));
+        }
+        if outbox.wrote && !dies {
+            let at_us = self.now_us + self.random.between(self.plan.disk_us / 2, self.plan.disk_us);
+            self.schedule(at_us, Event::DiskDone { replica, life });
+        }
+        self.check_turn(replica)?;
+        self.send(replica, outbox)?;
+        if dies {
+            self.count("kill in turn");
+            self.crash(replica, Crash::Kill);
+            return Ok(());
+        }
+        self.plan_wake(replica);
+        Ok(())
+    }
+
+    fn plan_wake(&mut self, replica: usize) {
+        let machine = &mut self.machines[replica];
+        let Some(node) = &machine.node else { return };
+        let at_us = node.next_deadline_us().saturating_add(machine.born_us).max(self.now_us + 1);
+        if at_us != machine.wake_us && at_us != u64::MAX {
+            machine.wake_us = at_us;
+            let life = machine.life;
+            self.schedule(at_us, Event::Wake { replica, life });
+        }
+    }
+
+    fn check_turn(&mut self, replica: usize) -> Result<(), String> {
+        if self.plan.is_byzantine(replica) {
+            return Ok(());
+        }
+        let machine = &mut self.machines[replica];
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        let (executed, slots, pooled) = (node.ordering().executed(), node.ordering().slots(), node.ordering().pooled());
+        if slots as u64 > 4 * self.plan.window {
+            return Err(format!("replica {replica} keeps {slots} slots with a window of {}", self.plan.window));
+        }
+        let most = self.plan.timing.pool_bytes / 512;
+        if pooled > most {
+            return Err(format!("replica {replica} keeps {pooled} bundles waiting"));
+        }
+        if executed == self.checker.executed(replica) {
+            return Ok(());
+        }
+        let execution = node.execution_mut();
+        for index in self.checker.next_entry(replica)..execution.size() {
+            let entry = execution.entry(index).ok_or_else(|| format!("replica {replica} has no entry {index}"))?;
+            self.checker.entry(replica, index, &entry)?;
+        }
+        let (size, state) = (execution.size(), execution.state_digest());
+        let applied = &execution.application().applied;
+        self.checker.turned(&View { replica, executed, size, state, applied })
+    }
+
+    fn send(&mut self, replica: usize, outbox: Outbox) -> Result<(), String> {
+        let byzantine = self.plan.is_byzantine(replica);
+        let mut leaving = Vec::with_capacity(outbox.peers.len());
+        for (to, kind, body) in outbox.peers {
+            let machine = &mut self.machines[replica];
+            match (&mut machine.adversary, &mut machine.node) {
+                (Some(adversary), _) => adversary.outgoing(to, kind, body, &mut leaving),
+                (None, Some(node)) => {
+                    if !byzantine {
+                        self.checker.leaves(replica, kind, &body, node.log_mut().device())?;
+                    }
+                    leaving.push((to, kind, body));
+                }
+                (None, None) => {}
+            }
+        }
+        for (to, kind, body) in leaving {
+            if to.index() < self.plan.n && to.index() != replica {
+                self.transmit(replica, to.index(), kind, body.into());
+            }
+        }
+        for (client, kind, body) in outbox.clients {
+            let to = (client.0 & u64::from(u32::MAX)) as usize;
+            self.transmit(replica, to, kind, body.into());
+        }
+        Ok(())
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: Arc<[u8]>) {
+        for at_us in self.network.arrivals(from, to, self.now_us).into_iter().flatten() {
+            self.schedule(at_us, Event::Deliver { from, to, kind, body: Arc::clone(&body) });
+        }
+    }
+
+    fn disk_done(&mut self, replica: usize) -> Result<(), String> {
+        let now = self.clock(replica);
+        let machine = &mut self.machines[replica];
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        match node.log_finish(now) {
+            Ok(()) => self.turn(replica),
+            // A failed sync is the end of the process.
+            Err(_) => {
+                self.count("failed sync");
+                self.crash(replica, Crash::Power);
+                Ok(())
+            }
+        }
+    }
+
+    fn client_clock(&self) -> Now {
+        Now { mono_us: self.now_us, wall_ms: BASE_MS + (self.now_us / 1_000) as i64 }
+    }
+
+    fn tick_client(&mut self, client: usize) -> Result<(), String> {
+        let now = self.client_clock();
+        let sends = self.clients[client].tick(now);
+        for (operation, key) in std::mem::take(&mut self.clients[client].signed) {
+            self.checker.signed(operation, key);
+        }
+        for send in sends {
+            for replica in (0..self.plan.n).filter(|replica| send.replicas & (1 << replica) != 0) {
+                self.transmit(self.plan.n + client, replica, Kind::Submit, Arc::clone(&send.body));
+            }
+        }
+        let next_us = self.clients[client].next_us();
+        if next_us != u64::MAX {
+            self.schedule(next_us.max(self.now_us + 1).min(self.now_us + 20_000), Event::Client { client });
+        } else if !self.clients[client].is_done() {
+            self.schedule(self.now_us + 20_000, Event::Client { client });
+        }
+        Ok(())
+    }
+
+    fn deliver_to_client(&mut self, from: usize, client: usize, kind: Kind, body: &[u8]) -> Result<(), String> {
+        if self.plan.is_byzantine(from) && self.random.chance(300) {
+            return Ok(());
+        }
+        for accepted in self.clients[client].on_message(from, kind, body)? {
+            self.checker.accepted(client, &accepted)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a replica from what its disk holds.
+    pub(super) fn restart(&mut self, replica: usize) -> Result<(), String> {
+        let machine = &mut self.machines[replica];
+        let Some(disk) = machine.disk.take() else { return Ok(()) };
+        machine.life += 1;
+        machine.born_us = self.now_us;
+        machine.wake_us = u64::MAX;
+        machine.turn_due = true;
+        machine.dies_in_turn = false;
+        machine.outbox = Outbox::default();
+        let life = machine.life;
+        let now = self.clock(replica);
+        let execution = Execution::new(&self.genesis, Registers::default(), MemoryStore::new())
+            .map_err(|error| format!("replica {replica} cannot begin: {error}"))?;
+        let config = node_config(&self.plan, &self.genesis, replica);
+        let (node, found) = Node::recover(config, execution, disk, now)
+            .map_err(|error| format!("replica {replica} does not come back: {error}"))?;
+        if found.torn_bytes > 0 {
+            self.count("torn tail");
+        }
+        self.trace_line(&format!("replica {replica} starts: {found:?}"));
+        self.machines[replica].node = Some(node);
+        self.checker.restarted(replica);
+        self.check_turn(replica)?;
+        for peer in (0..self.plan.n).filter(|peer| *peer != replica) {
+            if let Some(node) = &mut self.machines[peer].node {
+                node.on_link(ReplicaId(replica as u8), true);
+            }
+            let up = self.machines[peer].node.is_some();
+            if let Some(node) = self.machines[replica].node.as_mut().filter(|_| up) {
+                node.on_link(ReplicaId(peer as u8), true);
+            }
+        }
+        self.schedule(self.now_us, Event::Turn { replica, life });
+        Ok(())
+    }
+
+    /// Whether everybody who must is done, and what the last correct replica has executed.
+    fn converged(&mut self) -> Option<(u64, u64)> {
+        if !self.clients.iter().all(SimClient::is_done) {
+            return None;
+        }
+        let correct: Vec<usize> = (0..self.plan.n).filter(|replica| !self.plan.is_byzantine(*replica)).collect();
+        let mut states = Vec::new();
+        for replica in correct {
+            if let Some(node) = &mut self.machines[replica].node {
+                let executed = node.ordering().executed();
+                states.push((executed, node.execution_mut().size(), node.execution_mut().state_digest()));
+            }
+        }
+        let first = *states.first()?;
+        states.iter().all(|state| *state == first).then_some((first.0, first.1))
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        self.schedule(self.now_us + LOOK_US, Event::Look);
+        match (self.converged(), self.idle) {
+            (Some((executed, size)), None) => {
+                self.checker.all_there(size)?;
+                self.idle = Some((self.now_us, self.network.sent, executed));
+            }
+            (None, None) if self.now_us > self.plan.safety_us + CONVERGENCE_US => {
+                return Err(format!("no convergence: {}", self.where_they_stand()));
+            }
+            (Some((executed, _)), Some((since_us, sent, before))) => {
+                if executed != before && !self.plan.lying_client && self.plan.byzantine.is_empty() {
+                    return Err(format!("idle, and sequence {before} became {executed}"));
+                }
+                if self.now_us > since_us + IDLE_US {
+                    self.done = true;
+                    let pairs = (self.plan.n * (self.plan.n - 1)) as u64;
+                    // Idle statuses, twice over, and some for what was still on its way.
+                    let most = pairs * (2 * IDLE_US / self.plan.timing.idle_status_us + 20);
+                    let sent = self.network.sent - sent;
+                    if self.plan.byzantine.is_empty() && !self.plan.lying_client && sent > most {
+                        return Err(format!("an idle cluster sends {sent} messages in {IDLE_US} us, at most {most}"));
+                    }
+                }
+            }
+            (None, Some((since_us, ..))) if self.now_us > since_us + IDLE_US + CONVERGENCE_US => {
+                return Err(format!("converged and fell apart: {}", self.where_they_stand()));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_safety(&mut self) {
+        self.done = true;
+    }
+
+    pub(super) fn must_converge(&self) -> bool {
+        self.plan.must_converge() && !self.config.safety_only
+    }
+
+    fn where_they_stand(&self) -> String {
+        let replicas = self.machines.iter().enumerate().map(|(replica, machine)| match &machine.node {
+            Some(node) => format!("{replica}: {} ({} bundles)", node.ordering().executed(), node.ordering().pooled()),
+            None => format!("{replica}: down"),
+        });
+        let clients = self.clients.iter().map(|client| format!("{} bundles done", client.completed));
+        replicas.chain(clients).collect::<Vec<_>>().join(", ")
+    }
+
+    fn failure(&mut self, what: String) -> Box<Failure> {
+        let trace = self.trace.take().into_iter().flatten().collect();
+        Box::new(Failure { config: self.config, at_us: self.now_us, what, trace })
+    }
+
+    fn report(&self) -> Report {
+        let mut decided = [0; 3];
+        for node in self.machines.iter().filter_map(|machine| machine.node.as_ref()) {
+            let decisions = node.ordering().decisions();
+            decided[0] += decisions.fast;
+            decided[1] += decisions.slow;
+            decided[2] += decisions.told;
+        }
+        let mut faults = self.faults.clone();
+        faults.insert("messages lost".into(), self.network.lost);
+        faults.insert("messages doubled".into(), self.network.doubled);
+        Report {
+            chain: self.chain,
+            events: self.handled,
+            simulated_us: self.now_us,
+            executions: self.checker.executions() as u64,
+            accepted: self.checker.accepted,
+            votes: self.checker.votes_checked,
+            decided,
+            converged: self.idle.is_some(),
+            faults,
+        }
+    }
+}
+
+fn machine(config: SimConfig, plan: &Plan, genesis: &Genesis, replica: usize, random: &mut Random) -> Machine {
+    let mut disk = SimDisk::new(random.next(), genesis.hash, SEGMENT_BYTES);
+    disk.skip_syncs(config.skip_syncs);
+    disk.slow_segments(plan.slow_segments);
+    let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
+    let adversary = tactics
+        .map(|(_, tactics)| Adversary::new(tactics, random.fork(), &genesis.origin, client_key(0).public()));
+    Machine {
+        node: None,
+        disk: Some(disk),
+        life: 0,
+        born_us: 0,
+        error_ms: random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms,
+        paused_until_us: 0,
+        dies_in_turn: false,
+        turn_due: false,
+        wake_us: u64::MAX,
+        outbox: Outbox::default(),
+        adversary,
+    }
+}
+
+fn client_key(index: usize) -> SecretKey {
+    SecretKey::from_seed(&[100 + index as u8; 32])
+}
+
+fn node_config(plan: &Plan, genesis: &Genesis, replica: usize) -> NodeConfig {
+    NodeConfig {
+        me: ReplicaId(replica as u8),
+        origin: genesis.origin.clone(),
+        genesis: genesis.hash,
+        agreed: Agreed { size: size(plan.n), window: plan.window, drift_ms: plan.drift_ms },
+        timing: plan.timing,
+        segment_bytes: SEGMENT_BYTES,
+        idle_write_us: 100_000,
+    }
+}
+
+fn size(n: usize) -> Size {
+    // Four where the size cannot be: the draw gives none such.
+    Size::new(n).or(Size::new(4)).unwrap_or_else(|| unreachable!("four replicas are a size"))
+}
+
+fn genesis(plan: &Plan) -> Genesis {
+    let key = |place: usize| SecretKey::from_seed(&[1 + place as u8; 32]).public();
+    let members = (0..plan.n).map(|index| Member {
+        index: index as u8,
+        name: format!("replica-{index}"),
+        link_key: key(4 * index),
+        protocol_key: key(4 * index + 1),
+        log_key: key(4 * index + 2),
+        cosign_key: key(4 * index + 3),
+    });
+    let clients = (0..plan.clients).map(|index| Client {
+        key: client_key(index).public(),
+        name: format!("client-{index}"),
+        role: "writer".into(),
+    });
+    Genesis {
+        origin: "atlas.example/simulated".into(),
+        hash: Digest([42; 32]),
+        created_ms: BASE_MS - 1_000,
+        epoch: 0,
+        members: members.collect(),
+        administrators: Vec::new(),
+        clients: clients.collect(),
+        roles: vec![Role { name: "writer".into(), writes: vec!["*".into()] }],
+        settings: Settings {
+            checkpoint_interval: 64,
+            window: plan.window,
+            drift_ms: plan.drift_ms as u64,
+            session_window: 64,
+            sessions_per_identity: 4,
+            session_idle_ms: 3_600_000,
+            state_interval_ms: 500,
+            others: Vec::new(),
+        },
+    }
+}
