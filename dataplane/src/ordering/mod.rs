@@ -55,6 +55,8 @@ use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, 
 
 pub mod batch;
 mod catch_up;
+#[cfg(test)]
+mod late_body_tests;
 mod normal;
 mod pool;
 pub mod record;

@@ -39,7 +39,12 @@ impl Ordering {
         }
         slot.q = Own::Staged;
         slot.logged = Some(batch.digest());
+        let decided = slot.decided.is_some();
         self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
+        if decided {
+            // The COMMITs of the others came first, and this was the body that it lacked.
+            self.execute_decided(true);
+        }
     }
 
     pub(super) fn take_proposal(&mut self, from: ReplicaId, message: &ArchivedPrePrepare, now: Now) {
