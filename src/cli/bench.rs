@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use super::args::seconds;
 use super::error::CliError;
 use super::interrupt::Interrupt;
-use super::output::{Style, json_line};
+use super::output::json_line;
 use super::session::{identity, load_cluster};
 use crate::bench::report::write_hdr;
 use crate::bench::run::{self, BenchError, Measured, Settings, Target};
@@ -130,7 +130,7 @@ impl BenchArgs {
 ///
 /// # Errors
 /// The host cannot be measured, the cluster does not run or serve, or a signal came.
-pub fn bench(args: &BenchArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
+pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
     let interrupt = Interrupt::install()?;
     let settings = args.settings();
     // Before all the work: a file that cannot be written is told now.
@@ -153,7 +153,6 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write, style: Style) -> Result<(),
     if args.json {
         json_line(out, &measured.report)?;
     } else {
-        let _ = style;
         writeln!(out, "{}", measured.report)?;
     }
     Ok(())

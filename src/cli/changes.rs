@@ -6,7 +6,8 @@
 use atlas_dataplane::client::{Page, PageDecoder};
 use atlas_dataplane::types::Position;
 
-use crate::twin::cbor::{CborError, Reader, Writer};
+use atlas_dataplane::cbor::{CborError, Reader, Writer};
+use atlas_dataplane::wire::limits::MAX_OPERATION_DEPTH;
 use crate::twin::query::{ChangeSet, Changes, MAX_PAGE, Query};
 
 /// Follows the twins whose names begin with a prefix.
@@ -42,10 +43,10 @@ fn page(body: &[u8]) -> Result<Page, CborError> {
     // The sets of one operation follow each other: position, number of sets, their bytes.
     let mut operations: Vec<(Position, usize, Vec<u8>)> = Vec::new();
     for _ in 0..reader.array()? {
-        let set = reader.item()?;
+        let set = reader.item(MAX_OPERATION_DEPTH)?;
         let mut head = Reader::new(set);
         head.array_of(6)?;
-        let position = Position { entry: head.uint()?, request: head.uint16()? };
+        let position = Position { entry: head.uint()?, request: head.narrow()? };
         match operations.last_mut() {
             Some((last, count, bytes)) if *last == position => {
                 *count += 1;
@@ -55,7 +56,7 @@ fn page(body: &[u8]) -> Result<Page, CborError> {
         }
     }
     reader.array_of(2)?;
-    let covered = Position { entry: reader.uint()?, request: reader.uint16()? };
+    let covered = Position { entry: reader.uint()?, request: reader.narrow()? };
     let events = operations.into_iter().map(|(position, count, sets)| (position, event(position, count, &sets)));
     Ok(Page { events: events.collect(), covered })
 }

@@ -37,7 +37,7 @@ pub fn init(args: &InitArgs, out: &mut impl Write, style: Style) -> Result<(), C
     let (origin, gateway_write) = (args.origin.clone(), args.gateway_write.clone());
     let InitArgs { replicas, base_port, .. } = *args;
     let options = InitOptions { replicas, base_port, origin, created_ms: now_ms(), gateway_write };
-    let summary = init::init(&args.dir, &options).map_err(init_error)?;
+    let summary = init::init(&args.dir, &options).map_err(|error| init_error(&error))?;
     if args.format.json {
         let identities = summary.client_keys.iter().map(|(name, key_file)| Identity { name, key_file }).collect();
         let written = Written {
@@ -52,7 +52,7 @@ pub fn init(args: &InitArgs, out: &mut impl Write, style: Style) -> Result<(), C
     Ok(describe(&summary, &args.origin, out, style)?)
 }
 
-fn init_error(error: InitError) -> CliError {
+fn init_error(error: &InitError) -> CliError {
     match error {
         InitError::Write { .. } | InitError::Key(_) | InitError::ReadBack(_) | InitError::Created(_) => {
             CliError::Failed(error.to_string())

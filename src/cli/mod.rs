@@ -65,7 +65,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::History(args) => read::history(args, out, style),
         Command::Watch(args) => watch::watch(args, out, style),
         Command::Status(args) => status::status(args, out, style),
-        Command::Bench(args) => bench::bench(args, out, style),
+        Command::Bench(args) => bench::bench(args, out),
         Command::Demo(args) => crate::demo::demo(args, out, style),
     }
 }

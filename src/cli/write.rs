@@ -10,7 +10,7 @@ use super::output::{Style, WriteResult, WrittenChange, agreed_time, json_line, p
 use super::parse;
 use super::session::Session;
 use crate::client::RequestResult;
-use crate::twin::cbor::{CborError, Reader};
+use atlas_dataplane::cbor::{CborError, Reader};
 use crate::twin::operation::{Operation, Write};
 use crate::twin::view::{OperationView, Target};
 
@@ -108,7 +108,7 @@ fn changes(bytes: &[u8], targets: &[Target<'_>]) -> Result<Vec<WrittenChange>, C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::twin::cbor::Writer;
+    use atlas_dataplane::cbor::Writer;
     use atlas_dataplane::types::Position;
 
     #[test]
