@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::genesis::Settings;
+use crate::cluster::Settings;
 use crate::crypto::hash::sha256;
 use crate::types::{Code, Digest, EntryIndex, TimeMs};
 use crate::wire::bundle::BundleHeader;
