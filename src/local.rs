@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use atlas_dataplane::cluster::init::{InitError, InitOptions, init};
+use atlas_dataplane::cluster::init::{InitError, InitOptions, fresh_origin, init};
 use atlas_dataplane::cluster::settings::LogConfig;
 use rand_core::{OsRng, RngCore};
 pub use rustix::process::Signal;
@@ -66,7 +66,7 @@ impl Default for LocalOptions {
     fn default() -> Self {
         Self {
             program: None,
-            origin: "atlas.example/local".to_owned(),
+            origin: fresh_origin("atlas.example/local"),
             gateway_write: vec!["*".to_owned()],
             segment_mib: 16,
             ready_timeout: Duration::from_secs(30),
@@ -235,8 +235,7 @@ impl LocalCluster {
     pub fn signal(&mut self, index: usize, signal: Signal) -> Result<(), LocalError> {
         let child = self.children.get(index).and_then(Option::as_ref).ok_or(LocalError::Replica(index))?;
         // A child that was not waited for keeps its id, so the signal reaches nobody else.
-        kill_process(Pid::from_child(child), signal)
-            .map_err(|errno| LocalError::Signal { index, source: errno.into() })
+        kill_process(Pid::from_child(child), signal).map_err(|errno| LocalError::Signal { index, source: errno.into() })
     }
 
     /// Starts a replica that does not run, from the files that it left.
