@@ -14,7 +14,9 @@ use crate::wire::bundle::Bundle;
 use crate::wire::error::{FrameError, Malformed};
 use crate::wire::frame::Kind;
 use crate::wire::limits::MAX_ANSWER_BODY;
-use crate::wire::message::{self, ArchivedQuery, ArchivedSubmit, Query, Refused, Replies, StatusAnswer, StatusQuery, Submit};
+use crate::wire::message::{
+    self, ArchivedQuery, ArchivedSubmit, Query, Refused, Replies, StatusAnswer, StatusQuery, Submit,
+};
 
 /// When an overloaded replica suggests to try again, ms.
 const RETRY_AFTER_MS: u32 = 20;
@@ -72,13 +74,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.parked.retain(|parked| parked.client != client);
     }
 
-    fn client_bundle(
-        &mut self,
-        client: ClientId,
-        key: &PublicKey,
-        submit: &ArchivedSubmit,
-        shell: &mut impl Shell<D>,
-    ) {
+    fn client_bundle(&mut self, client: ClientId, key: &PublicKey, submit: &ArchivedSubmit, shell: &mut impl Shell<D>) {
         let bundle = match self.read_bundle(key, submit) {
             Ok(bundle) => bundle,
             Err((digest, code)) => {
