@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use data_encoding::BASE64;
 
-use crate::cluster::{Cluster, RoleId};
 use super::roles::{Pattern, PatternError, Rights};
+use crate::cbor::Writer;
+use crate::cluster::{Cluster, RoleId};
 use crate::crypto::hash::sha256;
 use crate::history::entry::{self, Member as MemberView};
-use crate::history::{put_array, put_bytes, put_map, put_text, put_uint};
 use crate::types::{Digest, Epoch, PublicKey, TimeMs};
 use crate::wire::limits::{MAX_ENTRY, MAX_REPLICAS};
 
@@ -302,36 +302,41 @@ impl Genesis {
     /// The settings as a map: the numbers, the origin, the genesis hash, the roles and the clients.
     fn encode_settings(&self) -> Result<Vec<u8>, GenesisError> {
         let mut items: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        let mut put = |name: &str, value: &dyn Fn(&mut Vec<u8>)| {
+        let mut put = |name: &str, value: &dyn Fn(&mut Writer<'_>)| {
             let (mut key, mut bytes) = (Vec::new(), Vec::new());
-            put_text(&mut key, name);
-            value(&mut bytes);
+            Writer(&mut key).text(name);
+            value(&mut Writer(&mut bytes));
             items.push((key, bytes));
         };
         for (name, value, ..) in self.settings.bounded() {
-            put(name, &|out| put_uint(out, value));
+            put(name, &|out| {
+                out.uint(value);
+            });
         }
         for (name, value) in &self.settings.others {
-            put(name, &|out| put_uint(out, *value));
+            put(name, &|out| {
+                out.uint(*value);
+            });
         }
-        put("origin", &|out| put_text(out, &self.origin));
-        put("genesis", &|out| put_bytes(out, &self.hash.0));
+        put("origin", &|out| {
+            out.text(&self.origin);
+        });
+        put("genesis", &|out| {
+            out.bytes(&self.hash.0);
+        });
         put("roles", &|out| {
-            put_array(out, self.roles.len());
+            out.array(self.roles.len());
             for role in &self.roles {
-                put_array(out, 2);
-                put_text(out, &role.name);
-                put_array(out, role.writes.len());
-                role.writes.iter().for_each(|pattern| put_text(out, pattern));
+                out.array(2).text(&role.name).array(role.writes.len());
+                role.writes.iter().for_each(|pattern| {
+                    out.text(pattern);
+                });
             }
         });
         put("clients", &|out| {
-            put_array(out, self.clients.len());
+            out.array(self.clients.len());
             for client in &self.clients {
-                put_array(out, 3);
-                put_bytes(out, &client.key.0);
-                put_text(out, &client.name);
-                put_text(out, &client.role);
+                out.array(3).bytes(&client.key.0).text(&client.name).text(&client.role);
             }
         });
         // RFC 8949, 4.2.1: by the bytes of the encoded keys.
@@ -341,7 +346,7 @@ impl Genesis {
             return Err(GenesisError::Twice { what: "setting", name });
         }
         let mut map = Vec::new();
-        put_map(&mut map, items.len());
+        Writer(&mut map).map(items.len());
         for (key, value) in items {
             map.extend_from_slice(&key);
             map.extend_from_slice(&value);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::crypto::hash::{leaf_hash, root_by_definition};
 use crate::history::store::{FileStore, MemoryStore};
-use crate::history::tree::{empty_root, leaf_hash, node_hash};
 use crate::state::{Change, Entries, StateError};
 use crate::types::{PublicKey, Signature};
 
@@ -187,17 +187,6 @@ fn settled(admission: Admission) -> Settled {
     match admission {
         Admission::Settled(settled) => settled,
         Admission::Order => panic!("to be ordered"),
-    }
-}
-
-fn naive_root(leaves: &[Digest]) -> Digest {
-    match leaves {
-        [] => empty_root(),
-        [leaf] => *leaf,
-        _ => {
-            let split = leaves.len().next_power_of_two() / 2;
-            node_hash(&naive_root(&leaves[..split]), &naive_root(&leaves[split..]))
-        }
     }
 }
 
@@ -446,7 +435,7 @@ proptest! {
         let run = model::run(&script, &mut execution);
         let written = entries(&execution);
         let leaves: Vec<_> = written.iter().map(|entry| leaf_hash(entry)).collect();
-        prop_assert_eq!(execution.history_root(), naive_root(&leaves));
+        prop_assert_eq!(execution.history_root(), root_by_definition(&leaves));
 
         // The same batches on files, in a directory that already saw half of them.
         let directory = tempfile::tempdir().unwrap();
