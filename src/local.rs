@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use atlas_dataplane::cluster::init::{InitError, InitOptions, OPERATOR, init};
+use atlas_dataplane::cluster::init::{InitError, InitOptions, OPERATOR, fresh_origin, init};
 use atlas_dataplane::cluster::settings::LogConfig;
 use atlas_dataplane::crypto::SecretKey;
 use atlas_dataplane::crypto::keys::KeyError;
@@ -77,7 +77,7 @@ impl Default for LocalOptions {
     fn default() -> Self {
         Self {
             program: None,
-            origin: "atlas.example/local".to_owned(),
+            origin: fresh_origin("atlas.example/local"),
             gateway_write: vec!["*".to_owned()],
             segment_mib: 16,
             ready_timeout: Duration::from_secs(30),

@@ -148,7 +148,7 @@ settings! {
     /// The log of one replica.
     pub struct LogConfig (RawLog, "log") {
         /// Size of one segment file, allocated in advance.
-        segment_mib = 64, 1..=1024, "MiB";
+        segment_mib = 64, 4..=1024, "MiB";
     }
     also {
         /// How the tail becomes durable: "direct" or "mapped".
@@ -160,9 +160,9 @@ settings! {
     /// The transport of one replica.
     pub struct NetConfig (RawNet, "net") {
         /// So many clients may be connected; one more is turned away.
-        max_clients = 1024, 1..=65_536, "connections";
+        max_clients = 1024, 1..=60_000, "connections";
         /// What waits to be sent on one connection; a peer that lets it fill up is disconnected.
-        send_queue_kib = 4096, 64..=262_144, "KiB";
+        send_queue_kib = 4096, 4096..=262_144, "KiB";
         /// A connection that has not finished its handshake by then is closed.
         handshake_timeout_ms = 5000, 100..=60_000, "milliseconds";
         /// First pause before a lost connection is tried again; it doubles with each failure.
@@ -183,3 +183,6 @@ settings! {
         status_interval_ms = 100, 10..=60_000, "milliseconds";
     }
 }
+
+/// Room for the largest frame of a replica, or a batch could never be sent.
+const _: () = assert!(crate::crypto::session::frame_bytes(crate::wire::limits::MAX_PEER_BODY) <= 4096 << 10);

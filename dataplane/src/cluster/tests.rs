@@ -465,7 +465,9 @@ fn every_error_of_a_replica_file_has_its_line_and_key() {
         ("data", "listen = \"x\"\ndata", 4, "listen", "HOST:PORT"),
         ("data", "core = 5000\ndata", 4, "core", "from 0 to 4095"),
         ("\"/var/atlas\"", "\"d\"\n[log]\ndevice = \"disk\"", 6, "device", "expected `direct` or `mapped`"),
-        ("\"/var/atlas\"", "\"d\"\n[log]\nsegment_mib = 0", 6, "log.segment_mib", "from 1 to 1024 (MiB)"),
+        ("\"/var/atlas\"", "\"d\"\n[log]\nsegment_mib = 0", 6, "log.segment_mib", "from 4 to 1024 (MiB)"),
+        ("\"/var/atlas\"", "\"d\"\n[net]\nmax_clients = 60001", 6, "net.max_clients", "from 1 to 60000"),
+        ("\"/var/atlas\"", "\"d\"\n[net]\nsend_queue_kib = 4095", 6, "net.send_queue_kib", "from 4096 to"),
         ("\"/var/atlas\"", "\"d\"\n[log]\nsegment_kib = 1", 6, "segment_kib", "unknown field"),
         ("\"/var/atlas\"", "\"d\"\n[net]\nreconnect_min_ms = 2000", 6, "net.reconnect_min_ms", "at most that"),
         ("\"/var/atlas\"", "\"d\"\n[local]\nstatus_interval_ms = \"1s\"", 6, "local.status_interval_ms", "\"1s\" does"),
@@ -536,4 +538,11 @@ proptest! {
             Err(other) => prop_assert!(false, "{}", other),
         }
     }
+}
+
+#[test]
+fn two_clusters_that_nobody_named_have_different_names() {
+    let (one, other) = (InitOptions::new(0).origin, InitOptions::new(0).origin);
+    assert_ne!(one, other);
+    assert!(one.strip_prefix("atlas.example/plant-").is_some_and(|random| random.len() == 8));
 }
