@@ -4,7 +4,7 @@ use atlas_dataplane::sim::{self, SimConfig};
 
 #[test]
 fn seeds() {
-    let range = std::env::var("ATLAS_SIM_SEEDS").unwrap_or("0..40".into());
+    let range = std::env::var("ATLAS_SIM_SEEDS").unwrap_or("0..30".into());
     let (a, b) = range.split_once("..").unwrap();
     let mut bad = 0;
     for seed in a.parse().unwrap()..b.parse::<u64>().unwrap() {
