@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::mutants::{self, Mutant};
 use super::{CATCH_UP_PAGE, Effect, Ordering, Outgoing, To};
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::limits::MAX_STATUS_SLOTS;
@@ -72,9 +73,13 @@ impl Ordering {
 
     /// Own votes and proposals that a peer lacks.
     fn send_again(&mut self, from: ReplicaId, status: &ArchivedStatus) {
+        if mutants::on(Mutant::NothingAgain) {
+            return;
+        }
         let me = 1u32 << self.me.0;
         let mut listed = status.open.iter().peekable();
-        let (mut proposals, mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut proposals, mut logged) = (Vec::new(), Vec::new());
+        let (mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         let first = status.executed.to_native().saturating_add(1);
         for (&sequence, slot) in self.slots.range(first..).take(MAX_STATUS_SLOTS) {
             while listed.next_if(|open| open.sequence.to_native() < sequence).is_some() {}
@@ -85,7 +90,14 @@ impl Ordering {
                 _ => (false, false, false),
             };
             if !proposed && self.leader() == self.me {
-                proposals.extend(slot.own_proposal.clone());
+                match slot.own_proposal.clone() {
+                    Some(proposal) => proposals.push(proposal),
+                    // Executed here; but the peer may be one whose COMMIT the others need.
+                    None if slot.executed && slot.has_own_q() && logged.len() < FETCHES_AT_ONCE => {
+                        logged.push(sequence);
+                    }
+                    None => {}
+                }
             }
             if !has_prepare {
                 prepares.extend(slot.prepare_vote());
@@ -100,6 +112,9 @@ impl Ordering {
         }
         for proposal in proposals {
             self.send(To::One(from), Outgoing::PrePrepare(proposal));
+        }
+        for sequence in logged {
+            self.effects.push_back(Effect::SupplyLoggedProposal(from, sequence));
         }
         if !prepares.is_empty() {
             self.send(To::One(from), Outgoing::Prepare(prepares));
@@ -130,7 +145,7 @@ impl Ordering {
             if !self.in_range(sequence) {
                 continue;
             }
-            let one_correct = self.agreed.size.one_correct();
+            let one_correct = if mutants::on(Mutant::OneTeller) { 1 } else { self.agreed.size.one_correct() };
             let slot = self.slot(sequence);
             slot.told[from.index()] = Some(digest);
             if slot.decided.is_some() {

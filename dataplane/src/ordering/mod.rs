@@ -54,6 +54,7 @@ use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, 
 
 pub mod batch;
 mod catch_up;
+pub(crate) mod mutants;
 mod normal;
 mod pool;
 pub mod record;
@@ -62,6 +63,7 @@ mod slot;
 mod tests;
 
 use batch::Batch;
+use mutants::Mutant;
 use pool::Pool;
 use record::{DurableProposal, DurableVote, Record};
 use slot::Slot;
@@ -152,6 +154,8 @@ pub enum Effect {
     SupplyBatch(ReplicaId, Sequence, Arc<Batch>),
     /// Send the body of an executed batch, read from the log.
     SupplyLoggedBatch(ReplicaId, Sequence, Digest),
+    /// Send the own proposal of an executed sequence again, read from the log.
+    SupplyLoggedProposal(ReplicaId, Sequence),
     /// Send a page of old decisions, read from the log, from this sequence on.
     SupplyDecided(ReplicaId, Sequence),
     /// A peer did what a correct replica does not do.
@@ -240,6 +244,7 @@ impl Ordering {
             return;
         }
         match &**record {
+            Record::PrePrepared { .. } if mutants::on(Mutant::ForgetsQ) => {}
             Record::PrePrepared { view, batch, .. } => {
                 self.view = self.view.max(*view);
                 self.proposed_ms = self.proposed_ms.max(batch.time_ms());
@@ -400,7 +405,13 @@ impl Ordering {
 
     /// Whether a sequence is inside what slots are kept for.
     fn in_range(&self, sequence: Sequence) -> bool {
-        sequence > self.executed && sequence <= self.executed.saturating_add(2 * self.agreed.window)
+        mutants::on(Mutant::NoWindow)
+            || sequence > self.executed && sequence <= self.executed.saturating_add(2 * self.agreed.window)
+    }
+
+    /// Votes that prepare, and votes that commit.
+    fn quorum(&self) -> usize {
+        self.agreed.size.quorum() - usize::from(mutants::on(Mutant::SmallQuorum))
     }
 
     /// The slot of a sequence that is in range.

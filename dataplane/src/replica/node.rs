@@ -1,7 +1,6 @@
 //! The node: rounds, effects and the log.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use super::clients::{Parked, Pending};
 use super::counters::Counters;
@@ -10,10 +9,11 @@ use crate::crypto::session::SessionError;
 use crate::execution::{Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
+use crate::ordering::batch::Batch;
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
-use crate::types::{Digest, Now, ReplicaId};
+use crate::types::{Digest, Now, ReplicaId, Sequence, View};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, PrePrepare, Vote, Votes};
 
@@ -250,6 +250,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 Effect::SupplyLoggedBatch(to, sequence, digest) => {
                     self.supply_logged_batch(to, sequence, digest, shell)?;
                 }
+                Effect::SupplyLoggedProposal(to, sequence) => self.supply_logged_proposal(to, sequence, shell)?,
                 Effect::SupplyDecided(to, first) => self.supply_decided(to, first, shell)?,
                 Effect::Report(replica, what) => self.counters.misbehaved(replica, &what),
             }
@@ -379,6 +380,17 @@ impl<A: Application, S: EntryStore> Replay<A, S> {
     }
 }
 
+/// A proposal as it travels.
+pub(super) fn pre_prepare(view: View, sequence: Sequence, batch: &Batch) -> PrePrepare {
+    PrePrepare {
+        view,
+        sequence,
+        time_ms: batch.time_ms(),
+        digest: batch.digest().0,
+        bundles: batch.bundles().iter().map(|bundle| bundle.digest().0).collect(),
+    }
+}
+
 /// The body of a message to a peer, and its kind.
 fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
     let votes = |votes: &[crate::ordering::record::DurableVote]| Votes {
@@ -387,15 +399,7 @@ fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
     };
     match outgoing {
         Outgoing::PrePrepare(proposal) => {
-            let batch: &Arc<_> = proposal.batch();
-            let message = PrePrepare {
-                view: proposal.view(),
-                sequence: proposal.sequence(),
-                time_ms: batch.time_ms(),
-                digest: batch.digest().0,
-                bundles: batch.bundles().iter().map(|bundle| bundle.digest().0).collect(),
-            };
-            message::encode(&message, body);
+            message::encode(&pre_prepare(proposal.view(), proposal.sequence(), proposal.batch()), body);
             Kind::PrePrepare
         }
         Outgoing::Prepare(prepares) => {

@@ -1,6 +1,6 @@
 //! Old batches for a peer that is behind: read from the own log, in bounded pages.
 
-use super::node::{Node, NodeError, Shell};
+use super::node::{Node, NodeError, Shell, pre_prepare};
 use crate::history::store::EntryStore;
 use crate::log::{Device, Record as _};
 use crate::ordering::CATCH_UP_PAGE;
@@ -16,23 +16,13 @@ use crate::wire::message::{self, Decided, Vote, WireBundle};
 const MAX_SCAN: usize = 16_384;
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
-    pub(super) fn supply_batch(
-        &mut self,
-        to: ReplicaId,
-        sequence: Sequence,
-        batch: &Batch,
-        shell: &mut impl Shell<D>,
-    ) {
+    pub(super) fn supply_batch(&mut self, to: ReplicaId, sequence: Sequence, batch: &Batch, shell: &mut impl Shell<D>) {
         let bundles = batch.bundles().iter().map(|bundle| WireBundle {
             cose: bundle.cose().to_vec(),
             requests: bundle.requests().map(<[u8]>::to_vec).collect(),
         });
-        let message = message::Batch {
-            sequence,
-            digest: batch.digest().0,
-            time_ms: batch.time_ms(),
-            bundles: bundles.collect(),
-        };
+        let message =
+            message::Batch { sequence, digest: batch.digest().0, time_ms: batch.time_ms(), bundles: bundles.collect() };
         self.body.clear();
         message::encode(&message, &mut self.body);
         shell.to_peer(to, Kind::Batch, &self.body);
@@ -45,25 +35,49 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         digest: Digest,
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
-        let mut found = None;
-        let mut scan = self.log.scan_from(sequence);
-        for _ in 0..MAX_SCAN {
-            let Some(entry) = scan.next()? else { break };
-            if entry.key != sequence {
-                continue;
+        let found = self.logged(sequence, |record| match record {
+            Record::PrePrepared { batch, .. } | Record::Learned { batch, .. } if batch.digest() == digest => {
+                Some(batch)
             }
-            if let Some(Record::PrePrepared { batch, .. } | Record::Learned { batch, .. }) =
-                Record::decode(entry.kind, entry.payload)
-                && batch.digest() == digest
-            {
-                found = Some(batch);
-                break;
-            }
-        }
+            _ => None,
+        })?;
         if let Some(batch) = found {
             self.supply_batch(to, sequence, &batch, shell);
         }
         Ok(())
+    }
+
+    pub(super) fn supply_logged_proposal(
+        &mut self,
+        to: ReplicaId,
+        sequence: Sequence,
+        shell: &mut impl Shell<D>,
+    ) -> Result<(), NodeError> {
+        let present = self.ordering.view();
+        let found = self.logged(sequence, |record| match record {
+            Record::PrePrepared { view, batch, .. } if view == present => Some(batch),
+            _ => None,
+        })?;
+        if let Some(batch) = found {
+            self.body.clear();
+            message::encode(&pre_prepare(present, sequence, &batch), &mut self.body);
+            shell.to_peer(to, Kind::PrePrepare, &self.body);
+        }
+        Ok(())
+    }
+
+    /// What `pick` takes of the durable records of a sequence.
+    fn logged<T>(&mut self, sequence: Sequence, pick: impl Fn(Record) -> Option<T>) -> Result<Option<T>, NodeError> {
+        let mut scan = self.log.scan_from(sequence);
+        for _ in 0..MAX_SCAN {
+            let Some(entry) = scan.next()? else { break };
+            if entry.key == sequence
+                && let Some(found) = Record::decode(entry.kind, entry.payload).and_then(&pick)
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn supply_decided(
