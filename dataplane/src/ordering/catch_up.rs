@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::mutants::{self, Mutant};
 use super::{CATCH_UP_PAGE, Effect, Ordering, Outgoing, To};
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::limits::MAX_STATUS_SLOTS;
@@ -107,6 +108,9 @@ impl Ordering {
 
     /// Own votes and proposals that a peer lacks.
     fn send_again(&mut self, from: ReplicaId, status: &Status) {
+        if mutants::on(Mutant::NothingAgain) {
+            return;
+        }
         let me = 1u32 << self.me.0;
         let mut listed = status.open.iter().peekable();
         let (mut proposals, mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -120,6 +124,7 @@ impl Ordering {
                 _ => (false, false, false),
             };
             if !proposed && self.leader() == self.me {
+                // Also where it is executed here: the peer may be one whose COMMIT the others need.
                 proposals.extend(slot.own_proposal.clone());
             }
             if !has_prepare {
@@ -162,7 +167,7 @@ impl Ordering {
             if !self.in_range(sequence) {
                 continue;
             }
-            let one_correct = self.agreed.size.one_correct();
+            let one_correct = if mutants::on(Mutant::OneTeller) { 1 } else { self.agreed.size.one_correct() };
             let slot = self.slot(sequence);
             slot.told[from.index()] = Some(digest);
             if slot.decided.is_some() {

@@ -57,6 +57,7 @@ pub mod batch;
 mod catch_up;
 #[cfg(test)]
 mod late_body_tests;
+pub(crate) mod mutants;
 mod normal;
 mod pool;
 pub mod record;
@@ -65,6 +66,7 @@ mod slot;
 mod tests;
 
 use batch::Batch;
+use mutants::Mutant;
 use pool::Pool;
 use record::{DurableProposal, DurableVote, Record};
 use slot::Slot;
@@ -262,6 +264,7 @@ impl Ordering {
             return;
         }
         match &**record {
+            Record::PrePrepared { .. } if mutants::on(Mutant::ForgetsQ) => {}
             Record::PrePrepared { view, batch, .. } => {
                 self.view = self.view.max(*view);
                 self.proposed_ms = self.proposed_ms.max(batch.time_ms());
@@ -435,7 +438,13 @@ impl Ordering {
 
     /// Whether a sequence is inside what slots are kept for.
     fn in_range(&self, sequence: Sequence) -> bool {
-        sequence > self.executed && sequence <= self.executed.saturating_add(2 * self.agreed.window)
+        mutants::on(Mutant::NoWindow)
+            || sequence > self.executed && sequence <= self.executed.saturating_add(2 * self.agreed.window)
+    }
+
+    /// Votes that prepare, and votes that commit.
+    fn quorum(&self) -> usize {
+        self.agreed.size.quorum() - usize::from(mutants::on(Mutant::SmallQuorum))
     }
 
     /// The slot of a sequence that is in range.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, batch_digest};
+use super::mutants::{self, Mutant};
 use super::record::{DurableVote, Phase, Record};
 use super::slot::{Own, Proposal};
 use super::{Effect, MAX_OPEN_BYTES, Ordering, Outgoing, To, Wanted};
@@ -39,12 +40,9 @@ impl Ordering {
         }
         slot.q = Own::Staged;
         slot.logged = Some(batch.digest());
-        let decided = slot.decided.is_some();
         self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
-        if decided {
-            // The COMMITs of the others came first, and this was the body that it lacked.
-            self.execute_decided(true);
-        }
+        // It may have been decided before its body was here.
+        self.execute_decided(true);
     }
 
     pub(super) fn take_proposal(&mut self, from: ReplicaId, message: &ArchivedPrePrepare, now: Now) {
@@ -66,7 +64,7 @@ impl Ordering {
         if unique.is_empty() || unique.len() != bundles.len() {
             return self.report(from, Misbehaviour::BatchLimits { sequence });
         }
-        if batch_digest(time_ms, bundles.iter().copied()) != digest {
+        if batch_digest(time_ms, bundles.iter().copied()) != digest && !mutants::on(Mutant::DigestBelieved) {
             return self.report(from, Misbehaviour::WrongDigest { sequence });
         }
         let drift_ms = time_ms.saturating_sub(now.wall_ms);
@@ -79,11 +77,17 @@ impl Ordering {
             return;
         }
         match first {
-            Some(first) if first != digest => {
+            Some(first) if first != digest && !mutants::on(Mutant::SecondProposal) => {
                 self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
             }
-            Some(_) if slot.proposal.is_some() || slot.has_own_q() => {}
+            Some(_) if (slot.proposal.is_some() || slot.has_own_q()) && !mutants::on(Mutant::SecondProposal) => {}
             _ => {
+                #[cfg(test)]
+                if first.is_some() && mutants::on(Mutant::SecondProposal) {
+                    slot.q = Own::None;
+                    self.accepted = self.accepted.min(sequence - 1);
+                }
+                let slot = self.slot(sequence);
                 slot.proposal = Some(Proposal { digest, time_ms, bundles, found: 0 });
                 self.accept_proposals(now);
             }
@@ -110,6 +114,8 @@ impl Ordering {
             }
             let bundles = proposal.bundles.iter().filter_map(|digest| self.pool.get(digest).cloned()).collect();
             let batch = Batch::new(proposal.time_ms, bundles);
+            #[cfg(test)]
+            let batch = if mutants::on(Mutant::DigestBelieved) { batch.claiming(proposal.digest) } else { batch };
             if batch.digest() != proposal.digest {
                 // A bundle that had been found was dropped since: look again from the first.
                 proposal.found = 0;
@@ -171,7 +177,14 @@ impl Ordering {
                 Some(first) if first != digest => {
                     self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
                 }
-                Some(_) => {}
+                Some(_) => {
+                    if mutants::on(Mutant::DuplicatesCount)
+                        && let Some(free) = slot.prepares.iter_mut().find(|vote| vote.is_none())
+                    {
+                        *free = Some(digest);
+                        self.progress(sequence);
+                    }
+                }
             }
         }
     }
@@ -195,7 +208,14 @@ impl Ordering {
                 Some((seen, first)) if seen == view && first != digest => {
                     self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
                 }
-                Some((seen, _)) if seen >= view => {}
+                Some((seen, _)) if seen >= view => {
+                    if mutants::on(Mutant::DuplicatesCount)
+                        && let Some(free) = slot.commits.iter_mut().find(|vote| vote.is_none())
+                    {
+                        *free = Some((view, digest));
+                        self.progress(sequence);
+                    }
+                }
                 _ => {
                     slot.commits[from.index()] = Some((view, digest));
                     self.progress(sequence);
@@ -211,17 +231,19 @@ impl Ordering {
     pub(super) fn progress(&mut self, sequence: Sequence) {
         let size = self.agreed.size;
         let Some(slot) = self.slots.get(&sequence).filter(|slot| slot.decided.is_none()) else { return };
-        if let Some(digest) = slot.committed(size.quorum()) {
+        if let Some(digest) = slot.committed(self.quorum()) {
             self.decided_slow += 1;
             return self.decide(sequence, digest);
         }
         // Without the own Q durable nothing is prepared, and without the own PREPARE not all n have voted.
         let Some(digest) = slot.own_q_digest() else { return };
         let votes = slot.prepared_by(&digest);
-        if votes == size.n() {
+        if votes == size.n() || mutants::on(Mutant::ExecutesUndecided) {
             self.decided_fast += 1;
+            // The quorum came in this very round: P is needless unless somebody asks for it.
+            self.to_prepare.retain(|due| *due != sequence);
             self.decide(sequence, digest);
-        } else if votes >= size.quorum() && matches!(slot.p, Own::None) {
+        } else if votes >= self.quorum() && matches!(slot.p, Own::None) {
             self.to_prepare.push(sequence);
         }
     }
@@ -235,10 +257,11 @@ impl Ordering {
         }
     }
 
-    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for.
+    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for. What is decided had enough
+    /// PREPAREs, even if a restart forgot whose.
     pub(super) fn prepare_due(&mut self) {
         for sequence in std::mem::take(&mut self.to_prepare) {
-            let (view, quorum) = (self.view, self.agreed.size.quorum());
+            let (view, quorum) = (self.view, self.quorum());
             let Some(slot) = self.slots.get_mut(&sequence) else { continue };
             let Some(digest) = slot.own_q_digest() else { continue };
             // What is decided may be prepared without a quorum of PREPAREs at hand: they need not have survived a restart, and

@@ -8,6 +8,7 @@ use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::Wanted;
 use crate::ordering::batch::Batch;
+use crate::ordering::mutants::{self, Mutant};
 use crate::state::Application;
 use crate::types::{Digest, Now, ReplicaId};
 use crate::wire::bundle::Bundle;
@@ -89,6 +90,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             }
             verifier.push(bundle.key(), &bundle.signed_bytes(), bundle.signature(), ());
         }
-        verifier.verify().all(|((), valid)| valid)
+        verifier.verify().all(|((), valid)| valid || mutants::on(Mutant::SignaturesUnchecked))
     }
 }

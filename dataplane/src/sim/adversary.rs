@@ -102,7 +102,7 @@ impl Adversary {
                     out.push((from, Kind::Batch, batch.clone()));
                 }
             }
-            Kind::PrePrepare if self.does(Tactic::Usurp) => {
+            Kind::PrePrepare if self.does(Tactic::Usurp) && from == ReplicaId(0) => {
                 let Ok(proposal) = message::access::<PrePrepare>(body) else { return };
                 let variant = self.variant(proposal, 1);
                 for replica in 0..8 {
@@ -186,7 +186,8 @@ impl Adversary {
             let mut other = told;
             other.view += self.random.below(2);
             for vote in &mut other.votes {
-                vote.sequence += self.random.below(3);
+                vote.sequence +=
+                    if self.random.chance(100) { self.random.below(1 << 40) } else { self.random.below(3) };
                 vote.digest[self.random.index(32)] ^= 1;
             }
             let mut bytes = Vec::new();

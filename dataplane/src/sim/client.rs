@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::application::Operation;
+use super::plan::Plan;
 use super::random::Random;
 use crate::crypto::keys::SecretKey;
 use crate::types::{Code, Digest, Now, PublicKey, Signature};
@@ -68,16 +69,8 @@ pub(super) struct SimClient {
 }
 
 impl SimClient {
-    pub(super) fn new(
-        index: u32,
-        key: SecretKey,
-        origin: &str,
-        lying: bool,
-        replicas: usize,
-        bundles: u64,
-        think_us: u64,
-        random: Random,
-    ) -> Self {
+    pub(super) fn new(index: u32, key: SecretKey, origin: &str, lying: bool, plan: &Plan, random: Random) -> Self {
+        let replicas = plan.n;
         Self {
             index,
             key,
@@ -86,10 +79,10 @@ impl SimClient {
             replicas,
             needed: (replicas - 1) / 3 + 1,
             random,
-            think_us,
+            think_us: plan.think_us,
             session: None,
             next: 0,
-            left: bundles,
+            left: plan.bundles,
             next_submit_us: 0,
             open: BTreeMap::new(),
             signed: Vec::new(),
