@@ -250,18 +250,18 @@ impl Ordering {
         }
     }
 
-    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for. What is decided had enough
-    /// PREPAREs, even if a restart forgot whose.
+    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for.
+    ///
+    /// What is decided had enough PREPAREs, even if a restart forgot whose, or this replica learned it from DECIDED and has no Q
+    /// of its own: nothing else can be chosen at its sequence, and the others may need this very COMMIT.
     pub(super) fn prepare_due(&mut self) {
         for sequence in std::mem::take(&mut self.to_prepare) {
             let (view, quorum) = (self.view, self.quorum());
-            let Some(slot) = self.slots.get_mut(&sequence) else { continue };
-            let Some(digest) = slot.own_q_digest() else { continue };
-            let is_prepared = slot.decided == Some(digest) || slot.prepared_by(&digest) >= quorum;
-            if matches!(slot.p, Own::None) && is_prepared {
-                slot.p = Own::Staged;
-                self.effects.push_back(Effect::Log(Record::Prepared { view, sequence, digest }));
-            }
+            let Some(slot) = self.slots.get_mut(&sequence).filter(|slot| matches!(slot.p, Own::None)) else { continue };
+            let prepared = slot.own_q_digest().filter(|digest| slot.prepared_by(digest) >= quorum);
+            let Some(digest) = slot.decided.filter(|_| slot.executed).or(prepared) else { continue };
+            slot.p = Own::Staged;
+            self.effects.push_back(Effect::Log(Record::Prepared { view, sequence, digest }));
         }
     }
 
