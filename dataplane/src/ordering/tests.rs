@@ -497,6 +497,19 @@ fn a_restarted_replica_commits_what_it_had_decided_fast() {
     assert_eq!(short(&core.sync()), ["COMMIT 1"]);
 }
 
+/// Found by seed 2372: who had learned a decision held the only copy, and could not vote for it.
+#[test]
+fn a_replica_that_learned_a_decision_commits_it_for_a_peer_behind() {
+    let mut core = Core::new(1);
+    let batch = batch_of(WALL_MS, &[bundle(1, 0)]);
+    core.decided(2, 1, batch.digest());
+    core.decided(3, 1, batch.digest());
+    core.ordering.on_batch(1, batch, core.now);
+    assert_eq!(short(&core.flush()), ["log learned 1", "execute 1"]);
+    assert_eq!(short(&core.status(2, 0, open(1, true, 0b0101, 0b0101))), ["to 2 DECIDED 1", "log P 1"]);
+    assert_eq!(short(&core.sync()), ["COMMIT 1"]);
+}
+
 #[test]
 fn a_restarted_replica_stands_by_its_votes() {
     let (core, batch) = Core::backup_with_q(1);
