@@ -505,8 +505,10 @@ fn a_replica_that_learned_a_decision_commits_it_for_a_peer_behind() {
     core.decided(2, 1, batch.digest());
     core.decided(3, 1, batch.digest());
     core.ordering.on_batch(1, batch, core.now);
-    assert_eq!(short(&core.flush()), ["log learned 1", "execute 1"]);
-    assert_eq!(short(&core.status(2, 0, open(1, true, 0b0101, 0b0101))), ["to 2 DECIDED 1", "log P 1"]);
+    assert_eq!(short(&core.flush()), ["log Q 1", "log decided 1", "execute 1"]);
+    assert_eq!(short(&core.sync()), ["PREPARE 1"]);
+    let answer = short(&core.status(2, 0, open(1, true, 0b0101, 0b0101)));
+    assert_eq!(answer, ["to 2 DECIDED 1", "to 2 PREPARE 1", "log P 1"]);
     assert_eq!(short(&core.sync()), ["COMMIT 1"]);
 }
 
