@@ -89,7 +89,7 @@ struct Facts<'a> {
 }
 
 impl Row {
-    fn new(cluster: &Cluster, twin: &str, property: &str, revision: u64, facts: Facts<'_>) -> Self {
+    fn new(cluster: &Cluster, twin: &str, property: &str, revision: u64, facts: &Facts<'_>) -> Self {
         Self {
             twin: twin.to_owned(),
             property: property.to_owned(),
@@ -116,7 +116,7 @@ impl Row {
             origin: &property.origin,
             position: property.position,
         };
-        Self::new(cluster, &property.twin, &property.property, property.revision, facts)
+        Self::new(cluster, &property.twin, &property.property, property.revision, &facts)
     }
 
     /// One change of an operation.
@@ -129,8 +129,13 @@ impl Row {
             origin: &set.origin,
             position: set.position,
         };
-        let row = Self::new(cluster, &change.twin, &change.property, change.revision, facts);
+        let row = Self::new(cluster, &change.twin, &change.property, change.revision, &facts);
         Self { reason: Some(Reason { reason: set.reason.clone() }), ..row }
+    }
+
+    /// The value as tables show it, `(deleted)` where there is none.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The cells of [`PROPERTY_COLUMNS`].
@@ -183,9 +188,9 @@ pub const CHANGE_COLUMNS: [&str; 10] =
 pub fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
         if c.is_control() {
-            out.extend(c.escape_default())
+            out.extend(c.escape_default());
         } else {
-            out.push(c)
+            out.push(c);
         }
         out
     })

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::genesis::Settings;
+use crate::cluster::Settings;
 use crate::crypto::hash::sha256;
 use crate::ordering::mutants::{self, Mutant};
 use crate::types::{Code, Digest, EntryIndex, TimeMs};
@@ -65,6 +65,11 @@ impl Session {
             None if number - self.low < self.window => Standing::New,
             None => Standing::Refused(Code::BEYOND_WINDOW),
         }
+    }
+
+    /// Whether a number beyond the window lies in the window that follows it.
+    pub(super) fn is_soon(&self, number: u64) -> bool {
+        number.saturating_sub(self.low) < 2 * self.window
     }
 
     /// Notes that `number`, whose standing was [`Standing::New`], was executed.

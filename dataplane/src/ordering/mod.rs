@@ -26,8 +26,7 @@
 //! # Nobody is left behind
 //! Replicas exchange [`Status`](crate::wire::message::Status) now and then and after each reconnect. Whoever sees that a peer
 //! lacks something sends it again: the proposal (the leader), its own PREPARE, its COMMIT (staging P first where a fast commit
-//! had made it needless, or where it learned the decision and has no Q), and DECIDED for what it has executed, a bounded page
-//! at a time. The leader reads proposals that it has executed from its log. A COMMIT for a sequence that was
+//! had made it needless), and DECIDED for what it has executed, a bounded page at a time. A COMMIT for a sequence that was
 //! decided here already is answered at once. So a lost message delays and never wedges.
 //!
 //! # Memory
@@ -38,7 +37,8 @@
 //! # Until the view change exists
 //! The view stays 0 and the low watermark follows execution. A proposal whose time lies *behind* the drift bound is accepted
 //! (PROTOCOL.md refuses it): agreed time never goes back, so such a time cannot harm, while refusing it after a pause longer
-//! than the bound would stop the cluster for good, since nobody could replace the leader. A time *ahead* of the bound is refused.
+//! than the bound would stop the cluster for good, since nobody could replace the leader. A time *ahead* of the bound is refused: a leader whose clock ran
+//! ahead and was set back blocks until the clocks have caught up with what it proposed.
 //!
 //! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
 //! Kotla et al., Zyzzyva (SOSP 2007), with the repairs that PROTOCOL.md states.
@@ -48,13 +48,15 @@ use std::sync::Arc;
 
 use crate::cluster::Size;
 use crate::log::Durable;
-use crate::types::{Code, Digest, Now, ReplicaId, Sequence, View};
+use crate::types::{Code, Digest, Now, PublicKey, ReplicaId, Sequence, View};
 use crate::wire::bundle::Bundle;
 use crate::wire::error::Misbehaviour;
 use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, ArchivedVotes, Status};
 
 pub mod batch;
 mod catch_up;
+#[cfg(test)]
+mod late_body_tests;
 pub(crate) mod mutants;
 mod normal;
 mod pool;
@@ -113,6 +115,10 @@ impl Default for Timing {
     }
 }
 
+/// Bytes of accepted bodies that are not executed; beyond them a replica accepts nothing more until it executes. It bounds what
+/// a Byzantine leader can make a replica hold.
+pub const MAX_OPEN_BYTES: usize = 64 << 20;
+
 /// Decisions in one DECIDED message that catches a peer up.
 pub const CATCH_UP_PAGE: u64 = 64;
 
@@ -155,8 +161,6 @@ pub enum Effect {
     SupplyBatch(ReplicaId, Sequence, Arc<Batch>),
     /// Send the body of an executed batch, read from the log.
     SupplyLoggedBatch(ReplicaId, Sequence, Digest),
-    /// Send the own proposal of an executed sequence again, read from the log.
-    SupplyLoggedProposal(ReplicaId, Sequence),
     /// Send a page of old decisions, read from the log, from this sequence on.
     SupplyDecided(ReplicaId, Sequence),
     /// A peer did what a correct replica does not do.
@@ -195,6 +199,16 @@ pub struct Ordering {
     /// Sequences with enough PREPAREs for P, since the last flush.
     to_prepare: Vec<Sequence>,
     status_at_us: u64,
+    /// The latest status of each peer in this round.
+    heard: Vec<Option<Status>>,
+    /// Bodies asked for by each peer in this round.
+    supplied: Vec<usize>,
+    /// When each peer may have its next page from the log, us.
+    page_at_us: Vec<u64>,
+    /// Peers were asked for decisions above this.
+    asked: Sequence,
+    /// Bytes of accepted bodies that are not executed.
+    open_bytes: usize,
     /// A status is due at the next flush, to these replicas (a bit each).
     status_to: u32,
     decided_fast: u64,
@@ -230,6 +244,11 @@ impl Ordering {
             effects: VecDeque::new(),
             votes: Vec::new(),
             to_prepare: Vec::new(),
+            heard: vec![None; agreed.size.n()],
+            supplied: vec![0; agreed.size.n()],
+            page_at_us: vec![0; agreed.size.n()],
+            asked: Sequence::MAX,
+            open_bytes: 0,
             status_at_us: 0,
             status_to: 0,
             decided_fast: 0,
@@ -311,6 +330,16 @@ impl Ordering {
         self.pool.len()
     }
 
+    /// A body that was asked for holds what no correct replica votes for.
+    pub fn on_bad_batch(&mut self, sequence: Sequence, digest: Digest) {
+        self.reject_body(sequence, digest);
+    }
+
+    /// Whether a bundle of this size from this identity would be kept, so that no signature is checked in vain.
+    pub fn has_room(&self, key: &PublicKey, size: usize) -> bool {
+        self.pool.has_room(key, size)
+    }
+
     /// Whether the bundle waits here to be ordered.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.pool.get(digest).is_some()
@@ -356,9 +385,9 @@ impl Ordering {
         self.take_decided(from, message);
     }
 
-    /// A status from a peer.
+    /// A status from a peer; answered by [`Ordering::flush`].
     pub fn on_status(&mut self, from: ReplicaId, message: &ArchivedStatus) {
-        self.take_status(from, message);
+        self.keep_status(from, message);
     }
 
     /// A peer asks for a body.
@@ -386,6 +415,9 @@ impl Ordering {
     /// Time passed, or a round of events is over: proposes what has gathered, sends the votes that became durable, asks for
     /// what is missing.
     pub fn flush(&mut self, now: Now) {
+        self.supplied.fill(0);
+        self.answer_statuses(now);
+        self.accept_proposals(now);
         self.propose(now);
         self.prepare_due();
         self.send_votes();

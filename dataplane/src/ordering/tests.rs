@@ -182,7 +182,6 @@ fn short(effects: &[Effect]) -> Vec<String> {
         Effect::Execute(sequence, _) => format!("execute {sequence}"),
         Effect::SupplyBatch(to, sequence, _) => format!("supply {sequence} to {to}"),
         Effect::SupplyLoggedBatch(to, sequence, _) => format!("supply logged {sequence} to {to}"),
-        Effect::SupplyLoggedProposal(to, sequence) => format!("supply logged proposal {sequence} to {to}"),
         Effect::SupplyDecided(to, first) => format!("supply decided from {first} to {to}"),
         Effect::Report(replica, what) => format!("report {replica} {}", what.to_string().split(' ').next().unwrap()),
     };
@@ -372,7 +371,7 @@ fn a_decided_body_that_is_missing_is_asked_of_who_vouched() {
     assert!(fetch == ["to 2 fetch 1"] || fetch == ["to 3 fetch 1"], "{fetch:?}");
     assert_eq!(core.ordering.wants(1, batch.digest()), Some(Wanted::Decided));
     core.ordering.on_batch(1, batch, core.now);
-    assert_eq!(short(&core.flush()), ["log learned 1", "execute 1"]);
+    assert_eq!(short(&core.flush()), ["log Q 1", "log decided 1", "execute 1"]);
 }
 
 #[test]
@@ -409,7 +408,7 @@ fn a_proposal_behind_a_sequence_that_was_told_is_accepted() {
     core.decided(2, 1, first.digest());
     core.decided(3, 1, first.digest());
     core.ordering.on_batch(1, first, core.now);
-    assert_eq!(short(&core.flush()), ["log learned 1", "execute 1", "log Q 2"]);
+    assert_eq!(short(&core.flush()), ["log Q 1", "log decided 1", "execute 1", "log Q 2"]);
 }
 
 #[test]
@@ -477,7 +476,7 @@ fn a_leader_proposes_again_what_it_has_executed() {
     core.sync();
     assert_eq!(core.ordering.executed(), 1);
     let effects = short(&core.status(2, 0, Vec::new()));
-    assert!(effects.contains(&"supply logged proposal 1 to 2".to_owned()), "{effects:?}");
+    assert!(effects.contains(&"to 2 PRE-PREPARE 1".to_owned()), "{effects:?}");
 }
 
 /// Found by seed 517: after a restart the PREPAREs that had decided are forgotten, and a peer needs this replica's COMMIT.

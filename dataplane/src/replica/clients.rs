@@ -151,7 +151,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let bundle = settled.bundle.0;
         for refusal in &settled.refusals {
             let (first, count, code) = (refusal.first, refusal.count, refusal.code.0);
-            self.refuse(client, &Refused { bundle, first, count, code, retry_after_ms: 0 }, shell);
+            // The window moves as requests are executed: this refusal alone does not last.
+            let retry_after_ms = if refusal.code == Code::BEYOND_WINDOW { RETRY_AFTER_MS } else { 0 };
+            self.refuse(client, &Refused { bundle, first, count, code, retry_after_ms }, shell);
         }
         if !settled.replies.is_empty() {
             self.body.clear();

@@ -24,6 +24,7 @@
 
 mod clients;
 mod counters;
+mod crash;
 mod links;
 mod node;
 mod peers;

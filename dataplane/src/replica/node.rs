@@ -9,13 +9,15 @@ use crate::crypto::session::SessionError;
 use crate::execution::{Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
-use crate::ordering::batch::Batch;
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
-use crate::types::{Digest, Now, ReplicaId, Sequence, View};
+use crate::types::{Digest, Now, ReplicaId};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, PrePrepare, Vote, Votes};
+
+/// Records that may wait for room in the log's buffers.
+pub(super) const MAX_BACKLOG: usize = 256;
 
 /// A client's connection, as the shell numbers them; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -105,8 +107,9 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) ordering: Ordering,
     pub(super) log: Log<Record, D>,
     pub(super) execution: Execution<A, S>,
-    /// Records that the log had no room for yet, in order.
-    backlog: VecDeque<Record>,
+    /// Records that the log had no room for yet, in order. Beyond [`MAX_BACKLOG`] peers' messages that would add to it are
+    /// dropped; statuses make good for them when the disk is back.
+    pub(super) backlog: VecDeque<Record>,
     /// The last record that something waits for.
     urgent: Lsn,
     /// When something was staged that nothing waits for, us.
@@ -250,7 +253,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 Effect::SupplyLoggedBatch(to, sequence, digest) => {
                     self.supply_logged_batch(to, sequence, digest, shell)?;
                 }
-                Effect::SupplyLoggedProposal(to, sequence) => self.supply_logged_proposal(to, sequence, shell)?,
                 Effect::SupplyDecided(to, first) => self.supply_decided(to, first, shell)?,
                 Effect::Report(replica, what) => self.counters.misbehaved(replica, &what),
             }
@@ -270,8 +272,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
     }
 
-    /// Stages a record, or keeps it for when the write in flight makes room. The core has at most `2 * window` sequences open,
-    /// which bounds what gathers here.
+    /// Stages a record, or keeps it for when the write in flight makes room.
     fn stage(&mut self, record: Record) -> Result<bool, NodeError> {
         let urgent = record.is_urgent();
         match self.log.append(record) {
@@ -380,17 +381,6 @@ impl<A: Application, S: EntryStore> Replay<A, S> {
     }
 }
 
-/// A proposal as it travels.
-pub(super) fn pre_prepare(view: View, sequence: Sequence, batch: &Batch) -> PrePrepare {
-    PrePrepare {
-        view,
-        sequence,
-        time_ms: batch.time_ms(),
-        digest: batch.digest().0,
-        bundles: batch.bundles().iter().map(|bundle| bundle.digest().0).collect(),
-    }
-}
-
 /// The body of a message to a peer, and its kind.
 fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
     let votes = |votes: &[crate::ordering::record::DurableVote]| Votes {
@@ -399,7 +389,14 @@ fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
     };
     match outgoing {
         Outgoing::PrePrepare(proposal) => {
-            message::encode(&pre_prepare(proposal.view(), proposal.sequence(), proposal.batch()), body);
+            let message = PrePrepare {
+                view: proposal.view(),
+                sequence: proposal.sequence(),
+                time_ms: proposal.time_ms(),
+                digest: proposal.digest().0,
+                bundles: proposal.bundles().iter().map(|digest| digest.0).collect(),
+            };
+            message::encode(&message, body);
             Kind::PrePrepare
         }
         Outgoing::Prepare(prepares) => {

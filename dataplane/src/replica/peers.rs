@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::node::Node;
+use super::node::{MAX_BACKLOG, Node};
 use crate::crypto::verify::BatchVerifier;
 use crate::history::store::EntryStore;
 use crate::log::Device;
@@ -37,6 +37,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         if from.index() >= self.config.agreed.size.n() || from == self.config.me {
             return Err(Malformed::Direction("a message of this replica").into());
         }
+        let adds_records = !matches!(kind, Kind::Status | Kind::FetchBatch);
+        if adds_records && self.backlog.len() > MAX_BACKLOG {
+            self.counters.add("frames.dropped.backlog", 1);
+            return Ok(());
+        }
         match kind {
             Kind::PrePrepare => self.ordering.on_pre_prepare(from, message::access::<PrePrepare>(body)?, now),
             Kind::Prepare => self.ordering.on_prepares(from, Votes::access(body)?),
@@ -70,7 +75,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             return Err(Misbehaviour::WrongDigest { sequence }.into());
         }
         if wanted == Wanted::Proposed && !self.may_be_voted(&batch) {
-            return Err(Misbehaviour::BadBundle { sequence }.into());
+            self.ordering.on_bad_batch(sequence, digest);
+            return Ok(());
         }
         self.ordering.on_batch(sequence, Arc::new(batch), now);
         Ok(())

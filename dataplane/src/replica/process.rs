@@ -19,12 +19,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::crash::{CrashPoint, Step};
 use super::links::{Links, Outbox};
 use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
-use crate::execution::{Execution, ExecutionError, Genesis};
+use crate::execution::{Execution, ExecutionError};
 use crate::history::store::{FileStore, StoreError};
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
 use crate::net::{Event, NetError, Reactor, ReactorConfig};
@@ -55,7 +56,7 @@ pub enum RunError {
     /// The history could not be opened.
     #[error(transparent)]
     History(#[from] StoreError),
-    /// The genesis cannot be executed.
+    /// The genesis cannot be appended.
     #[error(transparent)]
     Execution(#[from] ExecutionError),
     /// The node ended.
@@ -108,6 +109,9 @@ struct Process<A: Application> {
     ending: Option<Instant>,
     /// A write is with the reactor.
     writing: bool,
+    crash: CrashPoint,
+    /// A write became durable in this round, so votes leave at its end.
+    synced: bool,
 }
 
 enum Writer {
@@ -122,6 +126,7 @@ struct ProcessShell<'a> {
     reactor: &'a mut Reactor,
     writer: &'a mut Writer,
     writing: &'a mut bool,
+    crash: &'a mut CrashPoint,
     /// The device carried a write out.
     written: bool,
 }
@@ -136,6 +141,9 @@ impl Shell<FileDevice> for ProcessShell<'_> {
     }
 
     fn start_write(&mut self, log: &mut Log<Record, FileDevice>) -> Result<(), LogError> {
+        if !*self.writing && log.last() > log.durable() {
+            self.crash.pass(Step::Staged);
+        }
         match self.writer {
             Writer::Reactor(writer) => *self.writing |= writer.start(log, self.reactor)?,
             Writer::Device => self.written |= log.submit()?,
@@ -181,9 +189,8 @@ impl<A: Application> Process<A> {
                 data.display()
             ));
         }
-        let genesis = Genesis::from(&cluster);
         let store = FileStore::open(&data.join("history"), cluster.genesis())?;
-        let execution = Execution::new(&genesis, application, store)?;
+        let execution = Execution::new(&cluster, application, store)?;
         let node_config = NodeConfig {
             me: config.replica,
             origin: cluster.origin().to_owned(),
@@ -195,6 +202,7 @@ impl<A: Application> Process<A> {
             },
             timing: Timing {
                 open_batches: config.local.max_open_batches,
+                pool_bytes: (config.local.pool_mib as usize) << 20,
                 busy_status_us: config.local.status_interval_ms * 1_000,
                 ..Timing::default()
             },
@@ -226,13 +234,17 @@ impl<A: Application> Process<A> {
         ));
         let links = Links::new(&config, cluster, keys.link)?;
         let outbox = Outbox::default();
-        Ok(Self { reactor, node, writer, links, outbox, started, ending: None, writing: false })
+        let crash = CrashPoint::from_environment();
+        Ok(Self { reactor, node, writer, links, outbox, started, ending: None, writing: false, crash, synced: false })
     }
 
     fn run(&mut self) -> Result<(), RunError> {
         loop {
             let now = now(self.started);
             self.reactor.wait(Some(self.pause(now)))?;
+            if std::mem::take(&mut self.synced) {
+                self.crash.pass(Step::Published);
+            }
             let now = self::now(self.started);
             while let Some(event) = self.reactor.next_event() {
                 self.event(event, now)?;
@@ -274,6 +286,7 @@ impl<A: Application> Process<A> {
             reactor: &mut self.reactor,
             writer: &mut self.writer,
             writing: &mut self.writing,
+            crash: &mut self.crash,
             written: false,
         };
         (&mut self.node, shell)
@@ -290,6 +303,7 @@ impl<A: Application> Process<A> {
                     reactor: &mut self.reactor,
                     writer: &mut self.writer,
                     writing: &mut self.writing,
+                    crash: &mut self.crash,
                     written: false,
                 };
                 links.received(connection, &mut bytes, now, node, &mut shell);
@@ -303,7 +317,10 @@ impl<A: Application> Process<A> {
             Event::Written { token: LOG_WRITE, result } => {
                 self.writing = false;
                 let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+                self.crash.pass(Step::Written);
                 self.node.log_completed(result, now)?;
+                self.crash.pass(Step::Synced);
+                self.synced = true;
             }
             Event::Signal(signal) => {
                 report(&format!("signal {signal}: ending; what is staged is written first"));

@@ -1,6 +1,6 @@
 //! Old batches for a peer that is behind: read from the own log, in bounded pages.
 
-use super::node::{Node, NodeError, Shell, pre_prepare};
+use super::node::{Node, NodeError, Shell};
 use crate::history::store::EntryStore;
 use crate::log::{Device, Record as _};
 use crate::ordering::CATCH_UP_PAGE;
@@ -13,7 +13,7 @@ use crate::wire::message::{self, Decided, Vote, WireBundle};
 
 /// Records looked at for one request of a peer. Records of a sequence stand close together, so this is reached only by a log
 /// that was written while far behind; the peer asks others.
-const MAX_SCAN: usize = 16_384;
+const MAX_SCAN: usize = 32_768;
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub(super) fn supply_batch(&mut self, to: ReplicaId, sequence: Sequence, batch: &Batch, shell: &mut impl Shell<D>) {
@@ -35,49 +35,27 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         digest: Digest,
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
-        let found = self.logged(sequence, |record| match record {
-            Record::PrePrepared { batch, .. } | Record::Learned { batch, .. } if batch.digest() == digest => {
-                Some(batch)
+        let mut found = None;
+        let mut scan = self.log.scan_from(sequence);
+        for _ in 0..MAX_SCAN {
+            let Some(entry) = scan.next()? else { break };
+            if entry.key != sequence {
+                continue;
             }
-            _ => None,
-        })?;
+            match Record::decode(entry.kind, entry.payload) {
+                Some(Record::PrePrepared { batch, .. } | Record::Learned { batch, .. }) if batch.digest() == digest => {
+                    found = Some(batch);
+                    break;
+                }
+                // No body of a sequence follows its decision.
+                Some(Record::Decided { .. } | Record::Learned { .. }) => break,
+                _ => {}
+            }
+        }
         if let Some(batch) = found {
             self.supply_batch(to, sequence, &batch, shell);
         }
         Ok(())
-    }
-
-    pub(super) fn supply_logged_proposal(
-        &mut self,
-        to: ReplicaId,
-        sequence: Sequence,
-        shell: &mut impl Shell<D>,
-    ) -> Result<(), NodeError> {
-        let present = self.ordering.view();
-        let found = self.logged(sequence, |record| match record {
-            Record::PrePrepared { view, batch, .. } if view == present => Some(batch),
-            _ => None,
-        })?;
-        if let Some(batch) = found {
-            self.body.clear();
-            message::encode(&pre_prepare(present, sequence, &batch), &mut self.body);
-            shell.to_peer(to, Kind::PrePrepare, &self.body);
-        }
-        Ok(())
-    }
-
-    /// What `pick` takes of the durable records of a sequence.
-    fn logged<T>(&mut self, sequence: Sequence, pick: impl Fn(Record) -> Option<T>) -> Result<Option<T>, NodeError> {
-        let mut scan = self.log.scan_from(sequence);
-        for _ in 0..MAX_SCAN {
-            let Some(entry) = scan.next()? else { break };
-            if entry.key == sequence
-                && let Some(found) = Record::decode(entry.kind, entry.payload).and_then(&pick)
-            {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
     }
 
     pub(super) fn supply_decided(
@@ -88,10 +66,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     ) -> Result<(), NodeError> {
         let mut decided: Vec<Vote> = Vec::new();
         let last = first.saturating_add(CATCH_UP_PAGE - 1);
+        // A replica accepts at most this far ahead of what it has executed, so no decision up to `last` stands behind.
+        let beyond = last.saturating_add(2 * self.config.agreed.window);
         let mut scan = self.log.scan_from(first);
         for _ in 0..MAX_SCAN {
             let Some(entry) = scan.next()? else { break };
-            if entry.key > last.saturating_add(4 * CATCH_UP_PAGE) {
+            if entry.key > beyond {
                 break;
             }
             // Decisions are logged in sequence; a body that was learned is one as well.

@@ -1,33 +1,34 @@
 //! The cluster that a plan describes.
 
+use std::path::Path;
+
 use super::SimConfig;
 use super::adversary::Adversary;
 use super::plan::Plan;
 use super::random::Random;
-use super::world::{BASE_MS, Machine, Outbox};
-use crate::cluster::Size;
+use super::world::{Machine, Outbox};
+use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
-use crate::execution::{Client, Genesis, Member, Role, Settings};
 use crate::log::SimDisk;
 use crate::ordering::Agreed;
 use crate::replica::NodeConfig;
-use crate::types::{Digest, ReplicaId};
+use crate::types::ReplicaId;
 
 const SEGMENT_BYTES: u32 = 1 << 20;
 
 pub(super) fn machine(
     config: SimConfig,
     plan: &Plan,
-    genesis: &Genesis,
+    cluster: &Cluster,
     replica: usize,
     random: &mut Random,
 ) -> Machine {
-    let mut disk = SimDisk::new(random.next(), genesis.hash, SEGMENT_BYTES);
+    let mut disk = SimDisk::new(random.next(), cluster.genesis(), SEGMENT_BYTES);
     disk.skip_syncs(config.skip_syncs);
     disk.slow_segments(plan.slow_segments);
     let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
     let adversary =
-        tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), &genesis.origin, client_key(0).public()));
+        tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), cluster.origin(), client_key(0).public()));
     Machine {
         node: None,
         disk: Some(disk),
@@ -47,12 +48,12 @@ pub(super) fn client_key(index: usize) -> SecretKey {
     SecretKey::from_seed(&[100 + index as u8; 32])
 }
 
-pub(super) fn node_config(plan: &Plan, genesis: &Genesis, replica: usize) -> Result<NodeConfig, String> {
+pub(super) fn node_config(plan: &Plan, cluster: &Cluster, replica: usize) -> Result<NodeConfig, String> {
     let size = Size::new(plan.n).ok_or_else(|| format!("no cluster has {} replicas", plan.n))?;
     Ok(NodeConfig {
         me: ReplicaId(replica as u8),
-        origin: genesis.origin.clone(),
-        genesis: genesis.hash,
+        origin: cluster.origin().to_owned(),
+        genesis: cluster.genesis(),
         agreed: Agreed { size, window: plan.window, drift_ms: plan.drift_ms },
         timing: plan.timing,
         segment_bytes: SEGMENT_BYTES,
@@ -60,39 +61,28 @@ pub(super) fn node_config(plan: &Plan, genesis: &Genesis, replica: usize) -> Res
     })
 }
 
-pub(super) fn genesis(plan: &Plan) -> Genesis {
+pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
     let key = |place: usize| SecretKey::from_seed(&[1 + place as u8; 32]).public();
-    let members = (0..plan.n).map(|index| Member {
-        index: index as u8,
-        name: format!("replica-{index}"),
-        link_key: key(4 * index),
-        protocol_key: key(4 * index + 1),
-        log_key: key(4 * index + 2),
-        cosign_key: key(4 * index + 3),
-    });
-    let clients = (0..plan.clients).map(|index| Client {
-        key: client_key(index).public(),
-        name: format!("client-{index}"),
-        role: "writer".into(),
-    });
-    Genesis {
-        origin: "atlas.example/simulated".into(),
-        hash: Digest([42; 32]),
-        created_ms: BASE_MS - 1_000,
-        epoch: 0,
-        members: members.collect(),
-        administrators: Vec::new(),
-        clients: clients.collect(),
-        roles: vec![Role { name: "writer".into(), writes: vec!["*".into()] }],
-        settings: Settings {
-            checkpoint_interval: 64,
-            window: plan.window,
-            drift_ms: plan.drift_ms as u64,
-            session_window: 64,
-            sessions_per_identity: 4,
-            session_idle_ms: 3_600_000,
-            state_interval_ms: 500,
-            others: Vec::new(),
-        },
+    let mut text = format!(
+        "origin = \"atlas.example/simulated\"\ncreated = 2026-09-01T00:00:00Z\n\n[settings]\ncheckpoint_interval = {}\nwindow = \
+         {}\ndrift_ms = {}\nsession_window = 64\nsessions_per_identity = 4\nstate_interval_ms = 500\n",
+        plan.window.max(64),
+        plan.window,
+        // The cluster file's own bound is higher than some draws; the core is given the draw.
+        plan.drift_ms.max(100),
+    );
+    for index in 0..plan.n {
+        let [link, protocol, log, cosign] = [0, 1, 2, 3].map(|kind| key(4 * index + kind));
+        text += &format!(
+            "\n[[replicas]]\nname = \"replica-{index}\"\naddress = \"127.0.0.1:{}\"\nlink_key = \"{link}\"\nprotocol_key = \
+             \"{protocol}\"\nlog_key = \"{log}\"\ncosign_key = \"{cosign}\"\n",
+            7450 + index,
+        );
     }
+    text += "\n[[roles]]\nname = \"writer\"\nwrite = [\"*\"]\n";
+    for index in 0..plan.clients {
+        let key = client_key(index).public();
+        text += &format!("\n[[clients]]\nname = \"client-{index}\"\nkey = \"{key}\"\nrole = \"writer\"\n");
+    }
+    Cluster::parse(text.as_bytes(), Path::new("the simulated cluster file")).map_err(|error| error.to_string())
 }

@@ -13,9 +13,10 @@ use super::client::SimClient;
 use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
-use super::setup::{client_key, genesis, machine, node_config};
+use super::setup::{client_key, cluster, machine, node_config};
 use super::{Failure, MAX_EVENTS, Report, SimConfig};
-use crate::execution::{Execution, Genesis};
+use crate::cluster::Cluster;
+use crate::execution::Execution;
 use crate::history::store::MemoryStore;
 use crate::log::{Crash, Log, LogError, SimDisk};
 use crate::ordering::record::Record;
@@ -112,7 +113,7 @@ pub(super) struct Machine {
 pub(super) struct World {
     config: SimConfig,
     pub(super) plan: Plan,
-    genesis: Genesis,
+    cluster: Cluster,
     pub(super) now_us: u64,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     bodies: BTreeMap<u64, Event>,
@@ -136,18 +137,19 @@ impl World {
     pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
         let mut random = Random::new(config.seed);
         let plan = Plan::draw(&mut random, config.replicas);
-        let genesis = genesis(&plan);
-        let machines = (0..plan.n).map(|replica| machine(config, &plan, &genesis, replica, &mut random)).collect();
+        let cluster =
+            cluster(&plan).map_err(|what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() }))?;
+        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random)).collect();
         let mut clients = Vec::new();
         for index in 0..plan.clients {
             let lying = plan.lying_client && index + 1 == plan.clients;
-            clients.push(SimClient::new(index as u32, client_key(index), &genesis.origin, lying, &plan, random.fork()));
+            clients.push(SimClient::new(index as u32, client_key(index), cluster.origin(), lying, &plan, random.fork()));
         }
         let network = Network::new(plan.n + plan.clients, &plan, random.fork());
         let checker = Checker::new(plan.n, config.check_disk);
         let mut world = Self {
             config,
-            genesis,
+            cluster,
             now_us: 1,
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
@@ -501,9 +503,9 @@ impl World {
         machine.outbox = Outbox::default();
         let life = machine.life;
         let now = self.clock(replica);
-        let execution = Execution::new(&self.genesis, Registers::default(), MemoryStore::new())
+        let execution = Execution::new(&self.cluster, Registers::default(), MemoryStore::new())
             .map_err(|error| format!("replica {replica} cannot begin: {error}"))?;
-        let config = node_config(&self.plan, &self.genesis, replica)?;
+        let config = node_config(&self.plan, &self.cluster, replica)?;
         let (node, found) = Node::recover(config, execution, disk, now)
             .map_err(|error| format!("replica {replica} does not come back: {error}"))?;
         if found.torn_bytes > 0 {
