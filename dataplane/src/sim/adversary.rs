@@ -78,7 +78,12 @@ impl Adversary {
         }
         let mut body = body;
         match kind {
-            Kind::PrePrepare if self.is_victim(to) => body = self.proposal(body),
+            Kind::PrePrepare if self.is_victim(to) => {
+                if self.does(Tactic::Equivocate) && self.random.chance(300) {
+                    out.push((to, kind, body.clone()));
+                }
+                body = self.proposal(body);
+            }
             Kind::Prepare | Kind::Commit => body = self.votes(to, kind, body, out),
             Kind::Status if self.does(Tactic::Lie) => body = self.lie(to, body, out),
             _ => {}
