@@ -42,10 +42,9 @@ impl Four {
     fn new() -> Self {
         let size = Size::new(N).expect("four replicas");
         let agreed = Agreed { size, window: 256, drift_ms: 5_000 };
-        let replicas = size.replicas().map(|me| Replica {
-            core: Ordering::new(me, agreed, Timing::default()),
-            log: log(u64::from(me.0)),
-        });
+        let replicas = size
+            .replicas()
+            .map(|me| Replica { core: Ordering::new(me, agreed, Timing::default()), log: log(u64::from(me.0)) });
         let now = Now { mono_us: 1, wall_ms: 1_790_000_000_000 };
         Self { replicas: replicas.collect(), network: VecDeque::new(), now, number: 0, messages: 0 }
     }

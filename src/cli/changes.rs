@@ -6,9 +6,9 @@
 use atlas_dataplane::client::{Page, PageDecoder};
 use atlas_dataplane::types::Position;
 
+use crate::twin::query::{ChangeSet, Changes, MAX_PAGE, Query};
 use atlas_dataplane::cbor::{CborError, Reader, Writer};
 use atlas_dataplane::wire::limits::MAX_OPERATION_DEPTH;
-use crate::twin::query::{ChangeSet, Changes, MAX_PAGE, Query};
 
 /// Follows the twins whose names begin with a prefix.
 #[derive(Clone, Debug)]

@@ -10,9 +10,9 @@ use super::output::{Style, WriteResult, WrittenChange, agreed_time, json_line, p
 use super::parse;
 use super::session::Session;
 use crate::client::RequestResult;
-use atlas_dataplane::cbor::{CborError, Reader};
 use crate::twin::operation::{Operation, Write};
 use crate::twin::view::{OperationView, Target};
+use atlas_dataplane::cbor::{CborError, Reader};
 
 /// `atlas set`.
 ///

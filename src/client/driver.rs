@@ -99,7 +99,7 @@ impl Driver {
             origin: cluster.origin().to_owned(),
             replicas: members.len(),
             session_window: cluster.settings().session_window,
-            max_bundle_requests: usize::try_from(cluster.settings().max_bundle_requests).unwrap_or(usize::MAX),
+            max_bundle_requests: atlas_dataplane::wire::limits::MAX_BUNDLE_REQUESTS,
         };
         Ok(Self {
             reactor,
