@@ -22,7 +22,7 @@ use atlas_dataplane::types::{ReplicaId, TimeMs};
 use client::Client;
 
 /// How long anything that must happen may take, on a machine with other things to do.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
