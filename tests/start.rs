@@ -119,11 +119,11 @@ fn a_spoiled_data_directory_is_reported_and_left_alone() {
     let mut cluster = used();
     let segment = |data: &Path| data.join("log/00000000.seg");
     // A record's payload, well below what was synced.
-    spoiled(&mut cluster, |data| change(&segment(data), 4096 + 200, |byte| byte ^ 4), &[
-        "00000000.seg",
-        "damaged at offset 4096",
-        "below the last acknowledged sync",
-    ]);
+    spoiled(
+        &mut cluster,
+        |data| change(&segment(data), 4096 + 200, |byte| byte ^ 4),
+        &["00000000.seg", "damaged at offset 4096", "below the last acknowledged sync"],
+    );
     spoiled(&mut cluster, |data| change(&segment(data), 20, |byte| byte ^ 1), &["00000000.seg"]);
     spoiled(&mut cluster, |data| change(&segment(data), 8, |_| 77), &["00000000.seg", "format version 77"]);
     let cut = |data: &Path| fs::File::options().write(true).open(segment(data)).unwrap().set_len(1 << 20).unwrap();
@@ -196,8 +196,9 @@ struct Small(PathBuf);
 impl Small {
     fn mount(dir: PathBuf, options: &str) -> Option<Self> {
         fs::create_dir_all(&dir).unwrap();
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&dir).stderr(Stdio::null());
-        done.status().is_ok_and(|status| status.success()).then_some(Self(dir))
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&dir).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then_some(Self(dir))
     }
 }
 
