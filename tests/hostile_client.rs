@@ -17,7 +17,7 @@ use atlas_dataplane::wire::message::{self, Refused, Submit};
 use rand_core::{OsRng, RngCore};
 use support::client::{Client, Outcome, fresh_value, request, set, submit_body, wire};
 use support::link::{Link, wait_closed};
-use support::{Cluster, PATIENCE, set as set_config, until};
+use support::{Cluster, PATIENCE, StopOnDrop, now_ms, set as set_config, until};
 
 const ALL: [usize; 4] = [0, 1, 2, 3];
 
@@ -327,7 +327,7 @@ fn a_flood_of_bad_signatures_leaves_honest_clients_served() {
                     None,
                     0,
                     &[request(&OPEN_SESSION), set("test/flood", number)],
-                    0,
+                    now_ms(),
                     sign,
                 )
                 .unwrap(),
@@ -336,6 +336,7 @@ fn a_flood_of_bad_signatures_leaves_honest_clients_served() {
         .collect();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let end = StopOnDrop(&stop);
         for index in ALL {
             let (cluster, bundles, stop) = (&cluster, &bundles, &stop);
             scope.spawn(move || {
@@ -358,7 +359,7 @@ fn a_flood_of_bad_signatures_leaves_honest_clients_served() {
         for _ in 0..10 {
             client.write_one();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(end);
     });
     cluster.assert_well(&mut client, &ALL);
 }
@@ -444,5 +445,5 @@ fn original_mistake_idle_replicas_burn_processors_ordering_nothing() {
         assert!(used < 10 * seconds, "replica {index} used {used} ticks in {seconds} s with nothing to do");
     }
     let after = cluster.wait_agreed(&ALL);
-    assert_eq!((before.sequence, before.log_bytes), (after.sequence, after.log_bytes), "something was ordered");
+    assert_eq!(before.sequence, after.sequence, "something was ordered");
 }

@@ -17,7 +17,7 @@ use atlas_dataplane::wire::message::{self, Decided, FetchBatch, OpenSlot, PrePre
 use rand_core::{OsRng, RngCore};
 use support::client::{Client, fresh_value, request, set, submit_body, wire};
 use support::link::Link;
-use support::{Cluster, PATIENCE, now_ms, until};
+use support::{Cluster, PATIENCE, StopOnDrop, now_ms, until};
 
 const HONEST: [usize; 3] = [0, 1, 2];
 
@@ -191,6 +191,7 @@ fn a_flood_of_fetches_leaves_honest_clients_served() {
     let identity = traitor(&mut cluster);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let end = StopOnDrop(&stop);
         for index in HONEST {
             let (cluster, identity, stop) = (&cluster, &identity, &stop);
             scope.spawn(move || {
@@ -210,7 +211,7 @@ fn a_flood_of_fetches_leaves_honest_clients_served() {
         for _ in 0..20 {
             client.write_one();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(end);
     });
     cluster.assert_well(&mut client, &HONEST);
 }
@@ -419,8 +420,8 @@ fn original_mistake_plain_tcp() {
     assert!(holds(&body, name.as_bytes()), "the name is in the message before it is sealed");
     // The link keeps every byte as it passed the socket.
     let mut link = Link::client(&cluster, 0, cluster.identity(cluster.client_key("operator"))).unwrap();
-    link.send(Kind::Submit, &body).unwrap();
     client.submit(&bundle).unwrap();
+    link.send(Kind::Submit, &body).unwrap();
     until("the reply comes", || {
         link.poll(Duration::from_millis(50)).unwrap();
         link.inbox.iter().any(|(kind, _)| *kind == Kind::Replies)

@@ -144,7 +144,11 @@ fn what_belongs_to_others_is_not_touched() {
     run(&config(&cluster, 0)).says(&["in use by another process"]);
     assert!(cluster.running(0));
     // A port where another listens.
-    let taken = TcpListener::bind(cluster.address(1)).unwrap();
+    let mut taken = None;
+    until("the port is free", || {
+        taken = TcpListener::bind(cluster.address(1)).ok();
+        taken.is_some()
+    });
     run(&config(&cluster, 1)).says(&[&cluster.address(1), "in use"]);
     drop(taken);
     // The directory of another cluster.
@@ -204,7 +208,7 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
