@@ -235,7 +235,8 @@ impl LocalCluster {
     pub fn signal(&mut self, index: usize, signal: Signal) -> Result<(), LocalError> {
         let child = self.children.get(index).and_then(Option::as_ref).ok_or(LocalError::Replica(index))?;
         // A child that was not waited for keeps its id, so the signal reaches nobody else.
-        kill_process(Pid::from_child(child), signal).map_err(|errno| LocalError::Signal { index, source: errno.into() })
+        kill_process(Pid::from_child(child), signal)
+            .map_err(|errno| LocalError::Signal { index, source: errno.into() })
     }
 
     /// Starts a replica that does not run, from the files that it left.

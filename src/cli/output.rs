@@ -173,20 +173,18 @@ impl Row {
 }
 
 /// The columns of a table of properties.
-pub const PROPERTY_COLUMNS: [&str; 10] =
-    ["TWIN", "PROPERTY", "VALUE", "TYPE", "REVISION", "QUALITY", "SOURCE TIME", "AGREED TIME", "ORIGIN", "POSITION"];
+pub const PROPERTY_COLUMNS: [&str; 10] = [
+    "TWIN", "PROPERTY", "VALUE", "TYPE", "REVISION", "QUALITY", "SOURCE TIME", "AGREED TIME", "ORIGIN", "POSITION",
+];
 /// The columns of a table of changes.
-pub const CHANGE_COLUMNS: [&str; 10] =
-    ["POSITION", "AGREED TIME", "ORIGIN", "TWIN", "PROPERTY", "VALUE", "REVISION", "QUALITY", "SOURCE TIME", "REASON"];
+pub const CHANGE_COLUMNS: [&str; 10] = [
+    "POSITION", "AGREED TIME", "ORIGIN", "TWIN", "PROPERTY", "VALUE", "REVISION", "QUALITY", "SOURCE TIME", "REASON",
+];
 
 /// Text of others with its control characters escaped.
 pub fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
         out
     })
 }

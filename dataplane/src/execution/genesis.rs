@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use data_encoding::BASE64;
 
-use super::roles::{Pattern, PatternError, Rights};
 use crate::cluster::{Cluster, RoleId};
+use super::roles::{Pattern, PatternError, Rights};
 use crate::crypto::hash::sha256;
 use crate::history::entry::{self, Member as MemberView};
 use crate::history::{put_array, put_bytes, put_map, put_text, put_uint};

@@ -33,6 +33,7 @@ const CLIENT_SHARE: usize = 4;
 pub(super) struct Outbox {
     bytes: Vec<u8>,
     messages: Vec<(Target, Kind, std::ops::Range<usize>)>,
+    closing: Vec<ClientId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,11 @@ impl Outbox {
 
     pub(super) fn client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
         self.put(Target::Client(client), kind, body);
+    }
+
+    /// The client's connection ends behind its messages.
+    pub(super) fn close(&mut self, client: ClientId) {
+        self.closing.push(client);
     }
 
     fn put(&mut self, target: Target, kind: Kind, body: &[u8]) {
@@ -422,6 +428,13 @@ impl Links {
                 report(&format!("a frame of kind {kind:?} was not sent: {error}"));
             }
             debug_assert!(!matches!(queued, Err(SendError::Closed)) || id.is_some());
+        }
+        for client in outbox.closing.drain(..) {
+            if let Some(id) = self.clients.remove(&client) {
+                // Nothing that it still sends is read.
+                self.connections.remove(&id);
+                reactor.close_after_flush(id);
+            }
         }
         outbox.bytes.clear();
         if outbox.bytes.capacity() > KEEP_OUTBOX {

@@ -143,6 +143,10 @@ impl Shell<FileDevice> for ProcessShell<'_> {
         self.outbox.client(client, kind, body);
     }
 
+    fn close_client(&mut self, client: ClientId) {
+        self.outbox.close(client);
+    }
+
     fn start_write(&mut self, log: &mut Log<Record, FileDevice>) -> Result<(), LogError> {
         if !*self.writing && log.last() > log.durable() {
             self.crash.pass(Step::Staged);

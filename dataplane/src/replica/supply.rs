@@ -13,7 +13,7 @@ use crate::wire::message::{self, Decided, Vote, WireBundle};
 
 /// Records looked at for one request of a peer. Records of a sequence stand close together, so this is reached only by a log
 /// that was written while far behind; the peer asks others.
-const MAX_SCAN: usize = 16_384;
+const MAX_SCAN: usize = 4_096;
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub(super) fn supply_batch(&mut self, to: ReplicaId, sequence: Sequence, batch: &Batch, shell: &mut impl Shell<D>) {

@@ -142,8 +142,7 @@ impl Adversary {
     fn forge(&mut self, proposal: &ArchivedPrePrepare) -> Option<Vec<u8>> {
         let sequence = proposal.sequence.to_native();
         let operation =
-            Operation { client: 0, session: 1, number: sequence, variant: 99, register: 0, revision: u64::MAX }
-                .encode();
+            Operation { client: 0, session: 1, number: sequence, variant: 99, register: 0, revision: u64::MAX }.encode();
         let requests = vec![Request { class: 0, not_after_ms: None, operation: &operation }.encode()];
         let unsigned = |_: &[u8]| Signature([7; 64]);
         let bundle =

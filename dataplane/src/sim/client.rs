@@ -110,8 +110,7 @@ impl SimClient {
     /// When [`SimClient::tick`] is due.
     pub(super) fn next_us(&self) -> u64 {
         let resend = self.open.values().map(|open| open.send_at_us).min().unwrap_or(u64::MAX);
-        let may_submit =
-            self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
+        let may_submit = self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
         if may_submit { resend.min(self.next_submit_us) } else { resend }
     }
 
@@ -128,8 +127,7 @@ impl SimClient {
             open.send_at_us = now.mono_us + open.pause_us;
             open.pause_us = (2 * open.pause_us).min(LONGEST_PAUSE_US);
         }
-        let may_submit =
-            self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
+        let may_submit = self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
         if may_submit && self.next_submit_us <= now.mono_us {
             self.left -= 1;
             self.next_submit_us = now.mono_us + self.random.between(1, self.think_us);
@@ -249,8 +247,7 @@ impl SimClient {
         let mut accepted = Vec::new();
         for reply in replies {
             let number = reply.number;
-            let Some(place) = number.checked_sub(open.first).filter(|place| *place < open.operations.len() as u64)
-            else {
+            let Some(place) = number.checked_sub(open.first).filter(|place| *place < open.operations.len() as u64) else {
                 continue;
             };
             if open.replies.contains_key(&(number, replica)) {

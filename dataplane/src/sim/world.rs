@@ -42,30 +42,12 @@ const TRACE_LINES: usize = 400;
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     /// A message between nodes: replicas first, then clients.
-    Deliver {
-        from: usize,
-        to: usize,
-        kind: Kind,
-        body: Arc<[u8]>,
-    },
-    Turn {
-        replica: usize,
-        life: u32,
-    },
-    Wake {
-        replica: usize,
-        life: u32,
-    },
-    DiskDone {
-        replica: usize,
-        life: u32,
-    },
-    Client {
-        client: usize,
-    },
-    Restart {
-        replica: usize,
-    },
+    Deliver { from: usize, to: usize, kind: Kind, body: Arc<[u8]> },
+    Turn { replica: usize, life: u32 },
+    Wake { replica: usize, life: u32 },
+    DiskDone { replica: usize, life: u32 },
+    Client { client: usize },
+    Restart { replica: usize },
     Fault,
     LinksUp,
     Stabilise,
@@ -646,8 +628,8 @@ fn machine(config: SimConfig, plan: &Plan, genesis: &Genesis, replica: usize, ra
     disk.skip_syncs(config.skip_syncs);
     disk.slow_segments(plan.slow_segments);
     let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
-    let adversary =
-        tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), &genesis.origin, client_key(0).public()));
+    let adversary = tactics
+        .map(|(_, tactics)| Adversary::new(tactics, random.fork(), &genesis.origin, client_key(0).public()));
     Machine {
         node: None,
         disk: Some(disk),
