@@ -1,5 +1,5 @@
 //! Atlas: Byzantine-fault-tolerant state of digital twins. This crate is the product; the replica's inside is in
-//! [`atlas_dataplane`]. Programs that use a cluster want [`Client`].
+//! `atlas_dataplane`.
 
 pub mod bench;
 pub mod cli;

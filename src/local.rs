@@ -1,7 +1,7 @@
 //! A cluster of replica processes on this host, for benchmarks, demonstrations and tests.
 //!
 //! [`LocalCluster::start`] writes a fresh cluster into a directory, starts one process of `atlas replica` for each replica,
-//! and returns when a quorum of them serves. Each replica is a process of its own, so that it can be killed like one.
+//! and returns when all of them serve. Each replica is a process of its own, so that it can be killed like one.
 //!
 //! # Nothing is left running
 //! Dropping the value kills every replica and waits for it. Should this process be killed itself, the kernel ends the
@@ -24,18 +24,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use atlas_dataplane::cluster::init::{InitError, InitOptions, init};
+use atlas_dataplane::cluster::init::{InitError, InitOptions, OPERATOR, fresh_origin, init};
 use atlas_dataplane::cluster::settings::LogConfig;
+use atlas_dataplane::crypto::SecretKey;
+use atlas_dataplane::crypto::keys::KeyError;
 use rand_core::{OsRng, RngCore};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 
+use crate::cli::error::CliError;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::session::{Session, identity, load_cluster};
 use crate::cli::time::now_ms;
 
 /// The file in a replica's directory that takes what it prints.
 pub const LOG_FILE: &str = "replica.log";
 /// How long a replica may take to drain, sync and exit before [`LocalCluster::stop`] kills it.
 pub const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long replicas have for one answer while it is found out whether they serve.
+const ASK: Duration = Duration::from_millis(500);
 /// How often it is looked whether a replica has exited.
 const POLL: Duration = Duration::from_millis(5);
 /// Ports below this need privileges or belong to well-known services.
@@ -58,18 +65,24 @@ pub struct LocalOptions {
     pub gateway_write: Vec<String>,
     /// Size of a log segment in MiB. Two or more are zero-filled at start, so a short run starts sooner with small ones.
     pub segment_mib: u64,
-    /// How long the replicas may take until a quorum serves.
+    /// How long the replicas may take until all serve.
     pub ready_timeout: Duration,
+    /// Clients beside `operator` and `gateway`, with the role of `operator`: see [`LocalCluster::extra_client`].
+    pub extra_clients: usize,
+    /// Ends the wait for the replicas.
+    pub interrupt: Option<Interrupt>,
 }
 
 impl Default for LocalOptions {
     fn default() -> Self {
         Self {
             program: None,
-            origin: "atlas.example/local".to_owned(),
+            origin: fresh_origin("atlas.example/local"),
             gateway_write: vec!["*".to_owned()],
             segment_mib: 16,
             ready_timeout: Duration::from_secs(30),
+            extra_clients: 0,
+            interrupt: None,
         }
     }
 }
@@ -80,6 +93,9 @@ pub enum LocalError {
     /// The cluster's files cannot be written.
     #[error(transparent)]
     Init(#[from] InitError),
+    /// A client's key cannot be drawn or written.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// No run of free ports was found.
     #[error("found no {0} free consecutive ports on 127.0.0.1; is something listening on most of them?")]
     Ports(usize),
@@ -157,8 +173,60 @@ pub struct LocalCluster {
 }
 
 impl LocalCluster {
-    /// Writes the cluster into `dir`, which does not exist or is empty, and starts its replicas. They need not serve yet: see
-    /// [`LocalCluster::start`].
+    /// Writes the cluster into `dir`, which does not exist or is empty, starts its replicas, and waits until all serve.
+    ///
+    /// # Errors
+    /// See [`LocalError`]; no replica is left running.
+    pub fn start(dir: &Path, replicas: usize, options: &LocalOptions) -> Result<Self, LocalError> {
+        let mut cluster = Self::launch(dir, replicas, options)?;
+        cluster.wait_ready(replicas, options.ready_timeout, options.interrupt.as_ref())?;
+        Ok(cluster)
+    }
+
+    /// Waits until `count` replicas answer and hold links with a quorum, themselves included.
+    ///
+    /// # Errors
+    /// [`LocalError::Ended`] as soon as a replica that was started has ended; [`LocalError::NotReady`];
+    /// [`LocalError::Interrupted`].
+    pub fn wait_ready(
+        &mut self,
+        count: usize,
+        timeout: Duration,
+        interrupt: Option<&Interrupt>,
+    ) -> Result<(), LocalError> {
+        let not_ready = |said: String, dir: &Path| LocalError::NotReady { after: timeout, said, dir: dir.to_owned() };
+        let deadline = Instant::now() + timeout;
+        let mut said = "none answered".to_owned();
+        let mut session = self.operator().map_err(|error| not_ready(error.to_string(), &self.dir))?;
+        let quorum = session.cluster().quorum();
+        while Instant::now() < deadline {
+            self.check()?;
+            if interrupt.is_some_and(Interrupt::is_set) {
+                return Err(LocalError::Interrupted);
+            }
+            let answers = session.status().map_err(|error| not_ready(error.to_string(), &self.dir))?;
+            let linked = |links: u32| links.count_ones() as usize + 1 >= quorum;
+            let ready = answers.iter().filter_map(|report| report.status.as_ref());
+            let (answered, ready) = (ready.clone().count(), ready.filter(|status| linked(status.links)).count());
+            if ready >= count {
+                return Ok(());
+            }
+            said = format!("{answered} of {} answered, {ready} with links to a quorum", answers.len());
+            std::thread::sleep(POLL);
+        }
+        Err(not_ready(said, &self.dir))
+    }
+
+    /// A connection as the client `operator`, whose requests each have [`ASK`].
+    ///
+    /// # Errors
+    /// The cluster's files cannot be read.
+    fn operator(&self) -> Result<Session, CliError> {
+        let key = self.identity(OPERATOR).ok_or_else(|| CliError::Usage(format!("no client {OPERATOR}")))?;
+        Session::connect(load_cluster(&self.cluster_file)?, identity(key)?, ASK)
+    }
+
+    /// Writes the cluster into `dir`, which does not exist or is empty, and starts its replicas, without waiting for them.
     ///
     /// # Errors
     /// See [`LocalError`]; no replica is left running.
@@ -169,6 +237,7 @@ impl LocalCluster {
         for file in &summary.replica_files {
             shrink_segments(file, options.segment_mib)?;
         }
+        add_clients(&summary.cluster_file, options.extra_clients)?;
         let program = match &options.program {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(file_error(Path::new("/proc/self/exe")))?,
@@ -198,6 +267,11 @@ impl LocalCluster {
     /// The key file of a client, `operator` or `gateway`.
     pub fn identity(&self, name: &str) -> Option<&Path> {
         self.client_keys.iter().find(|(client, _)| client == name).map(|(_, path)| path.as_path())
+    }
+
+    /// The key file of an extra client, `0..extra_clients`.
+    pub fn extra_client(&self, number: usize) -> PathBuf {
+        extra_key(&self.cluster_file, number)
     }
 
     /// The configuration file of a replica.
@@ -235,8 +309,7 @@ impl LocalCluster {
     pub fn signal(&mut self, index: usize, signal: Signal) -> Result<(), LocalError> {
         let child = self.children.get(index).and_then(Option::as_ref).ok_or(LocalError::Replica(index))?;
         // A child that was not waited for keeps its id, so the signal reaches nobody else.
-        kill_process(Pid::from_child(child), signal)
-            .map_err(|errno| LocalError::Signal { index, source: errno.into() })
+        kill_process(Pid::from_child(child), signal).map_err(|errno| LocalError::Signal { index, source: errno.into() })
     }
 
     /// Starts a replica that does not run, from the files that it left.
@@ -366,6 +439,24 @@ fn first_ephemeral_port() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let first = range.split_whitespace().next().and_then(|port| port.parse().ok());
     first.filter(|port| *port > LOWEST_PORT + 1_000).unwrap_or(USUAL_EPHEMERAL_PORT)
+}
+
+fn extra_key(cluster_file: &Path, number: usize) -> PathBuf {
+    cluster_file.with_file_name("clients").join(format!("client-{number}.key"))
+}
+
+/// Adds clients to a cluster file that no replica has read yet.
+fn add_clients(cluster_file: &Path, count: usize) -> Result<(), LocalError> {
+    let mut text = fs::read_to_string(cluster_file).map_err(file_error(cluster_file))?;
+    for number in 0..count {
+        let key = SecretKey::generate()?;
+        key.store(&extra_key(cluster_file, number))?;
+        text.push_str(&format!(
+            "[[clients]]\nname = \"client-{number}\"\nkey = \"{}\"\nrole = \"{OPERATOR}\"\n\n",
+            key.public()
+        ));
+    }
+    fs::write(cluster_file, text).map_err(file_error(cluster_file))
 }
 
 /// Sets the size of the log's segments in a replica's configuration.

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! `atlas`: see `atlas --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    atlas::cli::main()
+}

@@ -415,6 +415,7 @@ fn original_mistake_plain_tcp() {
     let name = "test/a-name-that-nobody-on-the-wire-reads";
     let session = client.open();
     let bundle = client.sign(Some(session), client.next, &[set(name, fresh_value())]);
+    client.next += 1;
     let body = submit_body(&bundle);
     let holds = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
     assert!(holds(&body, name.as_bytes()), "the name is in the message before it is sealed");

@@ -10,6 +10,8 @@
 //!
 //! A new decoder is a new row in [`targets`].
 
+#[path = "fuzz/disk.rs"]
+mod disk;
 mod samples;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -77,6 +79,10 @@ fn targets() -> Vec<Target> {
     targets.push(target("frames", stream, run_stream));
     targets.push(target("request", |rng| mutated(rng, |rng| samples::request(rng, false)), run_request));
     targets.push(target("bundle", bundle, run_bundle));
+    targets.push(target("entry", disk::entry, disk::run_entry));
+    targets.push(target("record", disk::record, disk::run_record));
+    targets.push(target("cluster file", disk::cluster, disk::run_cluster));
+    targets.push(target("handshake", disk::handshake, disk::run_handshake));
     targets
 }
 

@@ -123,13 +123,11 @@ impl Load {
         Some(sending)
     }
 
-    /// The client could not take it: it is sent again when another bundle of that client has ended, or at once if none is
-    /// under way.
-    pub fn hold(&mut self, sending: Sending, others_under_way: bool) {
+    /// The client could not take it: it is sent again when another bundle of that client, which must be under way, ends.
+    pub fn hold(&mut self, sending: Sending) {
         self.under_way = self.under_way.saturating_sub(1);
-        match self.held.get_mut(sending.client) {
-            Some(held) if others_under_way => held.push(sending),
-            _ => self.again.push_back(sending),
+        if let Some(held) = self.held.get_mut(sending.client) {
+            held.push(sending);
         }
     }
 
@@ -175,12 +173,14 @@ impl Load {
         now_ns >= self.plan.end_ns() && sent_all && !waits
     }
 
-    /// Ends an open loop early: what is under way counts as without result.
+    /// Ends an open loop early: what is under way, and what was due and never sent, counts as without result.
     pub fn give_up(&mut self) {
-        let left = self.under_way + self.again.len() + self.held.iter().map(Vec::len).sum::<usize>();
-        if self.plan.rate.is_some() {
-            self.errors += left as u64 * self.plan.bundle as u64;
-        }
+        let Some(rate) = self.plan.rate else { return };
+        let waiting = self.under_way + self.again.len() + self.held.iter().map(Vec::len).sum::<usize>();
+        let due_before = |end_ns: u64| (end_ns as f64 * rate / (self.plan.bundle as f64 * 1e9)).ceil() as u64;
+        let first = self.next_number.max(due_before(self.plan.warm_up_ns));
+        let unsent = due_before(self.plan.end_ns()).saturating_sub(first);
+        self.errors += (waiting as u64 + unsent) * self.plan.bundle as u64;
     }
 
     /// Bundles under way.

@@ -3,6 +3,7 @@
 //! An absolute latency says little, for it changes with the machine, its neighbours and the day. So each run measures
 //! two things side by side:
 //!
+//! - [`run`]: one run from connecting to the report, with the operations of [`workload`], sent when [`load`] says so;
 //! - [`floor`]: the least that one signed, durable, ordered operation costs on this host, from raw parts that share no
 //!   code with the replica;
 //! - [`report`]: latencies and throughput of the cluster, their ratio to that floor, as a table, as JSON and as an HDR
@@ -14,6 +15,7 @@
 pub mod floor;
 pub mod load;
 pub mod report;
+pub mod run;
 pub mod workload;
 
 use hdrhistogram::{CreationError, Histogram};

@@ -26,9 +26,9 @@ pub struct Workload {
     pub bundle: usize,
     /// Bytes of an operation.
     pub payload: usize,
-    /// Clients, each with its own key and session.
+    /// Clients, each with its own session.
     pub clients: usize,
-    /// Operations that each client keeps under way.
+    /// Bundles that each client keeps under way.
     pub in_flight: usize,
     /// Operations a second that were due in all, in an open loop; `None` in a closed one, which sends when it can.
     pub rate: Option<f64>,
@@ -92,7 +92,7 @@ pub struct Report {
     pub payload: usize,
     /// Clients.
     pub clients: usize,
-    /// Operations under way per client.
+    /// Bundles under way per client.
     pub in_flight: usize,
     /// Operations due a second in all; null in a closed loop.
     pub rate: Option<f64>,
@@ -162,7 +162,7 @@ impl fmt::Display for Report {
             None => "closed loop".to_owned(),
         };
         let Self { replicas, clients, in_flight, bundle, payload, seconds, .. } = self;
-        writeln!(f, "{replicas} replicas; {clients} clients, {in_flight} in flight each, {pace}")?;
+        writeln!(f, "{replicas} replicas; {clients} clients, {in_flight} bundles in flight each, {pace}")?;
         writeln!(f, "bundles of {bundle}, operations of {payload} bytes, {seconds:.1} s")?;
         writeln!(f, "{} cores, Linux {}", self.environment.cpus, self.environment.kernel)?;
         writeln!(f)?;

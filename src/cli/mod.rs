@@ -1,6 +1,71 @@
-//! What the commands of `atlas` share: how times are written and read. Nothing here talks to a replica.
+//! The commands of `atlas`: from what is typed to what is printed and the exit code.
+//!
+//! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
+//! - [`init`]: `init` and `replica`; [`write`]: `set`, `delete`, `txn`; [`read`]: `get`, `list`, `history`;
+//!   [`watch`], [`status`], [`bench`];
+//! - [`session`]: the connection that all of them share; [`changes`]: a
+//!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
+//!   [`time`]: times as text; [`interrupt`]: the end by a signal.
+//!
+//! Results go to the standard output, everything else to standard error. A command whose output is closed by its reader
+//! (`atlas list '' | head`) ends at once and counts as done. Nothing is buffered across lines in `watch`.
 
+pub mod args;
+pub mod bench;
+pub mod changes;
 pub mod error;
+pub mod init;
+pub mod interrupt;
 pub mod output;
 pub mod parse;
+pub mod read;
+pub mod session;
+pub mod status;
 pub mod time;
+pub mod watch;
+pub mod write;
+
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command};
+use error::CliError;
+use output::{Colour, Style};
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let style = Style::of(&io::stdout());
+    let mut out = BufWriter::new(io::stdout().lock());
+    let result = run(&arguments.command, &mut out, style).and_then(|()| Ok(out.flush()?));
+    match result {
+        Ok(()) => ExitCode::from(error::EXIT_DONE),
+        Err(CliError::OutputClosed) => CliError::OutputClosed.exit_code(),
+        Err(error) => {
+            // What was printed before the error belongs before it; if nobody reads it, the error counts all the same.
+            let _ = out.flush();
+            let label = Style::of(&io::stderr()).paint(Colour::Red, "error:");
+            let _ = writeln!(io::stderr(), "{label} {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliError> {
+    match command {
+        Command::Init(args) => init::init(args, out, style),
+        Command::Replica(args) => init::replica(args),
+        Command::Set(args) => write::set(args, out, style),
+        Command::Delete(args) => write::delete(args, out, style),
+        Command::Txn(args) => write::txn(args, out, style),
+        Command::Get(args) => read::get(args, out, style),
+        Command::List(args) => read::list(args, out, style),
+        Command::History(args) => read::history(args, out, style),
+        Command::Watch(args) => watch::watch(args, out, style),
+        Command::Status(args) => status::status(args, out, style),
+        Command::Bench(args) => bench::bench(args, out),
+        Command::Demo(args) => crate::demo::demo(args, out, style),
+    }
+}

@@ -89,7 +89,7 @@ struct Facts<'a> {
 }
 
 impl Row {
-    fn new(cluster: &Cluster, twin: &str, property: &str, revision: u64, facts: Facts<'_>) -> Self {
+    fn new(cluster: &Cluster, twin: &str, property: &str, revision: u64, facts: &Facts<'_>) -> Self {
         Self {
             twin: twin.to_owned(),
             property: property.to_owned(),
@@ -116,7 +116,7 @@ impl Row {
             origin: &property.origin,
             position: property.position,
         };
-        Self::new(cluster, &property.twin, &property.property, property.revision, facts)
+        Self::new(cluster, &property.twin, &property.property, property.revision, &facts)
     }
 
     /// One change of an operation.
@@ -129,8 +129,13 @@ impl Row {
             origin: &set.origin,
             position: set.position,
         };
-        let row = Self::new(cluster, &change.twin, &change.property, change.revision, facts);
+        let row = Self::new(cluster, &change.twin, &change.property, change.revision, &facts);
         Self { reason: Some(Reason { reason: set.reason.clone() }), ..row }
+    }
+
+    /// The value as tables show it, `(deleted)` where there is none.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The cells of [`PROPERTY_COLUMNS`].
@@ -173,18 +178,20 @@ impl Row {
 }
 
 /// The columns of a table of properties.
-pub const PROPERTY_COLUMNS: [&str; 10] = [
-    "TWIN", "PROPERTY", "VALUE", "TYPE", "REVISION", "QUALITY", "SOURCE TIME", "AGREED TIME", "ORIGIN", "POSITION",
-];
+pub const PROPERTY_COLUMNS: [&str; 10] =
+    ["TWIN", "PROPERTY", "VALUE", "TYPE", "REVISION", "QUALITY", "SOURCE TIME", "AGREED TIME", "ORIGIN", "POSITION"];
 /// The columns of a table of changes.
-pub const CHANGE_COLUMNS: [&str; 10] = [
-    "POSITION", "AGREED TIME", "ORIGIN", "TWIN", "PROPERTY", "VALUE", "REVISION", "QUALITY", "SOURCE TIME", "REASON",
-];
+pub const CHANGE_COLUMNS: [&str; 10] =
+    ["POSITION", "AGREED TIME", "ORIGIN", "TWIN", "PROPERTY", "VALUE", "REVISION", "QUALITY", "SOURCE TIME", "REASON"];
 
 /// Text of others with its control characters escaped.
 pub fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
         out
     })
 }

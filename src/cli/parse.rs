@@ -32,7 +32,9 @@ pub enum ParseError {
     #[error("{0:?} is not PATH=VALUE, such as power=1345.2 or state=\"running\"")]
     Assignment(String),
     /// Not the name of a twin.
-    #[error("{0:?} is not a twin: namespace/name, each of A-Z a-z 0-9 . _ -, 128 bytes at most, such as plant/turbine-1")]
+    #[error(
+        "{0:?} is not a twin: namespace/name, each of A-Z a-z 0-9 . _ -, 128 bytes at most, such as plant/turbine-1"
+    )]
     Twin(String),
     /// Not the path of a property.
     #[error("{0:?} is not a property: one or more parts of A-Z a-z 0-9 . _ - with / between, 128 bytes at most")]
@@ -141,7 +143,8 @@ fn value_test(text: &str, path: &str) -> Result<Option<Test>, ParseError> {
     // The longer operators first: "<=" begins with "<".
     let mut operators = Comparison::ALL;
     operators.sort_by_key(|comparison| std::cmp::Reverse(comparison.symbol().len()));
-    let found = operators.into_iter().find_map(|comparison| Some((comparison, text.strip_prefix(comparison.symbol())?)));
+    let found =
+        operators.into_iter().find_map(|comparison| Some((comparison, text.strip_prefix(comparison.symbol())?)));
     let Some((comparison, value)) = found.map(|(comparison, value)| (comparison, value.trim())) else {
         return Ok(None);
     };

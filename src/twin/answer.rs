@@ -5,12 +5,12 @@ use std::sync::Arc;
 use atlas_dataplane::state::{Answer, Entries};
 use atlas_dataplane::types::{Code, EntryIndex};
 
-use super::cbor::Writer;
 use super::query::{MAX_PAGE, MAX_PAGE_BYTES, Query};
 use super::slot::Slot;
 use super::store::{MAX_TWIN_PROPERTIES, SlotIndex, Twin, TwinStore};
 use super::value::Value;
 use super::walk;
+use atlas_dataplane::cbor::Writer;
 
 /// The most slots that a list looks at, deleted ones included.
 const MAX_SCANNED_SLOTS: usize = 8192;

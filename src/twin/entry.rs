@@ -1,20 +1,14 @@
 //! Bundle entries of the history, read in place: who did what, and what became of it.
 
+use atlas_dataplane::history::entry::{EntryError, EntryView};
 use atlas_dataplane::state::Change;
 use atlas_dataplane::types::{Code, EntryIndex, Position, PublicKey, TimeMs};
+use atlas_dataplane::wire::bundle::Request;
 
-use super::cbor::{CborError, Reader};
 use super::operation::MAX_TARGETS;
 use super::store::TwinStore;
 use super::value::{Quality, ValueRef};
 use super::view::{Action, OperationView};
-
-/// The kind of entry that holds a bundle.
-const BUNDLE: u64 = 1;
-/// The COSE header parameter that names the signing key.
-const KID: i64 = 4;
-/// The CBOR tag of a COSE_Sign1.
-const COSE_SIGN1: u64 = 18;
 
 /// The executed operations of one entry.
 pub(super) struct BundleEntry<'a> {
@@ -46,34 +40,26 @@ pub(super) struct Item<'a> {
 
 impl<'a> BundleEntry<'a> {
     /// Reads an entry; `None` where it is no bundle.
-    pub(super) fn decode(index: EntryIndex, entry: &'a [u8]) -> Result<Option<Self>, CborError> {
-        let reader = &mut Reader::new(entry);
-        let count = reader.array()?;
-        reader.uint()?;
-        if reader.uint()? != BUNDLE || count != 7 {
-            return Ok(None);
-        }
-        reader.uint()?;
-        let time_ms = reader.int()?;
-        let origin = origin(reader)?;
-        let requests = reader.array()?;
-        let mut request = *reader;
-        for _ in 0..requests {
-            reader.item()?;
-        }
-        reader.array_of(requests)?;
+    pub(super) fn decode(index: EntryIndex, entry: &'a [u8]) -> Result<Option<Self>, EntryError> {
+        let view = match EntryView::decode(entry) {
+            Ok(EntryView::Bundle(view)) => view,
+            Ok(_) | Err(EntryError::Unknown { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let origin = view.origin().ok_or(EntryError::Malformed(0))?;
         let mut executed = Vec::new();
-        for number in 0..requests {
-            let operation = operation(&mut request)?;
-            let changes = outcome(reader)?;
+        for (number, (request, outcome)) in (0..).zip(view.requests().zip(view.outcomes())) {
+            let Some(outcome) = outcome.filter(|outcome| outcome.code == Code::DONE) else { continue };
+            let changes: Vec<Change> = outcome.changes().collect();
             if changes.is_empty() {
                 continue;
             }
-            if let (Ok(view), Ok(request)) = (OperationView::decode(operation), u16::try_from(number)) {
-                executed.push(Executed { position: Position { entry: index, request }, view, changes });
+            let request = Request::decode(request).ok_or(EntryError::Malformed(0))?;
+            if let Ok(view) = OperationView::decode(request.operation) {
+                executed.push(Executed { position: Position { entry: index, request: number }, view, changes });
             }
         }
-        Ok(Some(Self { time_ms, origin, executed }))
+        Ok(Some(Self { time_ms: view.time_ms, origin, executed }))
     }
 }
 
@@ -112,54 +98,4 @@ impl<'a> Executed<'a> {
             }
         })
     }
-}
-
-/// Content that stands either as an item of its own or wrapped in a byte string.
-fn unwrapped<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], CborError> {
-    if reader.peek().is_some_and(|byte| byte >> 5 == 2) { reader.bytes() } else { reader.item() }
-}
-
-/// The key that the bundle's protected header names; its signature was checked before it was executed.
-fn origin(reader: &mut Reader<'_>) -> Result<PublicKey, CborError> {
-    let cose = &mut Reader::new(unwrapped(reader)?);
-    if cose.tag()? != COSE_SIGN1 {
-        return cose.unexpected();
-    }
-    cose.array_of(4)?;
-    let header = &mut Reader::new(cose.bytes()?);
-    for _ in 0..header.map()? {
-        if header.int()? == KID {
-            return header.bytes32().map(PublicKey);
-        }
-        header.item()?;
-    }
-    header.unexpected()
-}
-
-/// The operation of `[class, not_after_ms / null, operation]`.
-fn operation<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], CborError> {
-    reader.array_of(3)?;
-    reader.item()?;
-    reader.item()?;
-    unwrapped(reader)
-}
-
-/// The changes of an outcome; none where the request was skipped or refused.
-fn outcome(reader: &mut Reader<'_>) -> Result<Vec<Change>, CborError> {
-    let changes = reader.optional(|reader| {
-        reader.array_of(2)?;
-        let code = Code(reader.uint16()?);
-        let count = reader.array()?;
-        let mut changes = Vec::with_capacity(count);
-        for _ in 0..count {
-            reader.array_of(3)?;
-            changes.push(Change {
-                path: reader.uint()?,
-                revision: reader.uint()?,
-                previous: reader.optional(Reader::uint)?,
-            });
-        }
-        Ok(if code == Code::DONE { changes } else { Vec::new() })
-    })?;
-    Ok(changes.unwrap_or_default())
 }

@@ -36,7 +36,6 @@
 //! Everything here is pure and deterministic; nothing is durable by itself: the log and the history make it so.
 
 mod answer;
-pub mod cbor;
 mod entry;
 mod execute;
 pub mod names;

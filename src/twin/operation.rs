@@ -23,8 +23,8 @@
 
 use std::fmt;
 
-use super::cbor::Writer;
 use super::value::{Quality, Value};
+use atlas_dataplane::cbor::Writer;
 
 /// The most paths that one operation writes; a whole-twin delete counts as one.
 pub const MAX_TARGETS: usize = 256;

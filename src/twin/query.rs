@@ -25,11 +25,11 @@
 
 use atlas_dataplane::types::{EntryIndex, Position, PublicKey, TimeMs};
 
-use super::cbor::{CborError, Fault, Reader, Writer};
 use super::names::MAX_NAME;
 use super::slot::decode_value;
 use super::store::{MAX_TWIN_PROPERTIES, SlotIndex};
 use super::value::{Quality, Value, ValueRef};
+use atlas_dataplane::cbor::{CborError, Fault, Reader, Writer};
 
 /// The most items in one answer; a larger limit is taken as this.
 pub const MAX_PAGE: usize = 512;
@@ -208,7 +208,7 @@ fn name_pair(reader: &mut Reader<'_>) -> Result<(String, String)> {
 
 fn position(reader: &mut Reader<'_>) -> Result<Position> {
     reader.array_of(2)?;
-    Ok(Position { entry: reader.uint()?, request: reader.uint16()? })
+    Ok(Position { entry: reader.uint()?, request: reader.narrow()? })
 }
 
 fn put_position(out: &mut Writer<'_>, position: Position) {
@@ -305,7 +305,7 @@ impl Bound {
         let at = reader.offset();
         let count = reader.array()?;
         match (reader.uint()?, count) {
-            (0, 3) => Ok(Self::Position(Position { entry: reader.uint()?, request: reader.uint16()? })),
+            (0, 3) => Ok(Self::Position(Position { entry: reader.uint()?, request: reader.narrow()? })),
             (1, 2) => reader.int().map(Self::Time),
             _ => Err(CborError { at, fault: Fault::Unexpected }),
         }
@@ -364,7 +364,7 @@ impl Property {
             source_time_ns: reader.optional(Reader::int)?,
             time_ms: reader.int()?,
             origin: PublicKey(reader.bytes32()?),
-            position: Position { entry: reader.uint()?, request: reader.uint16()? },
+            position: Position { entry: reader.uint()?, request: reader.narrow()? },
         })
     }
 }
@@ -400,7 +400,7 @@ impl Changes {
 impl ChangeSet {
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
         reader.array_of(6)?;
-        let position = Position { entry: reader.uint()?, request: reader.uint16()? };
+        let position = Position { entry: reader.uint()?, request: reader.narrow()? };
         let time_ms = reader.int()?;
         let origin = PublicKey(reader.bytes32()?);
         let reason = reader.optional(|reader| reader.text().map(str::to_owned))?;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use atlas_dataplane::types::{Position, PublicKey, TimeMs};
 
-use super::cbor::{CborError, Fault, Reader, Writer};
 use super::store::TwinIndex;
 use super::value::{Quality, Value, ValueRef};
+use atlas_dataplane::cbor::{CborError, Fault, Reader, Writer};
 
 /// What a leaf begins with.
 const LEAF_TAG: &str = "atlas-slot/1";
@@ -87,7 +87,7 @@ impl<'a> Leaf<'a> {
             twin: reader.text()?,
             property: reader.text()?,
             revision: reader.uint()?,
-            position: Position { entry: reader.uint()?, request: reader.uint16()? },
+            position: Position { entry: reader.uint()?, request: reader.narrow()? },
             time_ms: reader.int()?,
             source_time_ns: reader.optional(Reader::int)?,
             origin: PublicKey(reader.bytes32()?),

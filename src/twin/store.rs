@@ -5,17 +5,17 @@ use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use atlas_dataplane::history::tree::leaf_hash;
+use atlas_dataplane::crypto::hash::leaf_hash;
 use atlas_dataplane::state::tree::DenseTree;
 use atlas_dataplane::state::{Answer, Application, Entries, OperationContext, Outcome, StateError};
 use atlas_dataplane::types::{Code, Digest, EntryIndex};
 
 use super::answer;
-use super::cbor::{CborError, Reader, Writer};
 use super::names::{is_property, is_twin};
 use super::slot::{Leaf, Slot};
 use super::value::ValueRef;
 use super::view::{Action, OperationView};
+use atlas_dataplane::cbor::{CborError, Reader, Writer};
 
 /// The most properties of a twin, deleted ones included: their slots stay.
 pub const MAX_TWIN_PROPERTIES: usize = 256;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
-use super::cbor::{CborError, Fault, Reader, Writer};
+use atlas_dataplane::cbor::{CborError, Fault, Reader, Writer};
 
 /// The longest text or byte string that a property holds, in bytes.
 pub const MAX_VALUE: usize = 4096;

@@ -2,10 +2,10 @@
 
 use atlas_dataplane::types::Code;
 
-use super::cbor::{CborError, Fault, Reader};
 use super::names::{is_property, is_twin};
 use super::operation::{ABSENT, Comparison, EXISTS, MAX_CONDITIONS, MAX_REASON, MAX_TARGETS, MAX_WRITES, REVISION};
 use super::value::{Quality, ValueRef};
+use atlas_dataplane::cbor::{CborError, Fault, Reader};
 
 /// A checked operation: its syntax, names and limits hold, and no property is written twice.
 #[derive(Clone, PartialEq, Debug)]

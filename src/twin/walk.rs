@@ -3,11 +3,11 @@
 use atlas_dataplane::state::{Answer, Entries};
 use atlas_dataplane::types::{Code, EntryIndex, Position};
 
-use super::cbor::Writer;
 use super::entry::{BundleEntry, Item};
 use super::query::{BLOCK, Bound, Cursor, MAX_PAGE_BYTES};
 use super::slot::encode_value;
 use super::store::{SlotIndex, Twin, TwinStore};
+use atlas_dataplane::cbor::Writer;
 
 /// Bytes of entries that one call for changes reads, beyond its first entry.
 const MAX_SCANNED_BYTES: usize = 1024 * 1024;

@@ -12,6 +12,7 @@ use super::size::{MAX_REPLICAS, MIN_REPLICAS};
 use crate::crypto::keys::KeyError;
 use crate::crypto::verify::WeakKey;
 use crate::types::{PublicKey, PublicKeyError};
+use crate::wire::limits::MAX_ENTRY;
 
 /// Longest name of a replica, role or client, in bytes.
 pub const MAX_NAME: usize = 64;
@@ -132,6 +133,17 @@ pub enum Problem {
     /// Too few or too many replicas.
     #[error("{0} replicas; a cluster has {MIN_REPLICAS} to {MAX_REPLICAS}")]
     Replicas(usize),
+    /// Entry 0 of the history would be larger than an entry may be.
+    #[error(
+        "{clients} clients make a genesis entry of {bytes} bytes, it has at most {MAX_ENTRY}; \
+        register fewer clients, or shorten their names and roles"
+    )]
+    TooLarge {
+        /// How many clients there are.
+        clients: usize,
+        /// What the entry takes.
+        bytes: usize,
+    },
     /// More of something than permitted.
     #[error("{found} {what}; at most {max}")]
     TooMany {

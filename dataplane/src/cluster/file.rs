@@ -17,11 +17,10 @@ use super::size::Size;
 use crate::crypto::verify::check_public_key;
 use crate::crypto::{context, sha256};
 use crate::types::{Digest, PublicKey, ReplicaId, TimeMs, View};
+use crate::wire::limits::MAX_ENTRY;
 
 /// Longest cluster file, in bytes.
 pub const MAX_CLUSTER_FILE: usize = 1 << 20;
-/// Most clients in a cluster file.
-pub const MAX_CLIENTS: usize = 4096;
 /// Longest host name in an address, in bytes (DNS).
 pub const MAX_HOST: usize = 253;
 
@@ -173,15 +172,15 @@ impl Cluster {
             .parse()
             .map_err(|_| source.error(raw.created.span().start, "created", Problem::Time))?;
         let settings = read_settings(raw.settings, source)?;
-        let count = raw.replicas.as_ref().len();
-        let size = Size::new(count)
-            .ok_or_else(|| source.error(raw.replicas.span().start, "replicas", Problem::Replicas(count)))?;
+        let (count, replicas_at) = (raw.replicas.as_ref().len(), raw.replicas.span().start);
+        let size = Size::new(count).ok_or_else(|| source.error(replicas_at, "replicas", Problem::Replicas(count)))?;
 
         let mut once = Once { source, first: BTreeMap::new() };
         let members = read_members(raw.replicas.into_inner(), &mut once)?;
         let roles = read_roles(raw.roles, &mut once)?;
+        let clients_at = raw.clients.first().map_or(replicas_at, |client| client.name.span().start);
         let clients = read_clients(raw.clients, &roles, &mut once)?;
-        Ok(Self {
+        let cluster = Self {
             genesis: sha256(&[context::GENESIS, bytes]),
             origin: raw.origin.into_inner(),
             created_ms: created.as_millisecond(),
@@ -192,7 +191,14 @@ impl Cluster {
             members,
             roles,
             clients,
-        })
+        };
+        let mut entry = Vec::new();
+        cluster.put_config_entry(&mut entry);
+        if entry.len() > MAX_ENTRY {
+            let problem = Problem::TooLarge { clients: cluster.clients.len(), bytes: entry.len() };
+            return Err(source.error(clients_at, "clients", problem));
+        }
+        Ok(cluster)
     }
 
     /// The genesis hash: `SHA-256("atlas-genesis/1" || the file's bytes)`.
@@ -262,7 +268,12 @@ impl Cluster {
 
     /// The client with this key.
     pub fn client_by_key(&self, key: &PublicKey) -> Option<&Client> {
-        self.by_client_key.get(key).and_then(|at| self.clients.get(*at))
+        self.client_index(key).and_then(|at| self.clients.get(at))
+    }
+
+    /// The place in [`Cluster::clients`] of the client with this key.
+    pub fn client_index(&self, key: &PublicKey) -> Option<usize> {
+        self.by_client_key.get(key).copied()
     }
 
     /// The roles in the order of the file; [`RoleId`] is the place.
@@ -270,9 +281,20 @@ impl Cluster {
         &self.roles
     }
 
+    /// The name of a role of this cluster.
+    pub(super) fn role_name(&self, role: RoleId) -> &str {
+        self.roles.get(usize::from(role.0)).map_or("", |role| role.name.as_str())
+    }
+
     /// Whether the role may write the property of the twin.
     pub fn may_write(&self, role: RoleId, twin: &str, property: &str) -> bool {
         self.roles.get(usize::from(role.0)).is_some_and(|role| role.may_write(twin, property))
+    }
+
+    /// The same cluster with settings that no file may have: small ones that tests reach the end of.
+    #[cfg(test)]
+    pub(crate) fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
     }
 
     /// The C2SP tlog-policy: what an auditor trusts.
@@ -388,15 +410,10 @@ fn read_roles(raw: Vec<RawRole>, once: &mut Once<'_>) -> Result<Vec<Role>, Confi
 }
 
 fn read_clients(raw: Vec<RawClient>, roles: &[Role], once: &mut Once<'_>) -> Result<Vec<Client>, ConfigError> {
-    let found = raw.len();
-    let mut clients = Vec::with_capacity(found.min(MAX_CLIENTS));
+    let mut clients = Vec::with_capacity(raw.len());
     let by_name: BTreeMap<&str, RoleId> = roles.iter().map(|role| role.name.as_str()).zip((0..).map(RoleId)).collect();
     for (index, raw) in raw.into_iter().enumerate() {
-        let (at, key) = (raw.name.span().start, |field: &str| format!("clients[{index}].{field}"));
-        if index == MAX_CLIENTS {
-            let problem = Problem::TooMany { what: "clients", found, max: MAX_CLIENTS };
-            return Err(once.source.error(at, "clients", problem));
-        }
+        let key = |field: &str| format!("clients[{index}].{field}");
         let name = once.name("client name", raw.name, &key("name"))?;
         let role = by_name.get(raw.role.as_ref().as_str()).copied().ok_or_else(|| {
             let all = by_name.keys().copied().collect::<Vec<_>>().join(", ");

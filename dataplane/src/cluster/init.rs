@@ -6,6 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use rand_core::{OsRng, RngCore as _};
 use toml::Value;
 
 use super::error::ConfigError;
@@ -46,11 +47,20 @@ pub struct InitOptions {
 }
 
 impl InitOptions {
-    /// Four replicas from [`DEFAULT_PORT`] on, and a gateway that may write everything.
+    /// Four replicas from [`DEFAULT_PORT`] on, a fresh name, and a gateway that may write everything.
     pub fn new(created_ms: TimeMs) -> Self {
-        let (origin, gateway_write) = ("atlas.example/cluster".to_owned(), vec!["*".to_owned()]);
+        let (origin, gateway_write) = (fresh_origin("atlas.example/plant"), vec!["*".to_owned()]);
         Self { replicas: MIN_REPLICAS, base_port: DEFAULT_PORT, origin, created_ms, gateway_write }
     }
+}
+
+/// `stem` and eight random hexadecimal digits: two clusters that were named by nobody must not have one name, or what is
+/// signed for one could count in the other.
+pub fn fresh_origin(stem: &str) -> String {
+    let mut random = [0; 4];
+    // Without random bytes no key can be drawn either, which `init` reports.
+    let _ = OsRng.try_fill_bytes(&mut random);
+    format!("{stem}-{:08x}", u32::from_be_bytes(random))
 }
 
 /// What was written.

@@ -22,7 +22,9 @@
 //!
 //! # Limits
 //! The cluster file has at most [`file::MAX_CLUSTER_FILE`] bytes; 4 to 32 replicas ([`size::Size`]), any number of them,
-//! though n = 3f+1 costs least for what it bears; counts of roles, patterns and clients as [`file`] names them.
+//! though n = 3f+1 costs least for what it bears; counts of roles and patterns as [`roles`] names them. Clients are bounded
+//! by entry 0 of the history ([`Cluster::put_config_entry`]), which names them all and has at most 65,535 bytes: about 1,000 of
+//! them with names of 10 characters.
 //!
 //! # Writing a cluster ([`init`])
 //! Everything is written into a directory beside the target, synced, and renamed in one step: a cluster is there whole
@@ -32,6 +34,7 @@
 //! PBFT (Castro and Liskov, 2002) for the sizes of quorums; C2SP signed-note, tlog-cosignature and tlog-policy for
 //! names, key ids and the policy ([`policy`]).
 
+mod config;
 pub mod error;
 pub mod file;
 pub mod init;
@@ -48,5 +51,7 @@ pub use roles::RoleId;
 pub use settings::Settings;
 pub use size::Size;
 
+#[cfg(test)]
+pub(crate) mod sample;
 #[cfg(test)]
 mod tests;

@@ -93,6 +93,11 @@ macro_rules! settings {
                 unit: $unit,
             },)+];
 
+            /// Every number of the section by its key, in the order of the table.
+            pub fn numbers(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                Self::TABLE.iter().map(|setting| setting.key).zip([$(self.$field),+])
+            }
+
             pub(super) fn read(raw: $raw, source: &Source<'_>) -> Result<Self, ConfigError> {
                 let mut table = Self::TABLE.iter();
                 // The fields below are read in the order of the table, both being in the order of the declaration.
@@ -125,10 +130,6 @@ settings! {
         session_idle_ms = 3_600_000, 1000..=2_592_000_000, "milliseconds";
         /// The state root enters the history at least this often while anything changes.
         state_interval_ms = 10_000, 100..=3_600_000, "milliseconds";
-        /// The bundles of one batch have together at most so many bytes.
-        max_batch_bytes = 1_048_576, 131_072..=4_194_304, "bytes";
-        /// A bundle carries at most so many requests.
-        max_bundle_requests = 256, 1..=256, "requests";
     }
 }
 
@@ -147,7 +148,7 @@ settings! {
     /// The log of one replica.
     pub struct LogConfig (RawLog, "log") {
         /// Size of one segment file, allocated in advance.
-        segment_mib = 64, 1..=1024, "MiB";
+        segment_mib = 64, 4..=1024, "MiB";
     }
     also {
         /// How the tail becomes durable: "direct" or "mapped".
@@ -159,9 +160,9 @@ settings! {
     /// The transport of one replica.
     pub struct NetConfig (RawNet, "net") {
         /// So many clients may be connected; one more is turned away.
-        max_clients = 1024, 1..=65_536, "connections";
+        max_clients = 1024, 1..=60_000, "connections";
         /// What waits to be sent on one connection; a peer that lets it fill up is disconnected.
-        send_queue_kib = 4096, 64..=262_144, "KiB";
+        send_queue_kib = 4096, 4096..=262_144, "KiB";
         /// A connection that has not finished its handshake by then is closed.
         handshake_timeout_ms = 5000, 100..=60_000, "milliseconds";
         /// First pause before a lost connection is tried again; it doubles with each failure.
@@ -176,9 +177,12 @@ settings! {
     pub struct LocalConfig (RawLocal, "local") {
         /// As leader it has at most so many batches under way; what arrives meanwhile gathers into the next.
         max_open_batches = 8, 1..=4096, "batches";
-        /// So many verified bundles may wait for their order; beyond it a client is told "overloaded".
-        max_waiting_bundles = 8192, 64..=65_536, "bundles";
+        /// Verified bundles that wait for their order take at most so much; beyond its share a client is told "overloaded".
+        pool_mib = 32, 1..=4096, "MiB";
         /// It tells its peers this often what it has and what it lacks.
         status_interval_ms = 100, 10..=60_000, "milliseconds";
     }
 }
+
+/// Room for the largest frame of a replica, or a batch could never be sent.
+const _: () = assert!(crate::crypto::session::frame_bytes(crate::wire::limits::MAX_PEER_BODY) <= 4096 << 10);

@@ -1,11 +1,10 @@
 //! How many replicas there are, and what follows from it.
 
 use crate::types::{ReplicaId, View};
+pub use crate::wire::limits::MAX_REPLICAS;
 
 /// Fewest replicas: with fewer not a single Byzantine one is borne.
 pub const MIN_REPLICAS: usize = 4;
-/// Most replicas: every one sends its votes to every other, and a set of them fits a word.
-pub const MAX_REPLICAS: usize = 32;
 
 /// The number n of replicas in an epoch, and the sizes of quorums that follow from it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,47 +7,27 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::error::Problem;
-use super::file::{Address, MAX_CLIENTS, MAX_CLUSTER_FILE};
+use super::file::{Address, MAX_CLUSTER_FILE};
 use super::init::{InitError, InitOptions, InitSummary, init};
 use super::policy::{check_origin, policy_text, vkey};
 use super::replica::KEY_FILES;
 use super::roles::{MAX_PATTERNS, MAX_ROLES, Pattern, PatternError};
-use super::settings::{LocalConfig, LogConfig, LogDevice, NetConfig};
+use super::sample::{cluster_text, parse, public};
+use super::settings::{LocalConfig, LogConfig, LogDevice, NetConfig, Setting};
 use super::size::{MAX_REPLICAS, MIN_REPLICAS};
 use super::*;
+use crate::cbor::Reader;
 use crate::crypto::keys::KeyError;
 use crate::crypto::{SecretKey, sha256};
+use crate::history::entry::EntryView;
 use crate::types::{PublicKey, ReplicaId};
-
-fn public(seed: u8) -> PublicKey {
-    SecretKey::from_seed(&[seed; 32]).public()
-}
+use crate::wire::limits::MAX_ENTRY;
 
 /// A cluster file of four replicas with the keys of seeds 1 to 16, two roles, and clients with seeds 100 and 101.
 fn good() -> String {
-    let mut text = String::from(
-        "# comment\norigin = \"twin.example/plant-7\"\ncreated = 2026-01-31T12:00:00.250Z\n\n\
-         [settings]\ncheckpoint_interval = 64\nwindow = 32\n\n",
-    );
-    for i in 0..4u8 {
-        let [link, protocol, log, cosign] = [1, 2, 3, 4].map(|kind| public(4 * i + kind));
-        text.push_str(&format!(
-            "[[replicas]]\nname = \"r-{i}\"\naddress = \"10.0.0.{i}:7450\"\nlink_key = \"{link}\"\n\
-             protocol_key = \"{protocol}\"\nlog_key = \"{log}\"\ncosign_key = \"{cosign}\"\n\n"
-        ));
-    }
-    for (name, seed, write) in [("operator", 100, "\"*\""), ("gateway", 101, "\"plant/*\", \"depot/a:command/*\"")] {
-        text.push_str(&format!(
-            "[[roles]]\nname = \"{name}\"\nwrite = [{write}]\n\n\
-             [[clients]]\nname = \"{name}-1\"\nkey = \"{}\"\nrole = \"{name}\"\n\n",
-            public(seed)
-        ));
-    }
-    text
-}
-
-fn parse(text: &str) -> Result<Cluster, ConfigError> {
-    Cluster::parse(text.as_bytes(), Path::new("cluster.toml"))
+    let head = "# comment\norigin = \"twin.example/plant-7\"\ncreated = 2026-01-31T12:00:00.250Z\n\n\
+                [settings]\ncheckpoint_interval = 64\nwindow = 32\n\n";
+    cluster_text(head, &[("operator-1", 100, &["*"]), ("gateway-1", 101, &["plant/*", "depot/a:command/*"])])
 }
 
 #[test]
@@ -185,20 +165,68 @@ fn counts_have_limits() {
         many("roles", 1, &|_| format!("name = \"x\"\nwrite = [{}]\n", "\"a\",".repeat(MAX_PATTERNS + 1)));
     assert_eq!(key, "roles[2].write");
     assert_eq!(problem, Problem::TooMany { what: "patterns", found: MAX_PATTERNS + 1, max: MAX_PATTERNS });
-    let many_clients: String = (0..MAX_CLIENTS - 2).fold(text.clone(), |mut text, i| {
+    let long = "#".repeat(MAX_CLUSTER_FILE + 1);
+    assert!(matches!(parse(&long), Err(ConfigError::TooLong { max: MAX_CLUSTER_FILE, .. })));
+}
+
+/// The file names as many clients as entry 0 has room for, to the byte.
+#[test]
+fn clients_beyond_what_the_genesis_entry_holds_are_refused() {
+    let bytes = |cluster: &Cluster| {
+        let mut entry = Vec::new();
+        cluster.put_config_entry(&mut entry);
+        entry.len()
+    };
+    let (mut text, before) = (good(), bytes(&parse(&good()).unwrap()));
+    // 1 for the array, 34 for the key, 33 for the name, 8 for the role; the list's head grows by 2.
+    let each = 1 + 34 + 33 + 8;
+    let count = (MAX_ENTRY - before - 2) / each;
+    for i in 0..count {
         let mut seed = [9; 32];
         seed[..8].copy_from_slice(&i.to_be_bytes());
         let key = SecretKey::from_seed(&seed).public();
-        text.push_str(&format!("[[clients]]\nname = \"c{i}\"\nkey = \"{key}\"\nrole = \"gateway\"\n"));
-        text
-    });
-    assert_eq!(parse(&many_clients).unwrap().clients().len(), MAX_CLIENTS);
-    let one_more = format!("[[clients]]\nname = \"last\"\nkey = \"{}\"\nrole = \"gateway\"\n", public(102));
-    let (_, key, problem) = explain(parse(&(many_clients + &one_more)).unwrap_err(), "cluster.toml");
-    let want = Problem::TooMany { what: "clients", found: MAX_CLIENTS + 1, max: MAX_CLIENTS };
-    assert_eq!((key.as_str(), problem), ("clients", want));
-    let long = "#".repeat(MAX_CLUSTER_FILE + 1);
-    assert!(matches!(parse(&long), Err(ConfigError::TooLong { max: MAX_CLUSTER_FILE, .. })));
+        text.push_str(&format!("[[clients]]\nname = \"c{i:030}\"\nkey = \"{key}\"\nrole = \"gateway\"\n"));
+    }
+    let cluster = parse(&text).unwrap();
+    assert_eq!((cluster.clients().len(), bytes(&cluster)), (count + 2, before + 2 + count * each));
+    // Names have at most 64 characters, so one more client fits if it is short enough.
+    let room = MAX_ENTRY - bytes(&cluster);
+    assert!(room < each);
+    text.push_str(&format!("[[clients]]\nname = \"last-{:040}\"\nkey = \"{}\"\nrole = \"gateway\"\n", 0, public(102)));
+    let (line, key, problem) = explain(parse(&text).unwrap_err(), "cluster.toml");
+    assert!(problem.to_string().starts_with(&format!("{} clients make a genesis entry of ", count + 3)), "{problem}");
+    assert_eq!((line, key.as_str()), (46, "clients"));
+}
+
+/// Entry 0 has all that replicas agree on, under the keys of the cluster file.
+#[test]
+fn the_genesis_entry_says_what_the_file_says() {
+    let cluster = parse(&good()).unwrap();
+    let mut entry = Vec::new();
+    cluster.put_config_entry(&mut entry);
+    let Ok(EntryView::Config(view)) = EntryView::decode(&entry) else { panic!("no CONFIG") };
+    assert_eq!((view.sequence, view.time_ms, view.epoch), (0, cluster.created_ms(), 0));
+    assert_eq!(view.policy, cluster.policy_text());
+    assert_eq!(view.members.len(), 4);
+    assert_eq!((view.members[3].index, view.members[3].name, view.members[3].cosign_key), (3, "r-3", public(16)));
+    let number = |name: &str| Reader::new(view.setting(name).unwrap()).uint().unwrap();
+    assert_eq!((Settings::TABLE.len(), number("checkpoint_interval"), number("window")), (8, 64, 32));
+    for Setting { key, default, .. } in Settings::TABLE.iter().skip(2) {
+        assert_eq!(number(key), *default, "{key}");
+    }
+    assert_eq!(Reader::new(view.setting("origin").unwrap()).text(), Ok("twin.example/plant-7"));
+    assert_eq!(Reader::new(view.setting("genesis").unwrap()).bytes32(), Ok(cluster.genesis().0));
+    let mut roles = minicbor::Encoder::new(Vec::new());
+    roles.array(2).unwrap().array(2).unwrap().str("operator").unwrap().array(1).unwrap().str("*:*").unwrap();
+    roles.array(2).unwrap().str("gateway").unwrap().array(2).unwrap();
+    roles.str("plant/*:*").unwrap().str("depot/a:command/*").unwrap();
+    assert_eq!(view.setting("roles"), Some(roles.into_writer().as_slice()));
+    let mut clients = minicbor::Encoder::new(Vec::new());
+    clients.array(2).unwrap();
+    for (seed, name, role) in [(100, "operator-1", "operator"), (101, "gateway-1", "gateway")] {
+        clients.array(3).unwrap().bytes(&public(seed).0).unwrap().str(name).unwrap().str(role).unwrap();
+    }
+    assert_eq!(view.setting("clients"), Some(clients.into_writer().as_slice()));
 }
 
 #[test]
@@ -263,10 +291,15 @@ fn origins_patterns_and_addresses() {
     assert!(pattern("a/b:*").unwrap().covers("a/b", "c"));
     assert!(!pattern("a/b:c").unwrap().covers("a/b", "cd"));
     assert!(pattern("*:c").unwrap().covers("a/b", "c"));
+    assert!(pattern("lab/x:temp*").unwrap().covers("lab/x", "temperature"));
+    assert!(!pattern("lab/x:temp*").unwrap().covers("lab/x", "tem"));
+    assert!(!pattern("lab/x:temp*").unwrap().covers("lab/xy", "temp"));
     for (bad, want) in [
         ("", PatternError::Empty),
         ("a:", PatternError::Empty),
         (":a", PatternError::Empty),
+        (":", PatternError::Empty),
+        ("a*:b*c", PatternError::InnerStar),
         ("*a", PatternError::InnerStar),
         ("a**", PatternError::InnerStar),
         ("a b", PatternError::Character(' ')),
@@ -432,7 +465,9 @@ fn every_error_of_a_replica_file_has_its_line_and_key() {
         ("data", "listen = \"x\"\ndata", 4, "listen", "HOST:PORT"),
         ("data", "core = 5000\ndata", 4, "core", "from 0 to 4095"),
         ("\"/var/atlas\"", "\"d\"\n[log]\ndevice = \"disk\"", 6, "device", "expected `direct` or `mapped`"),
-        ("\"/var/atlas\"", "\"d\"\n[log]\nsegment_mib = 0", 6, "log.segment_mib", "from 1 to 1024 (MiB)"),
+        ("\"/var/atlas\"", "\"d\"\n[log]\nsegment_mib = 0", 6, "log.segment_mib", "from 4 to 1024 (MiB)"),
+        ("\"/var/atlas\"", "\"d\"\n[net]\nmax_clients = 60001", 6, "net.max_clients", "from 1 to 60000"),
+        ("\"/var/atlas\"", "\"d\"\n[net]\nsend_queue_kib = 4095", 6, "net.send_queue_kib", "from 4096 to"),
         ("\"/var/atlas\"", "\"d\"\n[log]\nsegment_kib = 1", 6, "segment_kib", "unknown field"),
         ("\"/var/atlas\"", "\"d\"\n[net]\nreconnect_min_ms = 2000", 6, "net.reconnect_min_ms", "at most that"),
         ("\"/var/atlas\"", "\"d\"\n[local]\nstatus_interval_ms = \"1s\"", 6, "local.status_interval_ms", "\"1s\" does"),
@@ -503,4 +538,11 @@ proptest! {
             Err(other) => prop_assert!(false, "{}", other),
         }
     }
+}
+
+#[test]
+fn two_clusters_that_nobody_named_have_different_names() {
+    let (one, other) = (InitOptions::new(0).origin, InitOptions::new(0).origin);
+    assert_ne!(one, other);
+    assert!(one.strip_prefix("atlas.example/plant-").is_some_and(|random| random.len() == 8));
 }

@@ -48,6 +48,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::cluster::Cluster;
 use crate::crypto::hash::sha256;
 use crate::history::entry::{self, EntryView, StateView};
 use crate::history::store::{EntryStore, StoreError};
@@ -59,13 +60,8 @@ use crate::wire::bundle::{Bundle, Request};
 use crate::wire::limits::MAX_ENTRY;
 use crate::wire::message::Reply;
 
-pub mod genesis;
-pub mod roles;
 mod sessions;
 
-pub use genesis::{Client, Genesis, GenesisError, Member, Role, Settings};
-
-use genesis::Identities;
 use sessions::{Executed as Done, Session, Sessions, Standing, Target};
 
 /// Changes and details in the replies to one repeated bundle at most, bytes. Requests beyond it get no reply: the client asks again
@@ -142,9 +138,6 @@ pub struct Executed {
 /// Why execution cannot begin or go on: the replica stops.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecutionError {
-    /// The genesis is not one.
-    #[error("genesis: {0}")]
-    Genesis(#[from] GenesisError),
     /// The history cannot be kept.
     #[error("history: {0}")]
     Store(#[from] StoreError),
@@ -177,14 +170,13 @@ pub struct Execution<A: Application, S: EntryStore> {
     application: A,
     store: S,
     tree: HistoryTree,
-    identities: Identities,
+    /// Its clients are the identities, each known by its place.
+    cluster: Cluster,
     sessions: Sessions,
-    settings: Settings,
     sequence: Sequence,
     time_ms: TimeMs,
     /// Entry and agreed time of the last STATE entry.
     last_state: Option<(EntryIndex, TimeMs)>,
-    created_ms: TimeMs,
     bundle_since_state: bool,
     /// Reused for every entry.
     entry: Vec<u8>,
@@ -195,25 +187,22 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// Begins with `application` in its first state; appends the genesis as entry 0 to the empty `store`.
     ///
     /// # Errors
-    /// The genesis is wrong or too large, or the store fails or is not empty.
-    pub fn new(genesis: &Genesis, application: A, store: S) -> Result<Self, ExecutionError> {
+    /// The store fails or is not empty.
+    pub fn new(cluster: &Cluster, application: A, store: S) -> Result<Self, ExecutionError> {
         if store.size() != 0 {
             return Err(ExecutionError::StoreInUse(store.size()));
         }
-        let identities = genesis.identities()?;
         let mut config = Vec::with_capacity(MAX_ENTRY);
-        genesis.put_config(&mut config)?;
+        cluster.put_config_entry(&mut config);
         let mut execution = Self {
             application,
             store,
             tree: HistoryTree::new(),
-            sessions: Sessions::new(&genesis.settings, identities.len()),
-            identities,
-            settings: genesis.settings.clone(),
+            sessions: Sessions::new(cluster.settings(), cluster.clients().len()),
+            cluster: cluster.clone(),
             sequence: 0,
-            time_ms: genesis.created_ms,
+            time_ms: cluster.created_ms(),
             last_state: None,
-            created_ms: genesis.created_ms,
             bundle_since_state: false,
             entry: config,
             outcome: Outcome::default(),
@@ -239,7 +228,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     pub fn admit(&self, bundle: &Bundle) -> Admission {
         let header = bundle.header();
         let settled = Settled::new(bundle.digest(), 0);
-        let Some(identity) = self.identities.find(bundle.key()) else {
+        let Some(identity) = self.cluster.client_index(bundle.key()) else {
             return Admission::Settled(settled.refuse_all(bundle, Code::UNKNOWN_IDENTITY));
         };
         // A session whose entry is not executed here yet may well exist by the time that the bundle is.
@@ -342,7 +331,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         let header = bundle.header();
         let digest = bundle.digest();
         let mut settled = Settled::new(digest, usize::from(header.count));
-        let Some(identity) = self.identities.find(bundle.key()) else {
+        let Some(identity) = self.cluster.client_index(bundle.key()) else {
             return Ok(settled.refuse_all(bundle, Code::UNKNOWN_IDENTITY));
         };
         let id = match self.sessions.resolve(header, &digest, identity, self.time_ms) {
@@ -375,10 +364,11 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// Runs what is new in the bundle and builds its entry, which counts only if `settled` has a reply then.
     fn execute_requests(&mut self, bundle: &Bundle, identity: usize, id: u64, settled: &mut Settled) {
-        let Self { application, sessions, identities, entry, outcome, .. } = self;
+        let Self { application, sessions, cluster, entry, outcome, .. } = self;
         let Some(session) = sessions.get_mut(id) else { return };
+        let role = cluster.clients().get(identity).map(|client| client.role);
+        let access = |twin: &str, property: &str| role.is_some_and(|role| cluster.may_write(role, twin, property));
         let (entry_index, time_ms, sequence) = (self.tree.size(), self.time_ms, self.sequence);
-        let rights = identities.rights(identity);
         entry.clear();
         entry::put_bundle_start(entry, sequence, time_ms, bundle.cose(), bundle.requests());
         for (index, bytes) in bundle.requests().enumerate() {
@@ -388,7 +378,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             match (session.standing(number, &digest), Request::decode(bytes)) {
                 (Standing::New, Some(request)) => {
                     let position = Position { entry: entry_index, request: index as u16 };
-                    let context = OperationContext { time_ms, position, origin: bundle.key(), access: &rights };
+                    let context = OperationContext { time_ms, position, origin: bundle.key(), access: &access };
                     outcome.clear();
                     if is_expired(&request, time_ms) {
                         outcome.code = Code::EXPIRED;
@@ -421,9 +411,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     }
 
     fn append_due_state(&mut self) -> Result<(), ExecutionError> {
-        let is_checkpoint = self.sequence.is_multiple_of(self.settings.checkpoint_interval);
-        let since = self.last_state.map_or(self.created_ms, |state| state.1);
-        let interval = TimeMs::try_from(self.settings.state_interval_ms).unwrap_or(TimeMs::MAX);
+        let is_checkpoint = self.sequence.is_multiple_of(self.cluster.settings().checkpoint_interval);
+        let since = self.last_state.map_or(self.cluster.created_ms(), |state| state.1);
+        let interval = TimeMs::try_from(self.cluster.settings().state_interval_ms).unwrap_or(TimeMs::MAX);
         let is_due = self.bundle_since_state && self.time_ms.saturating_sub(since) >= interval;
         if !is_checkpoint && !is_due {
             return Ok(());
@@ -514,10 +504,11 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// The most bytes that the session table can take, were every identity to fill it.
     pub fn session_memory_bound(&self) -> u64 {
-        let numbers = 2 * self.settings.session_window;
+        let settings = self.cluster.settings();
+        let numbers = 2 * settings.session_window;
         // A growing queue may hold twice the slots that it needs; 1,024 for the session itself and its places in the maps.
         let session = numbers * (2 * size_of::<Option<Done>>() + MAX_DETAIL) as u64 + 1_024;
-        (self.identities.len() as u64).saturating_mul(self.settings.sessions_per_identity).saturating_mul(session)
+        (self.cluster.clients().len() as u64).saturating_mul(settings.sessions_per_identity).saturating_mul(session)
     }
 
     /// The application, for reading.

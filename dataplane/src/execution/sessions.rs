@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::genesis::Settings;
+use crate::cluster::Settings;
 use crate::crypto::hash::sha256;
+use crate::ordering::mutants::{self, Mutant};
 use crate::types::{Code, Digest, EntryIndex, TimeMs};
 use crate::wire::bundle::BundleHeader;
 
@@ -58,6 +59,7 @@ impl Session {
             return Standing::Refused(Code::STALE_NUMBER);
         }
         match self.slot(number) {
+            Some(_) if mutants::on(Mutant::ExecutesTwice) => Standing::New,
             Some(executed) if executed.request == *request => Standing::Repeated(executed),
             Some(_) => Standing::Refused(Code::CONFLICT),
             None if number - self.low < self.window => Standing::New,

@@ -8,19 +8,28 @@
 //!   ...]]`, or null where the request was skipped: an outcome other than null uses up the request's number, once for ever;
 //! * STATE `[1, 2, sequence, time_ms, slot_count, state_root, previous_state_entry / null, absence_root / null]`.
 //!
-//! Reading is strict: shortest heads, exact array lengths, as many outcomes as requests, nothing behind the end. What a bundle
-//! and its requests hold is for [`Bundle::parse`](crate::wire::bundle::Bundle::parse); here they are well-formed items.
+//! Reading is strict: deterministic CBOR ([`crate::cbor`]), exact array lengths, as many outcomes as requests, nothing behind
+//! the end. What a bundle and its requests hold is for [`Bundle::parse`](crate::wire::bundle::Bundle::parse); here they are items.
 
-use super::cbor::{self, Reader};
+use crate::cbor::{CborError, Reader, Writer};
 use crate::state::Change;
 use crate::types::{Code, Digest, EntryIndex, Epoch, PublicKey, Sequence, TimeMs};
-use crate::wire::limits::{MAX_BUNDLE_REQUESTS, MAX_REPLICAS};
+use crate::wire::bundle::signer;
+use crate::wire::limits::{MAX_BUNDLE_REQUESTS, MAX_OPERATION_DEPTH, MAX_REPLICAS};
 
 /// Version of the entries' format.
 const VERSION: u64 = 1;
 const CONFIG: u64 = 0;
 const BUNDLE: u64 = 1;
 const STATE: u64 = 2;
+
+/// First byte of a COSE_Sign1: tag 18.
+const TAG_COSE_SIGN1: u8 = 0xd2;
+
+/// Deepest nesting of the items in an entry that are read elsewhere: a request is an array around an operation.
+const ITEM_DEPTH: usize = MAX_OPERATION_DEPTH + 1;
+
+type Result<T> = std::result::Result<T, CborError>;
 
 /// A replica as a CONFIG entry has it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,23 +60,19 @@ pub fn put_config<'a>(
     administrators: &[PublicKey],
     settings: &[u8],
 ) {
-    put_start(out, 9, CONFIG, sequence, time_ms);
-    cbor::put_uint(out, u64::from(epoch));
-    cbor::put_text(out, policy);
-    cbor::put_array(out, members.len());
+    let mut out = put_start(out, 9, CONFIG, sequence, time_ms);
+    out.uint(u64::from(epoch)).text(policy).array(members.len());
     for member in members {
-        cbor::put_array(out, 6);
-        cbor::put_uint(out, u64::from(member.index));
-        cbor::put_text(out, member.name);
+        out.array(6).uint(u64::from(member.index)).text(member.name);
         for key in [member.link_key, member.protocol_key, member.log_key, member.cosign_key] {
-            cbor::put_bytes(out, &key.0);
+            out.bytes(&key.0);
         }
     }
-    cbor::put_array(out, administrators.len());
+    out.array(administrators.len());
     for key in administrators {
-        cbor::put_bytes(out, &key.0);
+        out.bytes(&key.0);
     }
-    out.extend_from_slice(settings);
+    out.items(settings);
 }
 
 /// Appends a BUNDLE entry up to its outcomes: one [`put_outcome`] or [`put_skipped`] per request must follow.
@@ -78,51 +83,49 @@ pub fn put_bundle_start<'a>(
     cose: &[u8],
     requests: impl ExactSizeIterator<Item = &'a [u8]>,
 ) {
-    put_start(out, 7, BUNDLE, sequence, time_ms);
-    out.extend_from_slice(cose);
     let count = requests.len();
-    cbor::put_array(out, count);
+    let mut out = put_start(out, 7, BUNDLE, sequence, time_ms);
+    out.items(cose).array(count);
     for request in requests {
-        out.extend_from_slice(request);
+        out.items(request);
     }
-    cbor::put_array(out, count);
+    out.array(count);
 }
 
 /// Appends the outcome of an executed request; gives where in `out` its array of changes begins.
 pub fn put_outcome(out: &mut Vec<u8>, code: Code, changes: &[Change]) -> usize {
-    cbor::put_array(out, 2);
-    cbor::put_uint(out, u64::from(code.0));
+    Writer(out).array(2).uint(u64::from(code.0));
     let start = out.len();
-    cbor::put_array(out, changes.len());
+    let mut out = Writer(out);
+    out.array(changes.len());
     for change in changes {
-        cbor::put_array(out, 3);
-        cbor::put_uint(out, change.path);
-        cbor::put_uint(out, change.revision);
-        cbor::put_optional_uint(out, change.previous);
+        out.array(3).uint(change.path).uint(change.revision).optional(change.previous, put_uint);
     }
     start
 }
 
 /// Appends the outcome of a request that was not executed here.
 pub fn put_skipped(out: &mut Vec<u8>) {
-    out.push(cbor::NULL);
+    Writer(out).null();
 }
 
 /// Appends a STATE entry.
 pub fn put_state(out: &mut Vec<u8>, state: &StateView) {
-    put_start(out, 8, STATE, state.sequence, state.time_ms);
-    cbor::put_uint(out, state.slot_count);
-    cbor::put_bytes(out, &state.state_root.0);
-    cbor::put_optional_uint(out, state.previous);
-    cbor::put_optional_digest(out, state.absence_root.as_ref());
+    let mut out = put_start(out, 8, STATE, state.sequence, state.time_ms);
+    out.uint(state.slot_count).bytes(&state.state_root.0).optional(state.previous, put_uint);
+    out.optional(state.absence_root, |out, root| {
+        out.bytes(&root.0);
+    });
 }
 
-fn put_start(out: &mut Vec<u8>, items: usize, kind: u64, sequence: Sequence, time_ms: TimeMs) {
-    cbor::put_array(out, items);
-    cbor::put_uint(out, VERSION);
-    cbor::put_uint(out, kind);
-    cbor::put_uint(out, sequence);
-    cbor::put_int(out, time_ms);
+fn put_uint(out: &mut Writer<'_>, value: u64) {
+    out.uint(value);
+}
+
+fn put_start(out: &mut Vec<u8>, items: usize, kind: u64, sequence: Sequence, time_ms: TimeMs) -> Writer<'_> {
+    let mut out = Writer(out);
+    out.array(items).uint(VERSION).uint(kind).uint(sequence).int(time_ms);
+    out
 }
 
 /// Bytes are not an entry.
@@ -141,6 +144,12 @@ pub enum EntryError {
     },
 }
 
+impl From<CborError> for EntryError {
+    fn from(error: CborError) -> Self {
+        Self::Malformed(error.at)
+    }
+}
+
 /// An entry, read in place.
 #[derive(Clone, Debug)]
 pub enum EntryView<'a> {
@@ -157,18 +166,18 @@ impl<'a> EntryView<'a> {
     ///
     /// # Errors
     /// The bytes are no entry, not in deterministic encoding, or of an unknown kind.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, EntryError> {
-        let mut reader = Reader::new(bytes);
-        let malformed = |reader: &Reader<'_>| EntryError::Malformed(reader.position());
-        let Some((items, version, kind)) = read_kind(&mut reader) else { return Err(malformed(&reader)) };
+    pub fn decode(bytes: &'a [u8]) -> std::result::Result<Self, EntryError> {
+        let reader = &mut Reader::new(bytes);
+        let (items, version, kind) = (reader.array()?, reader.uint()?, reader.uint()?);
         let view = match (version, kind, items) {
-            (VERSION, CONFIG, 9) => ConfigView::read(&mut reader).map(Self::Config),
-            (VERSION, BUNDLE, 7) => BundleView::read(&mut reader).map(Self::Bundle),
-            (VERSION, STATE, 8) => StateView::read(&mut reader).map(Self::State),
-            (VERSION, CONFIG | BUNDLE | STATE, _) => None,
+            (VERSION, CONFIG, 9) => Self::Config(ConfigView::read(reader)?),
+            (VERSION, BUNDLE, 7) => Self::Bundle(BundleView::read(reader)?),
+            (VERSION, STATE, 8) => Self::State(StateView::read(reader)?),
+            (VERSION, CONFIG | BUNDLE | STATE, _) => return Err(EntryError::Malformed(0)),
             _ => return Err(EntryError::Unknown { version, kind }),
         };
-        view.filter(|_| reader.is_at_end()).ok_or_else(|| malformed(&reader))
+        reader.finish()?;
+        Ok(view)
     }
 
     /// The sequence at which the entry was appended.
@@ -190,10 +199,6 @@ impl<'a> EntryView<'a> {
     }
 }
 
-fn read_kind(reader: &mut Reader<'_>) -> Option<(u64, u64, u64)> {
-    Some((reader.array()?, reader.uint()?, reader.uint()?))
-}
-
 /// A CONFIG entry.
 #[derive(Clone, Debug)]
 pub struct ConfigView<'a> {
@@ -209,51 +214,44 @@ pub struct ConfigView<'a> {
     pub members: Vec<Member<'a>>,
     administrators: &'a [u8],
     settings: Reader<'a>,
-    setting_count: u64,
+    setting_count: usize,
 }
 
 impl<'a> ConfigView<'a> {
-    fn read(reader: &mut Reader<'a>) -> Option<Self> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self> {
         let (sequence, time_ms) = (reader.uint()?, reader.int()?);
-        let epoch = Epoch::try_from(reader.uint()?).ok()?;
+        let epoch = reader.narrow()?;
         let policy = reader.text()?;
         let count = reader.array()?;
-        if count > MAX_REPLICAS as u64 {
-            return None;
+        if count > MAX_REPLICAS {
+            return reader.unexpected();
         }
-        let mut members = Vec::with_capacity(count as usize);
-        for _ in 0..count {
-            members.push(read_member(reader)?);
-        }
-        let administrators = read_items(reader, u64::MAX, |reader| reader.key().is_some())?.bytes;
+        let members = (0..count).map(|_| read_member(reader)).collect::<Result<_>>()?;
+        let administrators = read_items(reader, usize::MAX, |reader| reader.bytes32().map(drop))?.bytes;
+        // As one item first: that checks the order of the keys.
+        let mut ahead = *reader;
+        ahead.item(ITEM_DEPTH)?;
         let setting_count = reader.map()?;
         let settings = *reader;
-        let mut last: Option<&[u8]> = None;
         for _ in 0..setting_count {
-            let mut key = *reader;
-            key.text()?;
-            let key = reader.item()?;
-            if last.is_some_and(|last| last >= key) {
-                return None;
-            }
-            last = Some(key);
-            reader.item()?;
+            reader.text()?;
+            reader.item(ITEM_DEPTH)?;
         }
-        Some(Self { sequence, time_ms, epoch, policy, members, administrators, settings, setting_count })
+        Ok(Self { sequence, time_ms, epoch, policy, members, administrators, settings, setting_count })
     }
 
     /// The administrators' keys.
     pub fn administrators(&self) -> impl Iterator<Item = PublicKey> + 'a {
         let mut reader = Reader::new(self.administrators);
-        std::iter::from_fn(move || reader.key())
+        std::iter::from_fn(move || reader.bytes32().ok().map(PublicKey))
     }
 
     /// The value of a setting as a CBOR item.
     pub fn setting(&self, name: &str) -> Option<&'a [u8]> {
         let mut reader = self.settings;
         for _ in 0..self.setting_count {
-            let found = reader.text()? == name;
-            let value = reader.item()?;
+            let found = reader.text().ok()? == name;
+            let value = reader.item(ITEM_DEPTH).ok()?;
             if found {
                 return Some(value);
             }
@@ -262,42 +260,33 @@ impl<'a> ConfigView<'a> {
     }
 }
 
-fn read_member<'a>(reader: &mut Reader<'a>) -> Option<Member<'a>> {
+fn read_member<'a>(reader: &mut Reader<'a>) -> Result<Member<'a>> {
     reader.array_of(6)?;
-    Some(Member {
-        index: u8::try_from(reader.uint()?).ok()?,
-        name: reader.text()?,
-        link_key: reader.key()?,
-        protocol_key: reader.key()?,
-        log_key: reader.key()?,
-        cosign_key: reader.key()?,
-    })
+    let (index, name) = (reader.narrow()?, reader.text()?);
+    let mut key = || reader.bytes32().map(PublicKey);
+    Ok(Member { index, name, link_key: key()?, protocol_key: key()?, log_key: key()?, cosign_key: key()? })
 }
 
 /// The items of an array one after the other, without the array's head.
 #[derive(Clone, Copy, Debug)]
 struct Items<'a> {
     bytes: &'a [u8],
-    count: u64,
+    count: usize,
 }
 
 /// Reads an array of at most `limit` items, each of which `item` takes.
 fn read_items<'a>(
     reader: &mut Reader<'a>,
-    limit: u64,
-    mut item: impl FnMut(&mut Reader<'a>) -> bool,
-) -> Option<Items<'a>> {
+    limit: usize,
+    item: impl Fn(&mut Reader<'a>) -> Result<()>,
+) -> Result<Items<'a>> {
     let count = reader.array()?;
     if count > limit {
-        return None;
+        return reader.unexpected();
     }
-    let start = reader.position();
-    for _ in 0..count {
-        if !item(reader) {
-            return None;
-        }
-    }
-    Some(Items { bytes: reader.since(start), count })
+    let start = reader.offset();
+    (0..count).try_for_each(|_| item(reader))?;
+    Ok(Items { bytes: reader.since(start), count })
 }
 
 /// A BUNDLE entry.
@@ -314,37 +303,39 @@ pub struct BundleView<'a> {
 }
 
 impl<'a> BundleView<'a> {
-    fn read(reader: &mut Reader<'a>) -> Option<Self> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self> {
         let (sequence, time_ms) = (reader.uint()?, reader.int()?);
-        let cose = reader.item()?;
-        let limit = MAX_BUNDLE_REQUESTS as u64;
-        let requests = read_items(reader, limit, |reader| reader.item().is_some())?;
-        let outcomes = read_items(reader, limit, |reader| read_outcome(reader).is_some())?;
-        (cose.first() == Some(&0xd2) && requests.count > 0 && requests.count == outcomes.count).then_some(Self {
-            sequence,
-            time_ms,
-            cose,
-            requests,
-            outcomes,
-        })
+        let is_signed = reader.peek() == Some(TAG_COSE_SIGN1);
+        let cose = reader.item(ITEM_DEPTH)?;
+        let requests = read_items(reader, MAX_BUNDLE_REQUESTS, |reader| reader.item(ITEM_DEPTH).map(drop))?;
+        let outcomes = read_items(reader, requests.count, |reader| read_outcome(reader).map(drop))?;
+        if !is_signed || requests.count == 0 || requests.count != outcomes.count {
+            return reader.unexpected();
+        }
+        Ok(Self { sequence, time_ms, cose, requests, outcomes })
+    }
+
+    /// The key that the COSE_Sign1 names; `None` where it is none that a bundle has.
+    pub fn origin(&self) -> Option<PublicKey> {
+        signer(self.cose)
     }
 
     /// The number of requests.
     pub fn count(&self) -> usize {
-        self.requests.count as usize
+        self.requests.count
     }
 
     /// The encoded requests in order.
     pub fn requests(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone + 'a {
         let mut reader = Reader::new(self.requests.bytes);
         // Each item was walked over when the entry was read.
-        (0..self.count()).map(move |_| reader.item().unwrap_or_default())
+        (0..self.count()).map(move |_| reader.item(ITEM_DEPTH).unwrap_or_default())
     }
 
     /// The outcome of each request; `None` where it was skipped.
     pub fn outcomes(&self) -> impl ExactSizeIterator<Item = Option<OutcomeView<'a>>> + Clone + 'a {
         let mut reader = Reader::new(self.outcomes.bytes);
-        (0..self.count()).map(move |_| read_outcome(&mut reader).flatten())
+        (0..self.count()).map(move |_| read_outcome(&mut reader).ok().flatten())
     }
 }
 
@@ -362,27 +353,25 @@ impl<'a> OutcomeView<'a> {
     pub fn changes(&self) -> impl Iterator<Item = Change> + 'a {
         let mut reader = Reader::new(self.changes);
         let count = reader.array().unwrap_or_default();
-        (0..count).map_while(move |_| read_change(&mut reader))
+        (0..count).map_while(move |_| read_change(&mut reader).ok())
     }
 }
 
-/// The outer `None`: malformed.
-fn read_outcome<'a>(reader: &mut Reader<'a>) -> Option<Option<OutcomeView<'a>>> {
-    if reader.null() {
-        return Some(None);
-    }
-    reader.array_of(2)?;
-    let code = Code(u16::try_from(reader.uint()?).ok()?);
-    let start = reader.position();
-    for _ in 0..reader.array()? {
-        read_change(reader)?;
-    }
-    Some(Some(OutcomeView { code, changes: reader.since(start) }))
+fn read_outcome<'a>(reader: &mut Reader<'a>) -> Result<Option<OutcomeView<'a>>> {
+    reader.optional(|reader| {
+        reader.array_of(2)?;
+        let code = Code(reader.narrow()?);
+        let start = reader.offset();
+        for _ in 0..reader.array()? {
+            read_change(reader)?;
+        }
+        Ok(OutcomeView { code, changes: reader.since(start) })
+    })
 }
 
-fn read_change(reader: &mut Reader<'_>) -> Option<Change> {
+fn read_change(reader: &mut Reader<'_>) -> Result<Change> {
     reader.array_of(3)?;
-    Some(Change { path: reader.uint()?, revision: reader.uint()?, previous: reader.optional_uint()? })
+    Ok(Change { path: reader.uint()?, revision: reader.uint()?, previous: reader.optional(Reader::uint)? })
 }
 
 /// A STATE entry.
@@ -403,14 +392,14 @@ pub struct StateView {
 }
 
 impl StateView {
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        Some(Self {
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
             sequence: reader.uint()?,
             time_ms: reader.int()?,
             slot_count: reader.uint()?,
-            state_root: reader.digest()?,
-            previous: reader.optional_uint()?,
-            absence_root: reader.optional_digest()?,
+            state_root: Digest(reader.bytes32()?),
+            previous: reader.optional(Reader::uint)?,
+            absence_root: reader.optional(Reader::bytes32)?.map(Digest),
         })
     }
 }

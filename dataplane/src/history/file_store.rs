@@ -13,9 +13,9 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -103,7 +103,8 @@ impl FileStore {
 
     /// As [`FileStore::open`]; tests take small segments.
     pub(super) fn open_sized(directory: &Path, genesis: Digest, segment_bytes: u64) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(directory).map_err(|source| io_error(directory, source))?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| io_error(directory, source))?;
         let index = open_file(&directory.join("index"), genesis)?;
         let first = open_file(&segment_path(directory, 0), genesis)?;
         Ok(Self {
@@ -250,7 +251,10 @@ fn io_error(path: &Path, source: io::Error) -> StoreError {
 /// was made just before the power went.
 fn open_file(path: &Path, genesis: Digest) -> Result<File, StoreError> {
     let failed = |source| io_error(path, source);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let mut options = OpenOptions::new();
+    // What clients wrote is theirs: nobody else on the host reads it.
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path).map_err(failed)?;
     let mut header = [0; HEADER_BYTES];
     let length = file.metadata().map_err(failed)?.len().min(HEADER_BYTES as u64) as usize;
     file.read_exact_at(&mut header[..length], 0).map_err(failed)?;

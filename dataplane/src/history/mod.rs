@@ -9,10 +9,7 @@
 //! from the first batch on and appends the same bytes at the same places again. So [`store::FileStore`] writes without sync,
 //! and what a crash tore is made anew before anyone reads it.
 
-mod cbor;
 pub mod entry;
 mod file_store;
 pub mod store;
 pub mod tree;
-
-pub(crate) use cbor::{put_array, put_bytes, put_map, put_text, put_uint};

@@ -18,6 +18,8 @@ pub struct Log<T, D: Device> {
     flight: Buffer,
     /// The write that the device has, and the run it carries.
     writing: Option<(Write, Run)>,
+    /// The write is with this log's own device, not with another ring.
+    own: bool,
     /// The last run that completed, while its bytes are still in `flight`.
     recent: Option<Run>,
     /// Which of the two buffers `flight` is.
@@ -51,6 +53,7 @@ impl<T: Record, D: Device> Log<T, D> {
             active,
             flight: Buffer::new(BUFFER_BYTES),
             writing: None,
+            own: false,
             recent: None,
             turn: 1,
             segment_bytes,
@@ -192,6 +195,7 @@ impl<T: Record, D: Device> Log<T, D> {
         }
         let Some((write, run)) = self.writing.take() else { return Ok(self.synced.lsn) };
         self.flight.busy = false;
+        self.own = false;
         let cause = match result {
             Ok(written) if written == write.len as usize => None,
             Ok(written) => Some(SyncFault::Short { written: written as u32, asked: write.len }),
@@ -231,12 +235,16 @@ impl<T: Record, D: Device> Log<T, D> {
         // SAFETY: `flight` is not touched while `writing` is set; should the log go first, the device is dropped before
         // the buffers, and `into_device` leaks a busy one.
         match unsafe { self.device.submit(write, bytes) } {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.own = true;
+                Ok(())
+            }
             Err(error) => self.completed(Err(errno(&error))).map(|_| ()),
         }
     }
 
-    /// Waits for the write that [`submit`](Self::submit) began; [`completed`](Self::completed) says what follows.
+    /// Waits for the write that [`submit`](Self::submit) began; [`completed`](Self::completed) says what follows. Refused, with
+    /// nothing changed, where another ring has the write: its kernel may still read the buffer.
     pub fn finish(&mut self) -> Result<Lsn, LogError> {
         if self.stopped {
             return Err(LogError::Stopped);
@@ -244,12 +252,14 @@ impl<T: Record, D: Device> Log<T, D> {
         if self.writing.is_none() {
             return Ok(self.synced.lsn);
         }
+        if !self.own {
+            return Err(LogError::WriteElsewhere);
+        }
         let result = self.device.wait().map_err(|error| errno(&error));
         self.completed(result)
     }
 
-    /// Makes everything staged durable by the device itself, waiting where needed. Not for a log whose writes
-    /// another ring carries out.
+    /// Makes everything staged durable by the device itself, waiting where needed. Refused while another ring has a write.
     pub fn flush(&mut self) -> Result<Lsn, LogError> {
         self.finish()?;
         while let Some(write) = self.begin(true)? {

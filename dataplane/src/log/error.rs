@@ -124,6 +124,9 @@ pub enum LogError {
     /// The log refused because an earlier write failed.
     #[error("the log stopped after a failed write; restart the replica")]
     Stopped,
+    /// The log was to finish a write that it did not begin.
+    #[error("a write of the log is with another ring; wait for its completion first")]
+    WriteElsewhere,
     /// The directory was made with another segment size; writing with this one would spoil it.
     #[error(
         "{file} was made with segment_bytes = {found}, the setting is {set}; set it back, it is fixed for a directory's life"

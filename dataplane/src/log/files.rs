@@ -1,10 +1,10 @@
 //! The log on real files: two ways to make the tail durable, mappings for reading, segments made ahead of need.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,11 +67,11 @@ impl FileDevice {
     /// Opens (and where needed creates) `dir/log` and takes `dir/lock`, which the kernel frees when the process ends.
     pub fn open(dir: &Path, genesis: Digest, segment_bytes: u32, method: Method) -> Result<Self, LogError> {
         let log_dir = dir.join("log");
-        fs::create_dir_all(&log_dir).map_err(fault(&log_dir, "create"))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&log_dir).map_err(fault(&log_dir, "create"))?;
         let lock_path = dir.join("lock");
         let mut options = OpenOptions::new();
-        let lock =
-            options.create(true).truncate(false).write(true).open(&lock_path).map_err(fault(&lock_path, "open"))?;
+        let options = options.create(true).truncate(false).write(true).mode(super::maker::FILE_MODE);
+        let lock = options.open(&lock_path).map_err(fault(&lock_path, "open"))?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => LogError::Locked { dir: dir.into() },
             TryLockError::Error(source) => LogError::Io { file: lock_path.clone(), doing: "lock", source },
@@ -166,7 +166,13 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), LogError> {
 fn probe_direct(log_dir: &Path) -> Result<bool, LogError> {
     let path = log_dir.join("probe.tmp");
     let mut options = OpenOptions::new();
-    let opened = options.create(true).truncate(true).write(true).custom_flags(libc::O_DIRECT).open(&path);
+    let opened = options
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(super::maker::FILE_MODE)
+        .custom_flags(libc::O_DIRECT)
+        .open(&path);
     let direct = match opened {
         Ok(_) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),

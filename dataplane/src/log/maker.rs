@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -14,6 +14,9 @@ use super::error::LogError;
 use super::files::{ZEROS, fault, sync_dir};
 use super::format::segment_header;
 use crate::types::Digest;
+
+/// Mode of the log's files: what clients wrote is theirs, so nobody else on the host reads it.
+pub(super) const FILE_MODE: u32 = 0o600;
 
 /// What the thread is asked to do. One segment at a time is made: that bounds both channels.
 enum Order {
@@ -165,7 +168,7 @@ pub(super) fn make_durable(
 ) -> Result<(), LogError> {
     let (temporary, path) = (dir.join(format!("{name}.tmp")), dir.join(name));
     let written = || -> io::Result<()> {
-        let file = OpenOptions::new().create(true).truncate(true).write(true).open(&temporary)?;
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(FILE_MODE).open(&temporary)?;
         write(&file)?;
         file.sync_all()?;
         forget_pages(&file);

@@ -21,6 +21,12 @@ impl Batch {
         Self { digest, time_ms, bundles }
     }
 
+    /// The batch under a digest that it does not have.
+    #[cfg(test)]
+    pub(super) fn claiming(self, digest: Digest) -> Self {
+        Self { digest, ..self }
+    }
+
     /// What is voted on.
     pub fn digest(&self) -> Digest {
         self.digest

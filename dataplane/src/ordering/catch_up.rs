@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::mutants::{self, Mutant};
 use super::{CATCH_UP_PAGE, Effect, Ordering, Outgoing, To};
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::limits::MAX_STATUS_SLOTS;
@@ -10,6 +11,9 @@ use crate::wire::message::{ArchivedDecided, ArchivedStatus, OpenSlot, Status};
 
 /// Bodies asked for at once; each may have up to a batch's bytes.
 const FETCHES_AT_ONCE: usize = 16;
+
+/// Pages of old decisions are read from the log for one peer no more often than this, us.
+const LOGGED_PAGE_US: u64 = 2_000;
 
 /// A body that was asked for and did not come is asked for elsewhere after so long, us.
 const FETCH_AGAIN_US: u64 = 50_000;
@@ -29,7 +33,7 @@ impl Ordering {
     pub(super) fn send_status(&mut self, now: Now) {
         let owed = std::mem::take(&mut self.status_to);
         if now.mono_us >= self.status_at_us {
-            let busy = self.slots.range(self.executed + 1..).next().is_some() || self.is_behind();
+            let busy = self.is_busy() || self.is_behind();
             let pause = if busy { self.timing.busy_status_us } else { self.timing.idle_status_us };
             self.status_at_us = now.mono_us + pause;
             let status = self.status(false);
@@ -45,9 +49,14 @@ impl Ordering {
         }
         // Something opened since an idle status was planned: its votes may get lost, so look again soon.
         let soon = now.mono_us + self.timing.busy_status_us;
-        if self.status_at_us > soon && self.slots.range(self.executed + 1..).next().is_some() {
+        if self.status_at_us > soon && self.is_busy() {
             self.status_at_us = soon;
         }
+    }
+
+    /// Whether something is under way: more than votes of others, which anybody may send for any sequence.
+    fn is_busy(&self) -> bool {
+        self.slots.range(self.executed + 1..).any(|(sequence, slot)| *sequence == self.executed + 1 || slot.is_open())
     }
 
     /// Whether f+1 peers say that they executed more.
@@ -56,8 +65,35 @@ impl Ordering {
         ahead >= self.agreed.size.one_correct()
     }
 
-    pub(super) fn take_status(&mut self, from: ReplicaId, status: &ArchivedStatus) {
-        let executed = status.executed.to_native();
+    /// Keeps the newest status of a peer until the end of the round, so that a peer that sends many costs no more.
+    pub(super) fn keep_status(&mut self, from: ReplicaId, status: &ArchivedStatus) {
+        let open = status.open.iter().map(|open| OpenSlot {
+            sequence: open.sequence.to_native(),
+            proposed: open.proposed,
+            prepares: open.prepares.to_native(),
+            commits: open.commits.to_native(),
+        });
+        let ask = status.ask || self.heard[from.index()].as_ref().is_some_and(|older| older.ask);
+        self.heard[from.index()] = Some(Status {
+            view: status.view.to_native(),
+            low: status.low.to_native(),
+            executed: status.executed.to_native(),
+            ask,
+            open: open.collect(),
+        });
+    }
+
+    /// Answers the statuses of this round.
+    pub(super) fn answer_statuses(&mut self, now: Now) {
+        for peer in self.agreed.size.replicas() {
+            if let Some(status) = self.heard[peer.index()].take() {
+                self.take_status(peer, &status, now);
+            }
+        }
+    }
+
+    fn take_status(&mut self, from: ReplicaId, status: &Status, now: Now) {
+        let executed = status.executed;
         // A replica that lost its log may tell less than before, so this is no maximum.
         self.peers[from.index()] = executed;
         if status.ask {
@@ -65,26 +101,30 @@ impl Ordering {
             self.send(To::One(from), Outgoing::Status(own));
         }
         if executed < self.executed {
-            self.send_decided(from, executed + 1);
+            self.send_decided(from, executed + 1, now);
         }
         self.send_again(from, status);
     }
 
     /// Own votes and proposals that a peer lacks.
-    fn send_again(&mut self, from: ReplicaId, status: &ArchivedStatus) {
+    fn send_again(&mut self, from: ReplicaId, status: &Status) {
+        if mutants::on(Mutant::NothingAgain) {
+            return;
+        }
         let me = 1u32 << self.me.0;
         let mut listed = status.open.iter().peekable();
         let (mut proposals, mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let first = status.executed.to_native().saturating_add(1);
+        let first = status.executed.saturating_add(1);
         for (&sequence, slot) in self.slots.range(first..).take(MAX_STATUS_SLOTS) {
-            while listed.next_if(|open| open.sequence.to_native() < sequence).is_some() {}
+            while listed.next_if(|open| open.sequence < sequence).is_some() {}
             let (proposed, has_prepare, has_commit) = match listed.peek() {
-                Some(open) if open.sequence.to_native() == sequence => {
-                    (open.proposed, open.prepares.to_native() & me != 0, open.commits.to_native() & me != 0)
+                Some(open) if open.sequence == sequence => {
+                    (open.proposed, open.prepares & me != 0, open.commits & me != 0)
                 }
                 _ => (false, false, false),
             };
             if !proposed && self.leader() == self.me {
+                // Also where it is executed here: the peer may be one whose COMMIT the others need.
                 proposals.extend(slot.own_proposal.clone());
             }
             if !has_prepare {
@@ -101,25 +141,22 @@ impl Ordering {
         for proposal in proposals {
             self.send(To::One(from), Outgoing::PrePrepare(proposal));
         }
-        if !prepares.is_empty() {
-            self.send(To::One(from), Outgoing::Prepare(prepares));
-        }
-        if !commits.is_empty() {
-            self.send(To::One(from), Outgoing::Commit(commits));
-        }
+        self.send_in_parts(To::One(from), &prepares, Outgoing::Prepare);
+        self.send_in_parts(To::One(from), &commits, Outgoing::Commit);
         for sequence in wanted {
             self.want_commit(sequence);
         }
     }
 
     /// A page of decisions from `first` on: from memory, or from the log where they are older.
-    fn send_decided(&mut self, to: ReplicaId, first: Sequence) {
+    fn send_decided(&mut self, to: ReplicaId, first: Sequence, now: Now) {
         let last = self.executed.min(first.saturating_add(CATCH_UP_PAGE - 1));
         let page: Vec<_> =
             self.slots.range(first..=last).filter_map(|(sequence, slot)| Some((*sequence, slot.decided?))).collect();
         if page.first().is_some_and(|(sequence, _)| *sequence == first) {
             self.send(To::One(to), Outgoing::Decided(page));
-        } else {
+        } else if now.mono_us >= self.page_at_us[to.index()] {
+            self.page_at_us[to.index()] = now.mono_us + LOGGED_PAGE_US;
             self.effects.push_back(Effect::SupplyDecided(to, first));
         }
     }
@@ -130,7 +167,7 @@ impl Ordering {
             if !self.in_range(sequence) {
                 continue;
             }
-            let one_correct = self.agreed.size.one_correct();
+            let one_correct = if mutants::on(Mutant::OneTeller) { 1 } else { self.agreed.size.one_correct() };
             let slot = self.slot(sequence);
             slot.told[from.index()] = Some(digest);
             if slot.decided.is_some() {
@@ -147,7 +184,9 @@ impl Ordering {
     /// A replica that is behind and has used up what it was told tells its peers where it stands, and gets the next page.
     fn ask_for_more(&mut self) {
         let pending = self.slots.get(&(self.executed + 1)).is_some_and(|slot| slot.decided.is_some());
-        if !pending && self.is_behind() {
+        if !pending && self.is_behind() && self.asked != self.executed {
+            // Once for each position: the timer covers a loss, and peers that cannot help are not asked without end.
+            self.asked = self.executed;
             self.status_at_us = 0;
         }
     }
@@ -165,6 +204,11 @@ impl Ordering {
     }
 
     pub(super) fn supply(&mut self, to: ReplicaId, sequence: Sequence, digest: Digest) {
+        // A correct peer asks for no more at once.
+        if self.supplied[to.index()] >= FETCHES_AT_ONCE {
+            return;
+        }
+        self.supplied[to.index()] += 1;
         let in_memory =
             self.slots.get(&sequence).and_then(|slot| slot.batch.clone()).filter(|batch| batch.digest() == digest);
         match in_memory {

@@ -37,7 +37,8 @@
 //! # Until the view change exists
 //! The view stays 0 and the low watermark follows execution. A proposal whose time lies *behind* the drift bound is accepted
 //! (PROTOCOL.md refuses it): agreed time never goes back, so such a time cannot harm, while refusing it after a pause longer
-//! than the bound would stop the cluster for good, since nobody could replace the leader. A time *ahead* of the bound is refused.
+//! than the bound would stop the cluster for good, since nobody could replace the leader. A time *ahead* of the bound is refused: a leader whose clock ran
+//! ahead and was set back blocks until the clocks have caught up with what it proposed.
 //!
 //! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
 //! Kotla et al., Zyzzyva (SOSP 2007), with the repairs that PROTOCOL.md states.
@@ -47,7 +48,7 @@ use std::sync::Arc;
 
 use crate::cluster::Size;
 use crate::log::Durable;
-use crate::types::{Code, Digest, Now, ReplicaId, Sequence, View};
+use crate::types::{Code, Digest, Now, PublicKey, ReplicaId, Sequence, View};
 use crate::wire::bundle::Bundle;
 use crate::wire::error::Misbehaviour;
 use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, ArchivedVotes, Status};
@@ -56,6 +57,7 @@ pub mod batch;
 mod catch_up;
 #[cfg(test)]
 mod late_body_tests;
+pub(crate) mod mutants;
 mod normal;
 mod pool;
 pub mod record;
@@ -64,6 +66,7 @@ mod slot;
 mod tests;
 
 use batch::Batch;
+use mutants::Mutant;
 use pool::Pool;
 use record::{DurableProposal, DurableVote, Record};
 use slot::Slot;
@@ -111,6 +114,10 @@ impl Default for Timing {
         }
     }
 }
+
+/// Bytes of accepted bodies that are not executed; beyond them a replica accepts nothing more until it executes. It bounds what
+/// a Byzantine leader can make a replica hold.
+pub const MAX_OPEN_BYTES: usize = 64 << 20;
 
 /// Decisions in one DECIDED message that catches a peer up.
 pub const CATCH_UP_PAGE: u64 = 64;
@@ -192,6 +199,16 @@ pub struct Ordering {
     /// Sequences with enough PREPAREs for P, since the last flush.
     to_prepare: Vec<Sequence>,
     status_at_us: u64,
+    /// The latest status of each peer in this round.
+    heard: Vec<Option<Status>>,
+    /// Bodies asked for by each peer in this round.
+    supplied: Vec<usize>,
+    /// When each peer may have its next page from the log, us.
+    page_at_us: Vec<u64>,
+    /// Peers were asked for decisions above this.
+    asked: Sequence,
+    /// Bytes of accepted bodies that are not executed.
+    open_bytes: usize,
     /// A status is due at the next flush, to these replicas (a bit each).
     status_to: u32,
     decided_fast: u64,
@@ -227,6 +244,11 @@ impl Ordering {
             effects: VecDeque::new(),
             votes: Vec::new(),
             to_prepare: Vec::new(),
+            heard: vec![None; agreed.size.n()],
+            supplied: vec![0; agreed.size.n()],
+            page_at_us: vec![0; agreed.size.n()],
+            asked: Sequence::MAX,
+            open_bytes: 0,
             status_at_us: 0,
             status_to: 0,
             decided_fast: 0,
@@ -242,6 +264,7 @@ impl Ordering {
             return;
         }
         match &**record {
+            Record::PrePrepared { .. } if mutants::on(Mutant::ForgetsQ) => {}
             Record::PrePrepared { view, batch, .. } => {
                 self.view = self.view.max(*view);
                 self.proposed_ms = self.proposed_ms.max(batch.time_ms());
@@ -307,6 +330,16 @@ impl Ordering {
         self.pool.len()
     }
 
+    /// A body that was asked for holds what no correct replica votes for.
+    pub fn on_bad_batch(&mut self, sequence: Sequence, digest: Digest) {
+        self.reject_body(sequence, digest);
+    }
+
+    /// Whether a bundle of this size from this identity would be kept, so that no signature is checked in vain.
+    pub fn has_room(&self, key: &PublicKey, size: usize) -> bool {
+        self.pool.has_room(key, size)
+    }
+
     /// Whether the bundle waits here to be ordered.
     pub fn holds(&self, digest: &Digest) -> bool {
         self.pool.get(digest).is_some()
@@ -352,9 +385,9 @@ impl Ordering {
         self.take_decided(from, message);
     }
 
-    /// A status from a peer.
+    /// A status from a peer; answered by [`Ordering::flush`].
     pub fn on_status(&mut self, from: ReplicaId, message: &ArchivedStatus) {
-        self.take_status(from, message);
+        self.keep_status(from, message);
     }
 
     /// A peer asks for a body.
@@ -382,6 +415,9 @@ impl Ordering {
     /// Time passed, or a round of events is over: proposes what has gathered, sends the votes that became durable, asks for
     /// what is missing.
     pub fn flush(&mut self, now: Now) {
+        self.supplied.fill(0);
+        self.answer_statuses(now);
+        self.accept_proposals(now);
         self.propose(now);
         self.prepare_due();
         self.send_votes();
@@ -402,7 +438,13 @@ impl Ordering {
 
     /// Whether a sequence is inside what slots are kept for.
     fn in_range(&self, sequence: Sequence) -> bool {
-        sequence > self.executed && sequence <= self.executed.saturating_add(2 * self.agreed.window)
+        mutants::on(Mutant::NoWindow)
+            || sequence > self.executed && sequence <= self.executed.saturating_add(2 * self.agreed.window)
+    }
+
+    /// Votes that prepare, and votes that commit.
+    fn quorum(&self) -> usize {
+        self.agreed.size.quorum() - usize::from(mutants::on(Mutant::SmallQuorum))
     }
 
     /// The slot of a sequence that is in range.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, batch_digest};
+use super::mutants::{self, Mutant};
 use super::record::{DurableVote, Phase, Record};
 use super::slot::{Own, Proposal};
-use super::{Effect, Ordering, Outgoing, To};
+use super::{Effect, MAX_OPEN_BYTES, Ordering, Outgoing, To, Wanted};
 use crate::log::Durable;
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::error::Misbehaviour;
-use crate::wire::limits::{MAX_BATCH_BUNDLES, MAX_BATCH_BYTES};
+use crate::wire::limits::{MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_VOTES};
 use crate::wire::message::{ArchivedPrePrepare, ArchivedVotes};
 
 impl Ordering {
@@ -30,16 +31,18 @@ impl Ordering {
     fn accept(&mut self, sequence: Sequence, batch: Arc<Batch>) {
         self.accepted = sequence;
         let view = self.view;
+        self.open_bytes += batch.size();
         let slot = self.slot(sequence);
-        slot.batch = Some(Arc::clone(&batch));
+        slot.counted = batch.size();
+        // A decided body stays: what a Byzantine leader proposes beside it is voted on and never executed.
+        if slot.decided.is_none_or(|decided| decided == batch.digest()) {
+            slot.batch = Some(Arc::clone(&batch));
+        }
         slot.q = Own::Staged;
         slot.logged = Some(batch.digest());
-        let decided = slot.decided.is_some();
         self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
-        if decided {
-            // The COMMITs of the others came first, and this was the body that it lacked.
-            self.execute_decided(true);
-        }
+        // It may have been decided before its body was here.
+        self.execute_decided(true);
     }
 
     pub(super) fn take_proposal(&mut self, from: ReplicaId, message: &ArchivedPrePrepare, now: Now) {
@@ -50,7 +53,7 @@ impl Ordering {
         if from != self.leader() {
             return self.report(from, Misbehaviour::NotLeader { view });
         }
-        if !self.in_range(sequence) {
+        if sequence <= self.executed || sequence > self.executed.saturating_add(self.agreed.window) {
             return;
         }
         let bundles: Vec<Digest> = message.bundles.iter().map(|digest| Digest(*digest)).collect();
@@ -61,7 +64,7 @@ impl Ordering {
         if unique.is_empty() || unique.len() != bundles.len() {
             return self.report(from, Misbehaviour::BatchLimits { sequence });
         }
-        if batch_digest(time_ms, bundles.iter().copied()) != digest {
+        if batch_digest(time_ms, bundles.iter().copied()) != digest && !mutants::on(Mutant::DigestBelieved) {
             return self.report(from, Misbehaviour::WrongDigest { sequence });
         }
         let drift_ms = time_ms.saturating_sub(now.wall_ms);
@@ -69,13 +72,22 @@ impl Ordering {
             return self.report(from, Misbehaviour::Drift { sequence, drift_ms });
         }
         let slot = self.slot(sequence);
-        let first = slot.own_q_digest().or(slot.proposal.as_ref().map(|proposal| proposal.digest));
+        let first = slot.own_q_digest().or(slot.proposal.as_ref().map(|proposal| proposal.digest)).or(slot.decided);
+        if slot.rejected == Some(digest) {
+            return;
+        }
         match first {
-            Some(first) if first != digest => {
+            Some(first) if first != digest && !mutants::on(Mutant::SecondProposal) => {
                 self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
             }
-            Some(_) => {}
-            None => {
+            Some(_) if (slot.proposal.is_some() || slot.has_own_q()) && !mutants::on(Mutant::SecondProposal) => {}
+            _ => {
+                #[cfg(test)]
+                if first.is_some() && mutants::on(Mutant::SecondProposal) {
+                    slot.q = Own::None;
+                    self.accepted = self.accepted.min(sequence - 1);
+                }
+                let slot = self.slot(sequence);
                 slot.proposal = Some(Proposal { digest, time_ms, bundles, found: 0 });
                 self.accept_proposals(now);
             }
@@ -84,7 +96,7 @@ impl Ordering {
 
     /// Accepts proposals in sequence as far as their bundles are here.
     pub(super) fn accept_proposals(&mut self, now: Now) {
-        loop {
+        while self.open_bytes <= MAX_OPEN_BYTES {
             let sequence = self.accepted + 1;
             let fetch_at = now.mono_us + self.timing.fetch_us;
             let Some(slot) = self.slots.get_mut(&sequence) else { return };
@@ -102,6 +114,8 @@ impl Ordering {
             }
             let bundles = proposal.bundles.iter().filter_map(|digest| self.pool.get(digest).cloned()).collect();
             let batch = Batch::new(proposal.time_ms, bundles);
+            #[cfg(test)]
+            let batch = if mutants::on(Mutant::DigestBelieved) { batch.claiming(proposal.digest) } else { batch };
             if batch.digest() != proposal.digest {
                 // A bundle that had been found was dropped since: look again from the first.
                 proposal.found = 0;
@@ -109,6 +123,8 @@ impl Ordering {
                 return;
             }
             if batch.size() > MAX_BATCH_BYTES {
+                slot.rejected = Some(batch.digest());
+                slot.proposal = None;
                 let leader = self.leader();
                 return self.report(leader, Misbehaviour::BatchLimits { sequence });
             }
@@ -129,9 +145,6 @@ impl Ordering {
                 slot.own_q(record);
                 slot.prepares[me.index()] = Some(vote.digest());
                 let proposal = slot.own_proposal.clone().filter(|_| leads);
-                if slot.executed {
-                    slot.own_proposal = None;
-                }
                 if let Some(proposal) = proposal {
                     self.send(To::All, Outgoing::PrePrepare(proposal));
                 }
@@ -164,7 +177,14 @@ impl Ordering {
                 Some(first) if first != digest => {
                     self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
                 }
-                Some(_) => {}
+                Some(_) => {
+                    if mutants::on(Mutant::DuplicatesCount)
+                        && let Some(free) = slot.prepares.iter_mut().find(|vote| vote.is_none())
+                    {
+                        *free = Some(digest);
+                        self.progress(sequence);
+                    }
+                }
             }
         }
     }
@@ -188,7 +208,14 @@ impl Ordering {
                 Some((seen, first)) if seen == view && first != digest => {
                     self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
                 }
-                Some((seen, _)) if seen >= view => {}
+                Some((seen, _)) if seen >= view => {
+                    if mutants::on(Mutant::DuplicatesCount)
+                        && let Some(free) = slot.commits.iter_mut().find(|vote| vote.is_none())
+                    {
+                        *free = Some((view, digest));
+                        self.progress(sequence);
+                    }
+                }
                 _ => {
                     slot.commits[from.index()] = Some((view, digest));
                     self.progress(sequence);
@@ -204,17 +231,19 @@ impl Ordering {
     pub(super) fn progress(&mut self, sequence: Sequence) {
         let size = self.agreed.size;
         let Some(slot) = self.slots.get(&sequence).filter(|slot| slot.decided.is_none()) else { return };
-        if let Some(digest) = slot.committed(size.quorum()) {
+        if let Some(digest) = slot.committed(self.quorum()) {
             self.decided_slow += 1;
             return self.decide(sequence, digest);
         }
         // Without the own Q durable nothing is prepared, and without the own PREPARE not all n have voted.
         let Some(digest) = slot.own_q_digest() else { return };
         let votes = slot.prepared_by(&digest);
-        if votes == size.n() {
+        if votes == size.n() || mutants::on(Mutant::ExecutesUndecided) {
             self.decided_fast += 1;
+            // The quorum came in this very round: P is needless unless somebody asks for it.
+            self.to_prepare.retain(|due| *due != sequence);
             self.decide(sequence, digest);
-        } else if votes >= size.quorum() && matches!(slot.p, Own::None) {
+        } else if votes >= self.quorum() && matches!(slot.p, Own::None) {
             self.to_prepare.push(sequence);
         }
     }
@@ -228,13 +257,17 @@ impl Ordering {
         }
     }
 
-    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for.
+    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for. What is decided had enough
+    /// PREPAREs, even if a restart forgot whose.
     pub(super) fn prepare_due(&mut self) {
         for sequence in std::mem::take(&mut self.to_prepare) {
-            let (view, quorum) = (self.view, self.agreed.size.quorum());
+            let (view, quorum) = (self.view, self.quorum());
             let Some(slot) = self.slots.get_mut(&sequence) else { continue };
             let Some(digest) = slot.own_q_digest() else { continue };
-            if matches!(slot.p, Own::None) && slot.prepared_by(&digest) >= quorum {
+            // What is decided may be prepared without a quorum of PREPAREs at hand: they need not have survived a restart, and
+            // where d is decided no other digest can be prepared.
+            let prepared = slot.decided == Some(digest) || slot.prepared_by(&digest) >= quorum;
+            if matches!(slot.p, Own::None) && prepared {
                 slot.p = Own::Staged;
                 self.effects.push_back(Effect::Log(Record::Prepared { view, sequence, digest }));
             }
@@ -244,14 +277,54 @@ impl Ordering {
     /// Sends the votes that became durable in this round, those of one phase together.
     pub(super) fn send_votes(&mut self) {
         let mut votes = std::mem::take(&mut self.votes);
+        if votes.is_empty() {
+            return;
+        }
         votes.sort_unstable_by_key(DurableVote::sequence);
         votes.dedup();
         let (prepares, commits): (Vec<_>, Vec<_>) = votes.into_iter().partition(|vote| vote.phase() == Phase::Prepare);
-        if !prepares.is_empty() {
-            self.send(To::All, Outgoing::Prepare(prepares));
+        self.send_in_parts(To::All, &prepares, Outgoing::Prepare);
+        self.send_in_parts(To::All, &commits, Outgoing::Commit);
+    }
+
+    /// Sends votes of one phase, as many in a message as one may hold.
+    pub(super) fn send_in_parts(&mut self, to: To, votes: &[DurableVote], message: fn(Vec<DurableVote>) -> Outgoing) {
+        for part in votes.chunks(MAX_VOTES) {
+            self.send(to, message(part.to_vec()));
         }
-        if !commits.is_empty() {
-            self.send(To::All, Outgoing::Commit(commits));
+    }
+
+    /// Stages the decision, and the body where the log does not have it. While fewer than q peers are known to have executed
+    /// it, the body is staged as Q: a peer may yet need this replica's PREPARE and COMMIT, which nothing else permits.
+    fn log_decision(&mut self, sequence: Sequence, batch: &Arc<Batch>) {
+        let ahead = self.peers.iter().filter(|executed| **executed >= sequence).count();
+        let needed = ahead < self.agreed.size.quorum();
+        let (view, digest) = (self.view, batch.digest());
+        let slot = self.slot(sequence);
+        if slot.logged != Some(digest) {
+            let batch = Arc::clone(batch);
+            slot.logged = Some(digest);
+            if needed && matches!(slot.q, Own::None) {
+                slot.q = Own::Staged;
+                self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
+            } else {
+                self.effects.push_back(Effect::Log(Record::Learned { sequence, batch }));
+                return;
+            }
+        }
+        self.effects.push_back(Effect::Log(Record::Decided { sequence, digest }));
+    }
+
+    /// A proposed body was fetched and holds what no correct replica votes for.
+    pub(super) fn reject_body(&mut self, sequence: Sequence, digest: Digest) {
+        let leader = self.leader();
+        let Some(slot) = self.slots.get_mut(&sequence) else { return };
+        if slot.wants(digest) == Some(Wanted::Proposed) {
+            slot.proposal = None;
+            slot.fetch_at_us = None;
+            slot.rejected = Some(digest);
+            // The digest covers every bundle, so it is the leader who chose them.
+            self.report(leader, Misbehaviour::BadBundle { sequence });
         }
     }
 
@@ -272,18 +345,16 @@ impl Ordering {
             let sequence = self.executed + 1;
             let Some(slot) = self.slots.get_mut(&sequence) else { return };
             let Some(digest) = slot.decided else { return };
-            let Some(batch) = slot.batch.take_if(|batch| batch.digest() == digest) else { return };
+            let Some(batch) = slot.batch.take_if(|batch| batch.digest() == digest) else {
+                slot.fetch_at_us.get_or_insert(0);
+                return;
+            };
             slot.executed = true;
-            slot.own_proposal = None;
             slot.proposal = None;
             slot.fetch_at_us = None;
+            self.open_bytes -= std::mem::take(&mut slot.counted);
             if log {
-                let record = if slot.logged == Some(digest) {
-                    Record::Decided { sequence, digest }
-                } else {
-                    Record::Learned { sequence, batch: Arc::clone(&batch) }
-                };
-                self.effects.push_back(Effect::Log(record));
+                self.log_decision(sequence, &batch);
             }
             for bundle in batch.bundles() {
                 self.pool.remove(&bundle.digest());

@@ -54,18 +54,24 @@ impl Pool {
         if self.bundles.contains_key(&digest) {
             return Ok(());
         }
-        let cost = bundle.size() + BUNDLE_OVERHEAD;
-        let used = self.shares.get(bundle.key()).copied().unwrap_or(0);
-        let users = self.shares.len() + usize::from(used == 0);
-        if used + cost > self.limit / (users + 1) || self.bytes + cost > self.limit {
+        if !self.has_room(bundle.key(), bundle.size()) {
             return Err(Code::OVERLOADED);
         }
-        self.shares.insert(*bundle.key(), used + cost);
+        let cost = bundle.size() + BUNDLE_OVERHEAD;
+        *self.shares.entry(*bundle.key()).or_default() += cost;
         self.bytes += cost;
         self.bundles.insert(digest, Pooled { bundle, proposed: false });
         self.arrived.push_back((now_us, digest));
         self.unproposed.push_back(digest);
         Ok(())
+    }
+
+    /// Whether a bundle of this identity and size would be kept.
+    pub(super) fn has_room(&self, key: &PublicKey, size: usize) -> bool {
+        let cost = size + BUNDLE_OVERHEAD;
+        let used = self.shares.get(key).copied().unwrap_or(0);
+        let users = self.shares.len() + usize::from(used == 0);
+        used + cost <= self.limit / (users + 1) && self.bytes + cost <= self.limit
     }
 
     pub(super) fn get(&self, digest: &Digest) -> Option<&Arc<Bundle>> {

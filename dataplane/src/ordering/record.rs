@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use crate::log::{Durable, Record as LogRecord, Sink};
-use crate::types::{Digest, Sequence, View};
+use crate::types::{Digest, Sequence, TimeMs, View};
 use crate::wire::bundle::Bundle;
 use crate::wire::limits::{MAX_BATCH_BUNDLES, MAX_BUNDLE_REQUESTS};
 
@@ -235,7 +235,9 @@ impl DurableVote {
 pub struct DurableProposal {
     view: View,
     sequence: Sequence,
-    batch: Arc<Batch>,
+    digest: Digest,
+    time_ms: TimeMs,
+    bundles: Arc<[Digest]>,
 }
 
 impl DurableProposal {
@@ -243,7 +245,9 @@ impl DurableProposal {
     pub fn of(record: &Durable<Record>) -> Option<Self> {
         match &**record {
             Record::PrePrepared { view, sequence, batch } => {
-                Some(Self { view: *view, sequence: *sequence, batch: Arc::clone(batch) })
+                let bundles = batch.bundles().iter().map(|bundle| bundle.digest()).collect();
+                let (digest, time_ms) = (batch.digest(), batch.time_ms());
+                Some(Self { view: *view, sequence: *sequence, digest, time_ms, bundles })
             }
             _ => None,
         }
@@ -259,8 +263,18 @@ impl DurableProposal {
         self.sequence
     }
 
-    /// What is proposed.
-    pub fn batch(&self) -> &Arc<Batch> {
-        &self.batch
+    /// The batch's digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The leader's time.
+    pub fn time_ms(&self) -> TimeMs {
+        self.time_ms
+    }
+
+    /// The digests of the batch's bundles.
+    pub fn bundles(&self) -> &[Digest] {
+        &self.bundles
     }
 }

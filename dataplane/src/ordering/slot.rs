@@ -37,7 +37,7 @@ pub(super) struct Slot {
     pub(super) logged: Option<Digest>,
     /// Own Q.
     pub(super) q: Own<DurableVote>,
-    /// Own Q as a proposal, for the leader to send again; released on execution.
+    /// Own Q as a proposal, for the leader to send again: a peer may lack it long after this replica has executed.
     pub(super) own_proposal: Option<DurableProposal>,
     /// Own P.
     pub(super) p: Own<DurableVote>,
@@ -49,6 +49,10 @@ pub(super) struct Slot {
     pub(super) told: Vec<Option<Digest>>,
     pub(super) decided: Option<Digest>,
     pub(super) executed: bool,
+    /// A proposed digest whose body no correct replica votes for.
+    pub(super) rejected: Option<Digest>,
+    /// Bytes of the accepted body that count against the budget of open bodies.
+    pub(super) counted: usize,
     /// A missing body is asked for at this time, us; how often it was asked for.
     pub(super) fetch_at_us: Option<u64>,
     pub(super) fetches: u32,
@@ -68,6 +72,8 @@ impl Slot {
             told: vec![None; n],
             decided: None,
             executed: false,
+            rejected: None,
+            counted: 0,
             fetch_at_us: None,
             fetches: 0,
         }
@@ -121,6 +127,11 @@ impl Slot {
         if let Own::Durable(vote) = &self.p {
             self.commits[me.index()] = Some((vote.view(), vote.digest()));
         }
+    }
+
+    /// Whether there is more to the slot than votes of others, which anybody may send for any sequence.
+    pub(super) fn is_open(&self) -> bool {
+        self.proposal.is_some() || self.has_own_q() || self.decided.is_some()
     }
 
     /// Replicas whose PREPARE for `digest` is here.

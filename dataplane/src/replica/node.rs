@@ -1,7 +1,6 @@
 //! The node: rounds, effects and the log.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use super::clients::{Parked, Pending};
 use super::counters::Counters;
@@ -17,6 +16,9 @@ use crate::state::Application;
 use crate::types::{Digest, Now, ReplicaId};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, PrePrepare, Vote, Votes};
+
+/// Records that may wait for room in the log's buffers.
+pub(super) const MAX_BACKLOG: usize = 256;
 
 /// A client's connection, as the shell numbers them; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -109,8 +111,9 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) ordering: Ordering,
     pub(super) log: Log<Record, D>,
     pub(super) execution: Execution<A, S>,
-    /// Records that the log had no room for yet, in order.
-    backlog: VecDeque<Record>,
+    /// Records that the log had no room for yet, in order. Beyond [`MAX_BACKLOG`] peers' messages that would add to it are
+    /// dropped; statuses make good for them when the disk is back.
+    pub(super) backlog: VecDeque<Record>,
     /// The last record that something waits for.
     urgent: Lsn,
     /// When something was staged that nothing waits for, us.
@@ -319,8 +322,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
     }
 
-    /// Stages a record, or keeps it for when the write in flight makes room. The core has at most `2 * window` sequences open,
-    /// which bounds what gathers here.
+    /// Stages a record, or keeps it for when the write in flight makes room.
     fn stage(&mut self, record: Record) -> Result<bool, NodeError> {
         let urgent = record.is_urgent();
         match self.log.append(record) {
@@ -437,13 +439,12 @@ fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
     };
     match outgoing {
         Outgoing::PrePrepare(proposal) => {
-            let batch: &Arc<_> = proposal.batch();
             let message = PrePrepare {
                 view: proposal.view(),
                 sequence: proposal.sequence(),
-                time_ms: batch.time_ms(),
-                digest: batch.digest().0,
-                bundles: batch.bundles().iter().map(|bundle| bundle.digest().0).collect(),
+                time_ms: proposal.time_ms(),
+                digest: proposal.digest().0,
+                bundles: proposal.bundles().iter().map(|digest| digest.0).collect(),
             };
             message::encode(&message, body);
             Kind::PrePrepare

@@ -25,7 +25,7 @@ use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
-use crate::execution::{Execution, ExecutionError, Genesis};
+use crate::execution::{Execution, ExecutionError};
 use crate::history::store::{FileStore, StoreError};
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
 use crate::net::{Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
@@ -59,7 +59,7 @@ pub enum RunError {
     /// The history could not be opened.
     #[error(transparent)]
     History(#[from] StoreError),
-    /// The genesis cannot be executed.
+    /// The genesis cannot be appended.
     #[error(transparent)]
     Execution(#[from] ExecutionError),
     /// The node ended.
@@ -197,9 +197,8 @@ impl<A: Application> Process<A> {
                 data.display()
             ));
         }
-        let genesis = Genesis::from(&cluster);
         let store = FileStore::open(&data.join("history"), cluster.genesis())?;
-        let execution = Execution::new(&genesis, application, store)?;
+        let execution = Execution::new(&cluster, application, store)?;
         let node_config = NodeConfig {
             me: config.replica,
             origin: cluster.origin().to_owned(),
@@ -211,6 +210,7 @@ impl<A: Application> Process<A> {
             },
             timing: Timing {
                 open_batches: config.local.max_open_batches,
+                pool_bytes: (config.local.pool_mib as usize) << 20,
                 busy_status_us: config.local.status_interval_ms * 1_000,
                 ..Timing::default()
             },

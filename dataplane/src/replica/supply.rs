@@ -13,7 +13,7 @@ use crate::wire::message::{self, Decided, Vote, WireBundle};
 
 /// Records looked at for one request of a peer. Records of a sequence stand close together, so this is reached only by a log
 /// that was written while far behind; the peer asks others.
-const MAX_SCAN: usize = 4_096;
+const MAX_SCAN: usize = 32_768;
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub(super) fn supply_batch(&mut self, to: ReplicaId, sequence: Sequence, batch: &Batch, shell: &mut impl Shell<D>) {
@@ -42,12 +42,14 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             if entry.key != sequence {
                 continue;
             }
-            if let Some(Record::PrePrepared { batch, .. } | Record::Learned { batch, .. }) =
-                Record::decode(entry.kind, entry.payload)
-                && batch.digest() == digest
-            {
-                found = Some(batch);
-                break;
+            match Record::decode(entry.kind, entry.payload) {
+                Some(Record::PrePrepared { batch, .. } | Record::Learned { batch, .. }) if batch.digest() == digest => {
+                    found = Some(batch);
+                    break;
+                }
+                // No body of a sequence follows its decision.
+                Some(Record::Decided { .. } | Record::Learned { .. }) => break,
+                _ => {}
             }
         }
         if let Some(batch) = found {
@@ -64,10 +66,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     ) -> Result<(), NodeError> {
         let mut decided: Vec<Vote> = Vec::new();
         let last = first.saturating_add(CATCH_UP_PAGE - 1);
+        // A replica accepts at most this far ahead of what it has executed, so no decision up to `last` stands behind.
+        let beyond = last.saturating_add(2 * self.config.agreed.window);
         let mut scan = self.log.scan_from(first);
         for _ in 0..MAX_SCAN {
             let Some(entry) = scan.next()? else { break };
-            if entry.key > last.saturating_add(4 * CATCH_UP_PAGE) {
+            if entry.key > beyond {
                 break;
             }
             // Decisions are logged in sequence; a body that was learned is one as well.

@@ -78,7 +78,12 @@ impl Adversary {
         }
         let mut body = body;
         match kind {
-            Kind::PrePrepare if self.is_victim(to) => body = self.proposal(body),
+            Kind::PrePrepare if self.is_victim(to) => {
+                if self.does(Tactic::Equivocate) && self.random.chance(300) {
+                    out.push((to, kind, body.clone()));
+                }
+                body = self.proposal(body);
+            }
             Kind::Prepare | Kind::Commit => body = self.votes(to, kind, body, out),
             Kind::Status if self.does(Tactic::Lie) => body = self.lie(to, body, out),
             _ => {}
@@ -102,7 +107,7 @@ impl Adversary {
                     out.push((from, Kind::Batch, batch.clone()));
                 }
             }
-            Kind::PrePrepare if self.does(Tactic::Usurp) => {
+            Kind::PrePrepare if self.does(Tactic::Usurp) && from == ReplicaId(0) => {
                 let Ok(proposal) = message::access::<PrePrepare>(body) else { return };
                 let variant = self.variant(proposal, 1);
                 for replica in 0..8 {
@@ -142,7 +147,8 @@ impl Adversary {
     fn forge(&mut self, proposal: &ArchivedPrePrepare) -> Option<Vec<u8>> {
         let sequence = proposal.sequence.to_native();
         let operation =
-            Operation { client: 0, session: 1, number: sequence, variant: 99, register: 0, revision: u64::MAX }.encode();
+            Operation { client: 0, session: 1, number: sequence, variant: 99, register: 0, revision: u64::MAX }
+                .encode();
         let requests = vec![Request { class: 0, not_after_ms: None, operation: &operation }.encode()];
         let unsigned = |_: &[u8]| Signature([7; 64]);
         let bundle =
@@ -185,7 +191,8 @@ impl Adversary {
             let mut other = told;
             other.view += self.random.below(2);
             for vote in &mut other.votes {
-                vote.sequence += self.random.below(3);
+                vote.sequence +=
+                    if self.random.chance(100) { self.random.below(1 << 40) } else { self.random.below(3) };
                 vote.digest[self.random.index(32)] ^= 1;
             }
             let mut bytes = Vec::new();

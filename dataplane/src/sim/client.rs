@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::application::Operation;
+use super::plan::Plan;
 use super::random::Random;
 use crate::crypto::keys::SecretKey;
 use crate::types::{Code, Digest, Now, PublicKey, Signature};
@@ -68,16 +69,8 @@ pub(super) struct SimClient {
 }
 
 impl SimClient {
-    pub(super) fn new(
-        index: u32,
-        key: SecretKey,
-        origin: &str,
-        lying: bool,
-        replicas: usize,
-        bundles: u64,
-        think_us: u64,
-        random: Random,
-    ) -> Self {
+    pub(super) fn new(index: u32, key: SecretKey, origin: &str, lying: bool, plan: &Plan, random: Random) -> Self {
+        let replicas = plan.n;
         Self {
             index,
             key,
@@ -86,10 +79,10 @@ impl SimClient {
             replicas,
             needed: (replicas - 1) / 3 + 1,
             random,
-            think_us,
+            think_us: plan.think_us,
             session: None,
             next: 0,
-            left: bundles,
+            left: plan.bundles,
             next_submit_us: 0,
             open: BTreeMap::new(),
             signed: Vec::new(),
@@ -110,7 +103,8 @@ impl SimClient {
     /// When [`SimClient::tick`] is due.
     pub(super) fn next_us(&self) -> u64 {
         let resend = self.open.values().map(|open| open.send_at_us).min().unwrap_or(u64::MAX);
-        let may_submit = self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
+        let may_submit =
+            self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
         if may_submit { resend.min(self.next_submit_us) } else { resend }
     }
 
@@ -127,7 +121,8 @@ impl SimClient {
             open.send_at_us = now.mono_us + open.pause_us;
             open.pause_us = (2 * open.pause_us).min(LONGEST_PAUSE_US);
         }
-        let may_submit = self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
+        let may_submit =
+            self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
         if may_submit && self.next_submit_us <= now.mono_us {
             self.left -= 1;
             self.next_submit_us = now.mono_us + self.random.between(1, self.think_us);
@@ -247,7 +242,8 @@ impl SimClient {
         let mut accepted = Vec::new();
         for reply in replies {
             let number = reply.number;
-            let Some(place) = number.checked_sub(open.first).filter(|place| *place < open.operations.len() as u64) else {
+            let Some(place) = number.checked_sub(open.first).filter(|place| *place < open.operations.len() as u64)
+            else {
                 continue;
             };
             if open.replies.contains_key(&(number, replica)) {

@@ -13,18 +13,17 @@ fn votes(votes: &[ArchivedVote]) -> String {
 /// One line about a message.
 pub(super) fn message(kind: Kind, body: &[u8]) -> String {
     let words = match kind {
-        Kind::PrePrepare => message::access::<PrePrepare>(body).map(|m| {
-            format!("view {} {}:{:?} {} bundles", m.view, m.sequence, Digest(m.digest), m.bundles.len())
-        }),
-        Kind::Prepare | Kind::Commit => {
-            Votes::access(body).map(|m| format!("view {} {}", m.view, votes(&m.votes)))
-        }
+        Kind::PrePrepare => message::access::<PrePrepare>(body)
+            .map(|m| format!("view {} {}:{:?} {} bundles", m.view, m.sequence, Digest(m.digest), m.bundles.len())),
+        Kind::Prepare | Kind::Commit => Votes::access(body).map(|m| format!("view {} {}", m.view, votes(&m.votes))),
         Kind::Decided => message::access::<Decided>(body).map(|m| votes(&m.decided)),
         Kind::Status => message::access::<Status>(body).map(|m| {
             let open: Vec<_> = m
                 .open
                 .iter()
-                .map(|o| format!("{}{}/{:b}/{:b}", o.sequence, if o.proposed { "+" } else { "" }, o.prepares, o.commits))
+                .map(|o| {
+                    format!("{}{}/{:b}/{:b}", o.sequence, if o.proposed { "+" } else { "" }, o.prepares, o.commits)
+                })
                 .collect();
             format!("executed {} ask {} open {}", m.executed, m.ask, open.join(" "))
         }),

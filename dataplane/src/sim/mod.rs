@@ -33,11 +33,13 @@ mod adversary;
 mod application;
 mod check;
 mod client;
+mod converge;
 mod describe;
 mod faults;
 mod network;
 mod plan;
 mod random;
+mod setup;
 mod world;
 
 #[cfg(test)]

@@ -1,10 +1,57 @@
-//! Tests of the simulator itself.
+//! Tests of the simulator itself: it repeats a run bit for bit, and it finds faults that are put in on purpose.
 
 use super::{SimConfig, run};
+use crate::ordering::mutants::{Mutant, with};
 
 #[test]
 fn a_seed_is_one_run_bit_for_bit() {
     for seed in 0..5 {
         assert_eq!(run(SimConfig::new(seed)), run(SimConfig::new(seed)));
     }
+}
+
+/// Runs seeds from 0 on until one fails; the seed and what failed.
+fn found_within(seeds: u64, config: impl Fn(u64) -> SimConfig) -> (u64, String) {
+    for seed in 0..seeds {
+        if let Err(failure) = run(config(seed)) {
+            println!("seed {seed}: {}", failure.what);
+            return (seed, failure.what);
+        }
+    }
+    panic!("not found within {seeds} seeds");
+}
+
+#[test]
+fn a_build_without_the_sync_fails_at_its_first_vote() {
+    let (seed, what) = found_within(1, |seed| SimConfig { skip_syncs: true, ..SimConfig::new(seed) });
+    assert_eq!(seed, 0);
+    assert!(what.contains("without a durable record"), "{what}");
+}
+
+#[test]
+fn a_build_without_the_sync_fails_by_its_crashes_alone() {
+    found_within(20, |seed| SimConfig { skip_syncs: true, check_disk: false, ..SimConfig::new(seed) });
+}
+
+macro_rules! mutants {
+    ($($(#[$meta:meta])* $test:ident: $mutant:ident within $seeds:literal;)+) => {
+        $($(#[$meta])* #[test]
+        fn $test() {
+            with(Mutant::$mutant, || found_within($seeds, SimConfig::new));
+        })+
+    };
+}
+
+mutants! {
+    finds_a_quorum_that_is_too_small: SmallQuorum within 200;
+    finds_a_digest_that_is_believed: DigestBelieved within 200;
+    finds_duplicate_votes_that_count: DuplicatesCount within 200;
+    finds_a_restart_that_forgets_what_was_pre_prepared: ForgetsQ within 200;
+    finds_signatures_that_nobody_checks: SignaturesUnchecked within 200;
+    finds_execution_before_the_decision: ExecutesUndecided within 200;
+    finds_one_decided_that_is_enough: OneTeller within 200;
+    finds_a_second_proposal_that_replaces_the_first: SecondProposal within 200;
+    finds_execution_twice: ExecutesTwice within 200;
+    finds_what_is_never_sent_again: NothingAgain within 200;
+    finds_slots_without_a_window: NoWindow within 200;
 }

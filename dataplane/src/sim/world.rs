@@ -13,41 +13,51 @@ use super::client::SimClient;
 use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
+use super::setup::{client_key, cluster, machine, node_config};
 use super::{Failure, MAX_EVENTS, Report, SimConfig};
-use crate::cluster::Size;
-use crate::crypto::keys::SecretKey;
-use crate::execution::{Client, Execution, Genesis, Member, Role, Settings};
+use crate::cluster::Cluster;
+use crate::execution::Execution;
 use crate::history::store::MemoryStore;
 use crate::log::{Crash, Log, LogError, SimDisk};
-use crate::ordering::Agreed;
 use crate::ordering::record::Record;
-use crate::replica::{ClientId, HostStatus, Node, NodeConfig, Shell};
-use crate::types::{Digest, Now, ReplicaId};
+use crate::replica::{ClientId, HostStatus, Node, Shell};
+use crate::types::{Now, ReplicaId};
 use crate::wire::frame::Kind;
 
 pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
 
 /// Wall time at the start, ms since the Unix epoch.
-const BASE_MS: i64 = 1_790_000_000_000;
-/// The time in which a cluster without faults must converge, us.
-const CONVERGENCE_US: u64 = 120_000_000;
-/// How long an idle cluster is watched, us.
-const IDLE_US: u64 = 5_000_000;
-/// How often convergence is looked for, us.
-const LOOK_US: u64 = 50_000;
-const SEGMENT_BYTES: u32 = 1 << 20;
+pub(super) const BASE_MS: i64 = 1_790_000_000_000;
 /// Lines of a trace.
 const TRACE_LINES: usize = 400;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     /// A message between nodes: replicas first, then clients.
-    Deliver { from: usize, to: usize, kind: Kind, body: Arc<[u8]> },
-    Turn { replica: usize, life: u32 },
-    Wake { replica: usize, life: u32 },
-    DiskDone { replica: usize, life: u32 },
-    Client { client: usize },
-    Restart { replica: usize },
+    Deliver {
+        from: usize,
+        to: usize,
+        kind: Kind,
+        body: Arc<[u8]>,
+    },
+    Turn {
+        replica: usize,
+        life: u32,
+    },
+    Wake {
+        replica: usize,
+        life: u32,
+    },
+    DiskDone {
+        replica: usize,
+        life: u32,
+    },
+    Client {
+        client: usize,
+    },
+    Restart {
+        replica: usize,
+    },
     Fault,
     LinksUp,
     Stabilise,
@@ -56,7 +66,7 @@ pub(super) enum Event {
 
 /// What a node says in a turn, before the world decides what becomes of it.
 #[derive(Default)]
-struct Outbox {
+pub(super) struct Outbox {
     peers: Vec<Sent>,
     clients: Vec<(ClientId, Kind, Vec<u8>)>,
     wrote: bool,
@@ -70,6 +80,9 @@ impl Shell<SimDisk> for Outbox {
     fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
         self.clients.push((client, kind, body.to_vec()));
     }
+
+    /// The simulator's clients sign what they send.
+    fn close_client(&mut self, _client: ClientId) {}
 
     fn start_write(&mut self, log: &mut Log<Record, SimDisk>) -> Result<(), LogError> {
         self.wrote |= log.submit()?;
@@ -93,9 +106,9 @@ pub(super) struct Machine {
     pub(super) error_ms: i64,
     pub(super) paused_until_us: u64,
     pub(super) dies_in_turn: bool,
-    turn_due: bool,
-    wake_us: u64,
-    outbox: Outbox,
+    pub(super) turn_due: bool,
+    pub(super) wake_us: u64,
+    pub(super) outbox: Outbox,
     pub(super) adversary: Option<Adversary>,
 }
 
@@ -103,7 +116,7 @@ pub(super) struct Machine {
 pub(super) struct World {
     config: SimConfig,
     pub(super) plan: Plan,
-    genesis: Genesis,
+    cluster: Cluster,
     pub(super) now_us: u64,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     bodies: BTreeMap<u64, Event>,
@@ -111,14 +124,14 @@ pub(super) struct World {
     handled: u64,
     chain: u64,
     pub(super) machines: Vec<Machine>,
-    clients: Vec<SimClient>,
+    pub(super) clients: Vec<SimClient>,
     pub(super) network: Network,
     pub(super) random: Random,
     pub(super) checker: Checker,
     pub(super) stable: bool,
     /// Where the watch over the idle cluster began: time, messages sent, executed.
-    idle: Option<(u64, u64, u64)>,
-    done: bool,
+    pub(super) idle: Option<(u64, u64, u64)>,
+    pub(super) done: bool,
     pub(super) faults: BTreeMap<String, u64>,
     trace: Option<VecDeque<String>>,
 }
@@ -127,27 +140,19 @@ impl World {
     pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
         let mut random = Random::new(config.seed);
         let plan = Plan::draw(&mut random, config.replicas);
-        let genesis = genesis(&plan);
-        let machines = (0..plan.n).map(|replica| machine(config, &plan, &genesis, replica, &mut random)).collect();
+        let cluster =
+            cluster(&plan).map_err(|what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() }))?;
+        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random)).collect();
         let mut clients = Vec::new();
         for index in 0..plan.clients {
             let lying = plan.lying_client && index + 1 == plan.clients;
-            clients.push(SimClient::new(
-                index as u32,
-                client_key(index),
-                &genesis.origin,
-                lying,
-                plan.n,
-                plan.bundles,
-                plan.think_us,
-                random.fork(),
-            ));
+            clients.push(SimClient::new(index as u32, client_key(index), cluster.origin(), lying, &plan, random.fork()));
         }
         let network = Network::new(plan.n + plan.clients, &plan, random.fork());
         let checker = Checker::new(plan.n, config.check_disk);
         let mut world = Self {
             config,
-            genesis,
+            cluster,
             now_us: 1,
             events: BinaryHeap::new(),
             bodies: BTreeMap::new(),
@@ -424,19 +429,19 @@ impl World {
         }
         for (to, kind, body) in leaving {
             if to.index() < self.plan.n && to.index() != replica {
-                self.transmit(replica, to.index(), kind, body.into());
+                self.transmit(replica, to.index(), kind, &body.into());
             }
         }
         for (client, kind, body) in outbox.clients {
             let to = (client.0 & u64::from(u32::MAX)) as usize;
-            self.transmit(replica, to, kind, body.into());
+            self.transmit(replica, to, kind, &body.into());
         }
         Ok(())
     }
 
-    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: Arc<[u8]>) {
+    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: &Arc<[u8]>) {
         for at_us in self.network.arrivals(from, to, self.now_us).into_iter().flatten() {
-            self.schedule(at_us, Event::Deliver { from, to, kind, body: Arc::clone(&body) });
+            self.schedule(at_us, Event::Deliver { from, to, kind, body: Arc::clone(body) });
         }
     }
 
@@ -467,7 +472,7 @@ impl World {
         }
         for send in sends {
             for replica in (0..self.plan.n).filter(|replica| send.replicas & (1 << replica) != 0) {
-                self.transmit(self.plan.n + client, replica, Kind::Submit, Arc::clone(&send.body));
+                self.transmit(self.plan.n + client, replica, Kind::Submit, &send.body);
             }
         }
         let next_us = self.clients[client].next_us();
@@ -501,9 +506,9 @@ impl World {
         machine.outbox = Outbox::default();
         let life = machine.life;
         let now = self.clock(replica);
-        let execution = Execution::new(&self.genesis, Registers::default(), MemoryStore::new())
+        let execution = Execution::new(&self.cluster, Registers::default(), MemoryStore::new())
             .map_err(|error| format!("replica {replica} cannot begin: {error}"))?;
-        let config = node_config(&self.plan, &self.genesis, replica);
+        let config = node_config(&self.plan, &self.cluster, replica)?;
         let (node, found) = Node::recover(config, execution, disk, now)
             .map_err(|error| format!("replica {replica} does not come back: {error}"))?;
         if found.torn_bytes > 0 {
@@ -526,71 +531,12 @@ impl World {
         Ok(())
     }
 
-    /// Whether everybody who must is done, and what the last correct replica has executed.
-    fn converged(&mut self) -> Option<(u64, u64)> {
-        if !self.clients.iter().all(SimClient::is_done) {
-            return None;
-        }
-        let correct: Vec<usize> = (0..self.plan.n).filter(|replica| !self.plan.is_byzantine(*replica)).collect();
-        let mut states = Vec::new();
-        for replica in correct {
-            if let Some(node) = &mut self.machines[replica].node {
-                let executed = node.ordering().executed();
-                states.push((executed, node.execution_mut().size(), node.execution_mut().state_digest()));
-            }
-        }
-        let first = *states.first()?;
-        states.iter().all(|state| *state == first).then_some((first.0, first.1))
-    }
-
-    fn look(&mut self) -> Result<(), String> {
-        self.schedule(self.now_us + LOOK_US, Event::Look);
-        match (self.converged(), self.idle) {
-            (Some((executed, size)), None) => {
-                self.checker.all_there(size)?;
-                self.idle = Some((self.now_us, self.network.sent, executed));
-            }
-            (None, None) if self.now_us > self.plan.safety_us + CONVERGENCE_US => {
-                return Err(format!("no convergence: {}", self.where_they_stand()));
-            }
-            (Some((executed, _)), Some((since_us, sent, before))) => {
-                if executed != before && !self.plan.lying_client && self.plan.byzantine.is_empty() {
-                    return Err(format!("idle, and sequence {before} became {executed}"));
-                }
-                if self.now_us > since_us + IDLE_US {
-                    self.done = true;
-                    let pairs = (self.plan.n * (self.plan.n - 1)) as u64;
-                    // Idle statuses, twice over, and some for what was still on its way.
-                    let most = pairs * (2 * IDLE_US / self.plan.timing.idle_status_us + 20);
-                    let sent = self.network.sent - sent;
-                    if self.plan.byzantine.is_empty() && !self.plan.lying_client && sent > most {
-                        return Err(format!("an idle cluster sends {sent} messages in {IDLE_US} us, at most {most}"));
-                    }
-                }
-            }
-            (None, Some((since_us, ..))) if self.now_us > since_us + IDLE_US + CONVERGENCE_US => {
-                return Err(format!("converged and fell apart: {}", self.where_they_stand()));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
     pub(super) fn finish_safety(&mut self) {
         self.done = true;
     }
 
     pub(super) fn must_converge(&self) -> bool {
         self.plan.must_converge() && !self.config.safety_only
-    }
-
-    fn where_they_stand(&self) -> String {
-        let replicas = self.machines.iter().enumerate().map(|(replica, machine)| match &machine.node {
-            Some(node) => format!("{replica}: {} ({} bundles)", node.ordering().executed(), node.ordering().pooled()),
-            None => format!("{replica}: down"),
-        });
-        let clients = self.clients.iter().map(|client| format!("{} bundles done", client.completed));
-        replicas.chain(clients).collect::<Vec<_>>().join(", ")
     }
 
     fn failure(&mut self, what: String) -> Box<Failure> {
@@ -620,85 +566,5 @@ impl World {
             converged: self.idle.is_some(),
             faults,
         }
-    }
-}
-
-fn machine(config: SimConfig, plan: &Plan, genesis: &Genesis, replica: usize, random: &mut Random) -> Machine {
-    let mut disk = SimDisk::new(random.next(), genesis.hash, SEGMENT_BYTES);
-    disk.skip_syncs(config.skip_syncs);
-    disk.slow_segments(plan.slow_segments);
-    let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
-    let adversary = tactics
-        .map(|(_, tactics)| Adversary::new(tactics, random.fork(), &genesis.origin, client_key(0).public()));
-    Machine {
-        node: None,
-        disk: Some(disk),
-        life: 0,
-        born_us: 0,
-        error_ms: random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms,
-        paused_until_us: 0,
-        dies_in_turn: false,
-        turn_due: false,
-        wake_us: u64::MAX,
-        outbox: Outbox::default(),
-        adversary,
-    }
-}
-
-fn client_key(index: usize) -> SecretKey {
-    SecretKey::from_seed(&[100 + index as u8; 32])
-}
-
-fn node_config(plan: &Plan, genesis: &Genesis, replica: usize) -> NodeConfig {
-    NodeConfig {
-        me: ReplicaId(replica as u8),
-        origin: genesis.origin.clone(),
-        genesis: genesis.hash,
-        agreed: Agreed { size: size(plan.n), window: plan.window, drift_ms: plan.drift_ms },
-        timing: plan.timing,
-        segment_bytes: SEGMENT_BYTES,
-        idle_write_us: 100_000,
-    }
-}
-
-fn size(n: usize) -> Size {
-    // Four where the size cannot be: the draw gives none such.
-    Size::new(n).or(Size::new(4)).unwrap_or_else(|| unreachable!("four replicas are a size"))
-}
-
-fn genesis(plan: &Plan) -> Genesis {
-    let key = |place: usize| SecretKey::from_seed(&[1 + place as u8; 32]).public();
-    let members = (0..plan.n).map(|index| Member {
-        index: index as u8,
-        name: format!("replica-{index}"),
-        link_key: key(4 * index),
-        protocol_key: key(4 * index + 1),
-        log_key: key(4 * index + 2),
-        cosign_key: key(4 * index + 3),
-    });
-    let clients = (0..plan.clients).map(|index| Client {
-        key: client_key(index).public(),
-        name: format!("client-{index}"),
-        role: "writer".into(),
-    });
-    Genesis {
-        origin: "atlas.example/simulated".into(),
-        hash: Digest([42; 32]),
-        created_ms: BASE_MS - 1_000,
-        epoch: 0,
-        members: members.collect(),
-        administrators: Vec::new(),
-        clients: clients.collect(),
-        roles: vec![Role { name: "writer".into(), writes: vec!["*".into()] }],
-        settings: Settings {
-            checkpoint_interval: 64,
-            window: plan.window,
-            drift_ms: plan.drift_ms as u64,
-            session_window: 64,
-            sessions_per_identity: 4,
-            session_idle_ms: 3_600_000,
-            state_interval_ms: 500,
-            others: Vec::new(),
-        },
     }
 }

@@ -1,6 +1,6 @@
 //! An RFC 6962 tree over a growing array of leaves that may change: the state root and its kin.
 
-use crate::history::tree::{empty_root, node_hash};
+use crate::crypto::hash::{empty_root, node_hash};
 use crate::types::Digest;
 
 /// A Merkle tree that keeps all its nodes and hashes again only above leaves that changed.

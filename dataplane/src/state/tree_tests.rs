@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::history::tree::{HistoryTree, leaf_hash};
+use crate::crypto::hash::{RootBuilder, leaf_hash};
 
 fn sequential_root(leaves: &[Digest]) -> Digest {
-    let mut tree = HistoryTree::new();
-    leaves.iter().for_each(|leaf| tree.append_hash(*leaf));
+    let mut tree = RootBuilder::default();
+    leaves.iter().for_each(|leaf| tree.push_hash(*leaf));
     tree.root()
 }
 

@@ -3,21 +3,17 @@
 //! A bundle is a COSE_Sign1 (RFC 9052, tag 18) whose payload names the cluster, the session, the request numbers and the RFC
 //! 6962 root over the encoded requests. One signature so serves up to 256 requests, and each can be shown alone by its path.
 //!
-//! Parsing is strict: the bytes must be the one deterministic encoding (RFC 8949, 4.2.1) of what they say, which is checked by
-//! encoding again straight against them. That holds for the operations too ([`super::cbor`]): an entry of the history holds
-//! requests as they are, so a client must not be able to put bytes there that an auditor's reader stumbles over. The signature is not checked here: the verify stage does that in batches, over
-//! [`Bundle::signed_bytes`].
+//! Parsing is strict: the bytes must be the one deterministic encoding (RFC 8949, 4.2.1) of what they say, which
+//! [`crate::cbor`] sees to. That holds for the operations too: an entry of the history holds requests as they are, so a client
+//! must not be able to put bytes there that an auditor's reader stumbles over. The signature is not checked here: the verify
+//! stage does that in batches, over [`Bundle::signed_bytes`].
 //!
 //! A bundle that opens a session has session null and the numbers from 0; its request 0 is the operation `[3]`, and further
 //! requests in it belong to the session that it opens. `[3]` stands nowhere else.
 
-use minicbor::data::{Tag, Type};
-use minicbor::encode::{Error, Write};
-use minicbor::{Decoder, Encoder};
-
-use super::cbor;
 use super::error::BundleError;
-use super::limits::{MAX_BUNDLE_REQUESTS, MAX_ENTRY};
+use super::limits::{MAX_BUNDLE_REQUESTS, MAX_ENTRY, MAX_OPERATION_DEPTH};
+use crate::cbor::{CborError, Reader, Writer, is_item};
 use crate::crypto::hash::{merkle_root, sha256};
 use crate::types::{Digest, PublicKey, Signature, TimeMs};
 
@@ -26,6 +22,9 @@ const BUNDLE_FORMAT: &str = "atlas-bundle/1";
 
 /// CBOR of the operation that opens a session.
 pub const OPEN_SESSION: [u8; 2] = [0x81, 0x03];
+
+/// The CBOR tag of a COSE_Sign1 (RFC 9052).
+const COSE_SIGN1: u64 = 18;
 
 /// Bytes of an entry beyond the bundle, its requests and its outcomes: array heads, kinds, sequence and time.
 const ENTRY_OVERHEAD: usize = 64;
@@ -54,27 +53,21 @@ impl<'a> Request<'a> {
     /// `None` unless the bytes are `[class, not_after_ms / null, operation]` in deterministic encoding, the operation one item
     /// of any type nested at most [`super::limits::MAX_OPERATION_DEPTH`] deep.
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let mut decoder = Decoder::new(bytes);
-        if decoder.array().ok()? != Some(3) {
-            return None;
-        }
-        let class = decoder.u8().ok()?;
-        let not_after_ms = match decoder.datatype().ok()? {
-            Type::Null => decoder.null().map(|()| None).ok()?,
-            _ => Some(decoder.i64().ok()?),
-        };
-        let (head, operation) = bytes.split_at_checked(decoder.position())?;
-        (is_encoding(head, |encoder| write_request_head(encoder, class, not_after_ms)) && cbor::is_item(operation))
-            .then_some(Self { class, not_after_ms, operation })
+        let mut reader = Reader::new(bytes);
+        let (class, not_after_ms) = read_request_head(&mut reader).ok()?;
+        let operation = bytes.get(reader.offset()..)?;
+        is_item(operation, MAX_OPERATION_DEPTH).then_some(Self { class, not_after_ms, operation })
     }
 
     /// The request's bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut encoder = Encoder::new(Vec::with_capacity(self.operation.len() + REQUEST_HEAD));
-        // Writing to a Vec cannot fail.
-        let _ = write_request_head(&mut encoder, self.class, self.not_after_ms);
-        let mut bytes = encoder.into_writer();
-        bytes.extend_from_slice(self.operation);
+        let mut bytes = Vec::with_capacity(self.operation.len() + REQUEST_HEAD);
+        let mut out = Writer(&mut bytes);
+        out.array(3).uint(u64::from(self.class));
+        out.optional(self.not_after_ms, |out, time| {
+            out.int(time);
+        });
+        out.items(self.operation);
         bytes
     }
 
@@ -87,41 +80,9 @@ impl<'a> Request<'a> {
 /// Most bytes of a request before its operation: array head, class, time.
 const REQUEST_HEAD: usize = 1 + 2 + 9;
 
-fn write_request_head<W: Write>(
-    encoder: &mut Encoder<W>,
-    class: u8,
-    not_after_ms: Option<TimeMs>,
-) -> Result<(), Error<W::Error>> {
-    encoder.array(3)?.u8(class)?;
-    match not_after_ms {
-        Some(time) => encoder.i64(time)?,
-        None => encoder.null()?,
-    };
-    Ok(())
-}
-
-/// A writer that compares what is written with the bytes that should be there, and keeps nothing.
-struct Expect<'a>(&'a [u8]);
-
-/// What is written differs from what should be there.
-struct Differs;
-
-impl Write for Expect<'_> {
-    type Error = Differs;
-
-    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Differs> {
-        self.0 = self.0.strip_prefix(bytes).ok_or(Differs)?;
-        Ok(())
-    }
-}
-
-/// Whether `bytes` are exactly what `write` writes.
-fn is_encoding<'a>(
-    bytes: &'a [u8],
-    write: impl FnOnce(&mut Encoder<Expect<'a>>) -> Result<(), Error<Differs>>,
-) -> bool {
-    let mut encoder = Encoder::new(Expect(bytes));
-    write(&mut encoder).is_ok() && encoder.writer().0.is_empty()
+fn read_request_head(reader: &mut Reader<'_>) -> Result<(u8, Option<TimeMs>), CborError> {
+    reader.array_of(3)?;
+    Ok((reader.narrow()?, reader.optional(Reader::int)?))
 }
 
 /// What the signature covers besides the format.
@@ -200,19 +161,13 @@ impl Bundle {
         if count == 0 || count > MAX_BUNDLE_REQUESTS {
             return Err(BundleError::Count { count });
         }
-        let Cose { key, payload, signature } = decode_cose(cose).ok_or(BundleError::Cose)?;
-        let (header_origin, signed_count, header) = decode_payload(payload).ok_or(BundleError::Payload)?;
+        let Cose { key, payload, signature } = decode_cose(cose).map_err(|_| BundleError::Cose)?;
+        let (header_origin, header) = decode_payload(payload).map_err(|_| BundleError::Payload)?;
         if header_origin != origin {
             return Err(BundleError::Origin);
         }
-        if !is_encoding(payload, |encoder| write_payload(encoder, origin, &header)) {
-            return Err(BundleError::Payload);
-        }
-        if !is_encoding(cose, |encoder| write_cose(encoder, &key, payload, &signature)) {
-            return Err(BundleError::Cose);
-        }
-        if signed_count != count as u64 {
-            return Err(BundleError::CountMismatch { signed: signed_count, sent: count });
+        if usize::from(header.count) != count {
+            return Err(BundleError::CountMismatch { signed: u64::from(header.count), sent: count });
         }
         header.first.checked_add(count as u64).ok_or(BundleError::Numbers)?;
         if header.session.is_none() && header.first != 0 {
@@ -257,8 +212,8 @@ impl Bundle {
         cose: &[u8],
         requests: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
     ) -> Result<Self, BundleError> {
-        let Cose { payload, .. } = decode_cose(cose).ok_or(BundleError::Cose)?;
-        let (origin, _, _) = decode_payload(payload).ok_or(BundleError::Payload)?;
+        let Cose { payload, .. } = decode_cose(cose).map_err(|_| BundleError::Cose)?;
+        let (origin, _) = decode_payload(payload).map_err(|_| BundleError::Payload)?;
         Self::parse(cose, requests, origin)
     }
 
@@ -339,86 +294,67 @@ fn protected_header(key: &PublicKey) -> [u8; 38] {
     out
 }
 
-fn decode_cose(bytes: &[u8]) -> Option<Cose<'_>> {
-    let mut decoder = Decoder::new(bytes);
-    if decoder.tag().ok()? != Tag::new(18) || decoder.array().ok()? != Some(4) {
-        return None;
+fn decode_cose(bytes: &[u8]) -> Result<Cose<'_>, CborError> {
+    let reader = &mut Reader::new(bytes);
+    if reader.tag()? != COSE_SIGN1 {
+        return reader.unexpected();
     }
-    let protected: &[u8; 38] = decoder.bytes().ok()?.try_into().ok()?;
-    let key = PublicKey(protected[6..].try_into().ok()?);
-    if decoder.map().ok()? != Some(0) {
-        return None;
+    reader.array_of(4)?;
+    let protected: &[u8; 38] = reader.bytes_of()?;
+    let mut key = PublicKey([0; 32]);
+    key.0.copy_from_slice(&protected[6..]);
+    if *protected != protected_header(&key) || reader.map()? != 0 {
+        return reader.unexpected();
     }
-    let payload = decoder.bytes().ok()?;
-    let signature = Signature(decoder.bytes().ok()?.try_into().ok()?);
-    (decoder.position() == bytes.len()).then_some(Cose { key, payload, signature })
+    let payload = reader.bytes()?;
+    let signature = Signature(*reader.bytes_of()?);
+    reader.finish()?;
+    Ok(Cose { key, payload, signature })
 }
 
-fn write_cose<W: Write>(
-    encoder: &mut Encoder<W>,
-    key: &PublicKey,
-    payload: &[u8],
-    signature: &Signature,
-) -> Result<(), Error<W::Error>> {
-    encoder.tag(Tag::new(18))?.array(4)?.bytes(&protected_header(key))?.map(0)?.bytes(payload)?.bytes(&signature.0)?;
-    Ok(())
+/// The key that a bundle's COSE_Sign1 names, whatever its payload is; `None` where the bytes are none of a bundle.
+pub fn signer(cose: &[u8]) -> Option<PublicKey> {
+    decode_cose(cose).ok().map(|cose| cose.key)
 }
 
 fn encode_cose(key: &PublicKey, payload: &[u8], signature: &Signature) -> Vec<u8> {
-    let mut encoder = Encoder::new(Vec::with_capacity(payload.len() + 128));
-    // Writing to a Vec cannot fail.
-    let _ = write_cose(&mut encoder, key, payload, signature);
-    encoder.into_writer()
+    let mut cose = Vec::with_capacity(payload.len() + 128);
+    let mut out = Writer(&mut cose);
+    out.tag(COSE_SIGN1).array(4).bytes(&protected_header(key)).map(0).bytes(payload).bytes(&signature.0);
+    cose
 }
 
 fn signature_structure(key: &PublicKey, payload: &[u8]) -> Vec<u8> {
-    let mut encoder = Encoder::new(Vec::with_capacity(payload.len() + 80));
-    let _ = encoder
-        .array(4)
-        .and_then(|e| e.str("Signature1"))
-        .and_then(|e| e.bytes(&protected_header(key)))
-        .and_then(|e| e.bytes(&[]))
-        .and_then(|e| e.bytes(payload));
-    encoder.into_writer()
-}
-
-fn write_payload<W: Write>(
-    encoder: &mut Encoder<W>,
-    origin: &str,
-    header: &BundleHeader,
-) -> Result<(), Error<W::Error>> {
-    encoder.array(7)?.str(BUNDLE_FORMAT)?.str(origin)?;
-    match header.session {
-        Some(session) => encoder.u64(session)?,
-        None => encoder.null()?,
-    };
-    encoder.u64(header.first)?.u16(header.count)?.bytes(&header.root.0)?.i64(header.client_time_ms)?;
-    Ok(())
+    let mut bytes = Vec::with_capacity(payload.len() + 80);
+    Writer(&mut bytes).array(4).text("Signature1").bytes(&protected_header(key)).bytes(&[]).bytes(payload);
+    bytes
 }
 
 fn encode_payload(origin: &str, header: &BundleHeader) -> Vec<u8> {
-    let mut encoder = Encoder::new(Vec::with_capacity(origin.len() + 96));
-    let _ = write_payload(&mut encoder, origin, header);
-    encoder.into_writer()
+    let mut payload = Vec::with_capacity(origin.len() + 96);
+    let mut out = Writer(&mut payload);
+    out.array(7).text(BUNDLE_FORMAT).text(origin);
+    out.optional(header.session, |out, session| {
+        out.uint(session);
+    });
+    out.uint(header.first).uint(u64::from(header.count)).bytes(&header.root.0).int(header.client_time_ms);
+    payload
 }
 
-fn decode_payload(payload: &[u8]) -> Option<(&str, u64, BundleHeader)> {
-    let mut decoder = Decoder::new(payload);
-    if decoder.array().ok()? != Some(7) || decoder.str().ok()? != BUNDLE_FORMAT {
-        return None;
+fn decode_payload(payload: &[u8]) -> Result<(&str, BundleHeader), CborError> {
+    let reader = &mut Reader::new(payload);
+    reader.array_of(7)?;
+    if reader.text()? != BUNDLE_FORMAT {
+        return reader.unexpected();
     }
-    let origin = decoder.str().ok()?;
-    let session = match decoder.datatype().ok()? {
-        Type::Null => decoder.null().map(|()| None).ok()?,
-        _ => Some(decoder.u64().ok()?),
+    let origin = reader.text()?;
+    let header = BundleHeader {
+        session: reader.optional(Reader::uint)?,
+        first: reader.uint()?,
+        count: reader.narrow()?,
+        root: Digest(reader.bytes32()?),
+        client_time_ms: reader.int()?,
     };
-    let first = decoder.u64().ok()?;
-    let signed_count = decoder.u64().ok()?;
-    let root = Digest(decoder.bytes().ok()?.try_into().ok()?);
-    let client_time_ms = decoder.i64().ok()?;
-    if decoder.position() != payload.len() {
-        return None;
-    }
-    let count = u16::try_from(signed_count).ok()?;
-    Some((origin, signed_count, BundleHeader { session, first, count, root, client_time_ms }))
+    reader.finish()?;
+    Ok((origin, header))
 }

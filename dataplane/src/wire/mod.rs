@@ -24,7 +24,6 @@
 //! authenticated peer, a refusal is an answer to a client.
 
 pub mod bundle;
-mod cbor;
 pub mod error;
 pub mod frame;
 pub mod limits;

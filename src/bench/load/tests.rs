@@ -83,18 +83,27 @@ fn an_open_loop_sends_on_time_and_counts_what_was_due_though_it_ends_late() {
 }
 
 #[test]
+fn what_was_due_and_never_sent_counts_as_an_error() {
+    let mut load = load(plan(Some(1_000.0)));
+    let sent = std::iter::from_fn(|| load.next(2_000 * MS)).count();
+    assert_eq!(sent, 4);
+    load.give_up();
+    // Four under way; of the rest, those due from 100 ms on: numbers 10 to 109.
+    assert_eq!(load.finish().errors, 40 + 1_000);
+}
+
+#[test]
 fn a_held_bundle_goes_again_when_its_client_has_room() {
     let mut load = load(plan(Some(1e9)));
     let first = load.next(100).unwrap();
     let other = load.next(100).unwrap();
     let third = load.next(100).unwrap();
-    load.hold(third, true);
+    assert_eq!(third.client, first.client);
+    load.hold(third);
     assert_eq!(load.next(100).map(|sending| sending.client), Some(other.client));
     assert_eq!(load.next(100), None);
     load.end(other, DONE, 101);
     assert_eq!(load.next(101).map(|sending| sending.client), Some(other.client));
     load.end(first, DONE, 102);
-    assert_eq!(load.next(102), Some(third));
-    load.hold(third, false);
     assert_eq!(load.next(102), Some(third));
 }

@@ -203,7 +203,7 @@ fn a_hostile_snapshot_is_refused_and_leaves_the_state_alone() {
 #[test]
 fn an_empty_store_has_the_empty_roots_and_an_empty_snapshot() {
     let mut store = TwinStore::new(10);
-    let empty = atlas_dataplane::history::tree::empty_root();
+    let empty = atlas_dataplane::crypto::hash::empty_root();
     assert_eq!((store.state_root(), store.absence_root(), store.slot_count()), (empty, empty, 0));
     let mut snapshot = Vec::new();
     store.snapshot(&mut snapshot).unwrap();

@@ -295,10 +295,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(max_properties: usize) -> Self {
         let mut e = Encoder::new(Vec::new());
-        e.array(9).unwrap().u8(1).unwrap().u8(0).unwrap();
-        (0..7).for_each(|_| {
-            e.null().unwrap();
-        });
+        e.array(9).unwrap().u8(1).unwrap().u8(0).unwrap().u8(0).unwrap().u8(0).unwrap().u8(0).unwrap();
+        e.str("").unwrap().array(0).unwrap().array(0).unwrap().map(0).unwrap();
         Self {
             store: TwinStore::new(max_properties as u64),
             model: Model { max: max_properties, ..Model::default() },
@@ -309,10 +307,8 @@ impl World {
     /// Appends an entry without a bundle.
     pub(super) fn other_entry(&mut self, time: TimeMs) {
         let mut e = Encoder::new(Vec::new());
-        e.array(8).unwrap().u8(1).unwrap().u8(2).unwrap();
-        (0..6).for_each(|_| {
-            e.null().unwrap();
-        });
+        e.array(8).unwrap().u8(1).unwrap().u8(2).unwrap().u8(0).unwrap().i64(time).unwrap().u8(0).unwrap();
+        e.bytes(&[0; 32]).unwrap().null().unwrap().null().unwrap();
         self.log.0.push((time, e.into_writer()));
     }
 

@@ -47,6 +47,11 @@ pub(super) fn script() -> impl Strategy<Value = Vec<Step>> {
 /// Path, revision, previous entry.
 type ModelChange = (u64, u64, Option<u64>);
 
+/// Whose key it is; 7 is unknown.
+fn identity(of: &PublicKey) -> u8 {
+    (1..=7).find(|identity| key(*identity) == *of).unwrap()
+}
+
 struct ModelSession {
     id: u64,
     owner: PublicKey,
@@ -107,7 +112,7 @@ fn note(settled: &mut Settled, number: u64, code: Code) {
 impl Model {
     /// The place of the bundle's session; `Ok(None)` where it opens one.
     fn find(&self, bundle: &Bundle, is_ordered: bool) -> Result<Option<usize>, Code> {
-        if bundle.key().0[0] > 4 {
+        if identity(bundle.key()) > 4 {
             return Err(Code::UNKNOWN_IDENTITY);
         }
         let header = bundle.header();
@@ -130,7 +135,7 @@ impl Model {
     }
 
     fn admit(&self, bundle: &Bundle) -> Admission {
-        if bundle.key().0[0] <= 4 && bundle.header().session.is_some_and(|id| id >= self.size) {
+        if identity(bundle.key()) <= 4 && bundle.header().session.is_some_and(|id| id >= self.size) {
             return Admission::Order;
         }
         let session = match self.find(bundle, false) {
@@ -208,7 +213,7 @@ impl Model {
             return (Code::EXPIRED, vec![], String::new());
         }
         let Some((register, amount)) = decode(request.operation) else { return (Code::DONE, vec![], String::new()) };
-        match bundle.key().0[0] {
+        match identity(bundle.key()) {
             1 | 2 => {}
             3 if register == 12 || register == 1 => {}
             _ => return (Code::FORBIDDEN, vec![], String::new()),
@@ -256,7 +261,7 @@ impl Model {
                 let session = &self.sessions[count - 1 - pick.which % count.min(4)];
                 let first = session.low().saturating_add_signed(pick.first);
                 // Mostly its owner; now and then somebody else.
-                let identity = if pick.session < 11 { session.owner.0[0] } else { pick.identity };
+                let identity = if pick.session < 11 { identity(&session.owner) } else { pick.identity };
                 sign(identity, Some(session.id), first, &requests, time_ms)
             }
         }

@@ -128,3 +128,34 @@ fn a_torn_tail_on_real_files_is_zeroed_before_anything_is_added() {
     drop(recovered);
     assert!(fs::read(&path).unwrap()[4096 + 152..].iter().all(|&byte| byte == 0));
 }
+
+#[test]
+fn a_write_that_another_ring_has_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (recovered, _) = start(dir.path(), Method::Direct);
+    let mut log = recovered.log;
+    append(&mut log, &[item(1, 100)]);
+    while log.begin_write().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(matches!(log.flush(), Err(LogError::WriteElsewhere)));
+    assert!(matches!(log.finish(), Err(LogError::WriteElsewhere)));
+    // Nor may another write begin over its buffer.
+    append(&mut log, &[item(2, 100)]);
+    assert!(log.begin_write().unwrap().is_none());
+    assert_eq!(log.durable().0, 0);
+}
+
+#[test]
+fn only_the_owner_reads_the_files() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let (mut recovered, _) = start(&data, Method::Direct);
+    append(&mut recovered.log, &[item(1, 100)]);
+    recovered.log.flush().unwrap();
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&data), mode(&data.join("log")), mode(&data.join("lock"))), (0o700, 0o700, 0o600));
+    let files: Vec<_> = fs::read_dir(data.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() >= 2 && files.iter().all(|file| mode(file) == 0o600), "{files:?}");
+}

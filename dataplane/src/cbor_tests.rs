@@ -3,6 +3,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const DEPTH: usize = 16;
+
 fn written(write: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
     let mut bytes = Vec::new();
     write(&mut Writer(&mut bytes));
@@ -50,10 +52,6 @@ fn every_other_encoding_of_an_item_is_refused() {
         ("fa3fc00000", Fault::NotDeterministic),         // 1.5 as f32
         ("fb3ff8000000000000", Fault::NotDeterministic), // 1.5 as f64
         ("fb40f86a0000000000", Fault::NotDeterministic), // 100000 as f64
-        ("f97c00", Fault::NotFinite),
-        ("f97e00", Fault::NotFinite),
-        ("fa7f800000", Fault::NotFinite),
-        ("fbfff0000000000000", Fault::NotFinite),
         ("61ff", Fault::Utf8),
         ("62c3", Fault::Truncated),
         ("9bffffffffffffffff", Fault::Truncated),
@@ -66,20 +64,136 @@ fn every_other_encoding_of_an_item_is_refused() {
         ("f8ff", Fault::Unexpected), // a simple value without a meaning here
         ("ff", Fault::Unexpected),
     ] {
-        let bytes = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
-        assert_eq!(Reader::new(&bytes).item().map_err(|error| error.fault), Err(fault), "{hex}");
+        let bytes = unhex(hex);
+        assert_eq!(Reader::new(&bytes).item(DEPTH).map_err(|error| error.fault), Err(fault), "{hex}");
     }
 }
 
 #[test]
-fn deep_nesting_costs_no_stack_and_numbers_keep_their_range() {
+fn a_number_that_is_asked_for_is_finite() {
+    for hex in ["f97c00", "f97e00", "fa7f800000", "fbfff0000000000000", "fb7ff8000000000000"] {
+        let bytes = unhex(hex);
+        assert_eq!(Reader::new(&bytes).float().map_err(|error| error.fault), Err(Fault::NotFinite), "{hex}");
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused_and_numbers_keep_their_range() {
     let deep = [vec![0x81; 1_000_000], vec![0]].concat();
-    assert_eq!(Reader::new(&deep).item().unwrap().len(), deep.len());
+    assert_eq!(Reader::new(&deep).item(DEPTH), Err(CborError { at: DEPTH, fault: Fault::TooDeep }));
     let range = |bytes: &[u8]| Reader::new(bytes).int().map_err(|error| error.fault);
     assert_eq!(range(&[0x1b, 0x80, 0, 0, 0, 0, 0, 0, 0]), Err(Fault::Range));
     assert_eq!(range(&[0x3b, 0x80, 0, 0, 0, 0, 0, 0, 0]), Err(Fault::Range));
     assert_eq!(range(&[0x3b, 0x7f, 255, 255, 255, 255, 255, 255, 255]), Ok(i64::MIN));
-    assert_eq!(Reader::new(&[0x1a, 0, 1, 0, 0]).uint16().map_err(|error| error.fault), Err(Fault::Range));
+    assert_eq!(Reader::new(&[0x1a, 0, 1, 0, 0]).narrow::<u16>().map_err(|error| error.fault), Err(Fault::Range));
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
+}
+
+#[test]
+fn an_item_is_the_shortest_form_of_everything() {
+    for item in [
+        "00",
+        "17",
+        "1818",
+        "18ff",
+        "190100",
+        "19ffff",
+        "1a00010000",
+        "1b0000000100000000",
+        "1bffffffffffffffff",
+        "20",
+        "3bffffffffffffffff",
+        "40",
+        "43010203",
+        "60",
+        "62c3bc",
+        "80",
+        "83010203",
+        "a0",
+        "a201020304",
+        "a21864002000",
+        "a2613100623131f6",
+        "c101",
+        "f4",
+        "f5",
+        "f6",
+        "f7",
+        "f90000",
+        "f98000",
+        "f97c00",
+        "f9fc00",
+        "f97e00",
+        "fa47c35000",
+        "fb3ff199999999999a",
+        "fa33000000",
+        "f90001",
+    ] {
+        assert!(is_item(&unhex(item), DEPTH), "{item}");
+    }
+}
+
+#[test]
+fn no_other_form_is_an_item() {
+    for (why, item) in [
+        ("nothing", ""),
+        ("two items", "0000"),
+        ("long 0", "1800"),
+        ("long 23", "1817"),
+        ("long 255", "1900ff"),
+        ("long 65535", "1a0000ffff"),
+        ("long 2^32-1", "1b00000000ffffffff"),
+        ("long negative", "3800"),
+        ("long length of bytes", "580100"),
+        ("long length of text", "780161"),
+        ("long count of an array", "980100"),
+        ("long count of a map", "b8010000"),
+        ("long tag", "d80100"),
+        ("indefinite bytes", "5f4100ff"),
+        ("indefinite text", "7f6161ff"),
+        ("indefinite array", "9f00ff"),
+        ("indefinite map", "bf0000ff"),
+        ("a lone break", "ff"),
+        ("a break in an array", "81ff"),
+        ("reserved info 28", "1c"),
+        ("missing argument", "19ff"),
+        ("missing content", "430102"),
+        ("missing element", "8200"),
+        ("missing value", "a100"),
+        ("missing tagged item", "c1"),
+        ("a count beyond everything", "9bffffffffffffffff00"),
+        ("a length beyond everything", "5bffffffffffffffff00"),
+        ("text that is not UTF-8", "61ff"),
+        ("map keys that descend", "a203040102"),
+        ("a repeated key", "a201020103"),
+        ("keys by length first (RFC 7049)", "a22000186400"),
+        ("simple value 0", "e0"),
+        ("simple value in two bytes", "f8ff"),
+        ("1.0 as f32", "fa3f800000"),
+        ("1.0 as f64", "fb3ff0000000000000"),
+        ("infinity as f32", "fa7f800000"),
+        ("infinity as f64", "fb7ff0000000000000"),
+        ("100000.0 as f64", "fb40f86a0000000000"),
+        ("another NaN", "f97e01"),
+        ("negative NaN", "f9fe00"),
+        ("NaN as f32", "fa7fc00000"),
+        ("NaN as f64", "fb7ff8000000000000"),
+        ("half a float", "fa47c350"),
+    ] {
+        assert!(!is_item(&unhex(item), DEPTH), "{why}: {item}");
+    }
+}
+
+#[test]
+fn depth_is_bounded_for_arrays_maps_and_tags() {
+    for level in [&[0x81][..], &[0xa1, 0x00], &[0xc1]] {
+        let nested = |depth: usize| [level.repeat(depth), vec![0x00]].concat();
+        assert!(is_item(&nested(DEPTH), DEPTH));
+        assert!(!is_item(&nested(DEPTH + 1), DEPTH));
+        assert!(!is_item(&nested(60_000), DEPTH));
+    }
 }
 
 proptest! {
@@ -95,7 +209,7 @@ proptest! {
         prop_assert_eq!(&ours, &e.into_writer());
 
         let mut reader = Reader::new(&ours);
-        prop_assert_eq!(reader.item().unwrap(), &ours);
+        prop_assert_eq!(reader.item(DEPTH).unwrap(), &ours);
         prop_assert!(reader.finish().is_ok());
         let mut reader = Reader::new(&ours);
         prop_assert_eq!(reader.array().unwrap(), 8);
@@ -121,7 +235,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
         let mut reader = Reader::new(&bytes);
-        while reader.item().is_ok() && reader.finish().is_err() {}
+        while reader.item(DEPTH).is_ok() && reader.finish().is_err() {}
         prop_assert!(reader.offset() <= bytes.len());
     }
 }

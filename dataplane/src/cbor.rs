@@ -1,8 +1,19 @@
-//! Deterministic CBOR (RFC 8949 4.2.1): a writer that produces nothing else and a reader that accepts nothing else.
+//! Deterministic CBOR (RFC 8949, 4.2.1): a writer that produces nothing else and a reader that accepts nothing else.
 //!
-//! General decoders accept several encodings of one value; signed operations and hashed leaves must have exactly one. The
-//! reader therefore refuses heads that are longer than needed, indefinite lengths, floats that a shorter one could
-//! say, and numbers that are not finite. It borrows, never allocates and never trusts a count beyond the bytes left.
+//! General decoders accept several encodings of one value; what is signed or hashed must have exactly one. So whoever
+//! reads bytes with [`Reader`], checks the values that are fixed and ends with [`Reader::finish`] knows that they are
+//! the bytes that [`Writer`] makes of the same values; nobody needs to encode again to find out.
+//!
+//! # What is refused
+//! Heads that are longer than needed, indefinite lengths, floats that a shorter one could say, text that is not UTF-8. In
+//! items of any meaning ([`Reader::item`]) also map keys that do not ascend, a second form of NaN, simple values other
+//! than false, true, null and undefined, and nesting deeper than the caller permits.
+//!
+//! # Limits
+//! The reader borrows and never allocates. A count is worth nothing before its items are there: an item needs a byte at
+//! least, so reading takes time linear in the bytes, times the depth where maps are keys of maps.
+//!
+//! Source: RFC 8949.
 
 use half::f16;
 
@@ -13,6 +24,7 @@ const TEXT: u8 = 3;
 const ARRAY: u8 = 4;
 const MAP: u8 = 5;
 const TAG: u8 = 6;
+const SIMPLE: u8 = 7;
 const FALSE: u8 = 0xf4;
 const TRUE: u8 = 0xf5;
 const NULL: u8 = 0xf6;
@@ -20,6 +32,8 @@ const UNDEFINED: u8 = 0xf7;
 const F16: u8 = 0xf9;
 const F32: u8 = 0xfa;
 const F64: u8 = 0xfb;
+/// The NaN of deterministic encodings, a half float.
+const NAN: u16 = 0x7e00;
 
 /// Bytes are not the expected item in deterministic CBOR.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -43,6 +57,9 @@ pub enum Fault {
     /// A shorter or definite encoding of the same item exists.
     #[error("not the deterministic encoding (RFC 8949 4.2.1)")]
     NotDeterministic,
+    /// Arrays, maps and tags are nested deeper than permitted.
+    #[error("nested too deep")]
+    TooDeep,
     /// A float is infinite or not a number.
     #[error("the number is not finite")]
     NotFinite,
@@ -100,27 +117,32 @@ impl<'a> Reader<'a> {
         Ok(&rest[..length])
     }
 
-    fn big_endian(&mut self, length: usize) -> Result<u64> {
-        Ok(self.take(length)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    fn array_of_bytes<const N: usize>(&mut self) -> Result<[u8; N]> {
+        match self.bytes[self.at..].first_chunk() {
+            Some(chunk) => {
+                self.at += N;
+                Ok(*chunk)
+            }
+            None => Err(self.error(self.at, Fault::Truncated)),
+        }
     }
 
     /// Major type and argument of an item that is no simple value or float.
     fn head(&mut self) -> Result<(u8, u64)> {
         let at = self.at;
-        let initial = self.take(1)?[0];
+        let [initial] = self.array_of_bytes()?;
         let (major, info) = (initial >> 5, initial & 0x1f);
-        if major == 7 {
+        if major == SIMPLE {
             return Err(self.error(at, Fault::Unexpected));
         }
-        let argument = match info {
+        let (argument, least) = match info {
             0..24 => return Ok((major, u64::from(info))),
-            24 => self.big_endian(1)?,
-            25 => self.big_endian(2)?,
-            26 => self.big_endian(4)?,
-            27 => self.big_endian(8)?,
+            24 => (u64::from(u8::from_be_bytes(self.array_of_bytes()?)), 24),
+            25 => (u64::from(u16::from_be_bytes(self.array_of_bytes()?)), 1 << 8),
+            26 => (u64::from(u32::from_be_bytes(self.array_of_bytes()?)), 1 << 16),
+            27 => (u64::from_be_bytes(self.array_of_bytes()?), 1 << 32),
             _ => return Err(self.error(at, Fault::NotDeterministic)),
         };
-        let least = [24, 1 << 8, 1 << 16, 1 << 32][usize::from(info - 24)];
         if argument < least {
             return Err(self.error(at, Fault::NotDeterministic));
         }
@@ -140,10 +162,10 @@ impl<'a> Reader<'a> {
         self.head_of(UNSIGNED)
     }
 
-    /// An unsigned integer of at most 16 bits.
-    pub fn uint16(&mut self) -> Result<u16> {
+    /// An unsigned integer that fits a narrower type.
+    pub fn narrow<T: TryFrom<u64>>(&mut self) -> Result<T> {
         let at = self.at;
-        u16::try_from(self.uint()?).map_err(|_| self.error(at, Fault::Range))
+        T::try_from(self.uint()?).map_err(|_| self.error(at, Fault::Range))
     }
 
     /// A signed integer of 64 bits.
@@ -153,15 +175,29 @@ impl<'a> Reader<'a> {
         let magnitude = i64::try_from(argument).map_err(|_| self.error(at, Fault::Range));
         match major {
             UNSIGNED => magnitude,
-            NEGATIVE => magnitude.map(|magnitude| -1 - magnitude),
+            NEGATIVE => magnitude.map(|magnitude| !magnitude),
             _ => Err(self.error(at, Fault::Unexpected)),
         }
     }
 
     /// The length of an array, never more than bytes are left.
     pub fn array(&mut self) -> Result<usize> {
+        self.count_of(ARRAY)
+    }
+
+    /// The number of pairs of a map, never more than bytes are left.
+    pub fn map(&mut self) -> Result<usize> {
+        self.count_of(MAP)
+    }
+
+    fn count_of(&mut self, major: u8) -> Result<usize> {
         let at = self.at;
-        let count = self.head_of(ARRAY)?;
+        let count = self.head_of(major)?;
+        self.count(at, count)
+    }
+
+    /// The count in a head at `at`, as far as there can be so many items.
+    fn count(&self, at: usize, count: u64) -> Result<usize> {
         match usize::try_from(count) {
             Ok(count) if count <= self.bytes.len() - self.at => Ok(count),
             _ => Err(self.error(at, Fault::Truncated)),
@@ -174,16 +210,6 @@ impl<'a> Reader<'a> {
         if self.array()? == count { Ok(()) } else { Err(self.error(at, Fault::Unexpected)) }
     }
 
-    /// The number of pairs of a map, never more than bytes are left.
-    pub fn map(&mut self) -> Result<usize> {
-        let at = self.at;
-        let count = self.head_of(MAP)?;
-        match usize::try_from(count) {
-            Ok(count) if count <= self.bytes.len() - self.at => Ok(count),
-            _ => Err(self.error(at, Fault::Truncated)),
-        }
-    }
-
     /// A tag's number; the tagged item follows.
     pub fn tag(&mut self) -> Result<u64> {
         self.head_of(TAG)
@@ -192,54 +218,71 @@ impl<'a> Reader<'a> {
     /// A byte string.
     pub fn bytes(&mut self) -> Result<&'a [u8]> {
         let length = self.head_of(BYTES)?;
-        self.take(usize::try_from(length).unwrap_or(usize::MAX))
+        self.content(length)
+    }
+
+    /// A byte string of exactly so many bytes.
+    pub fn bytes_of<const N: usize>(&mut self) -> Result<&'a [u8; N]> {
+        let at = self.at;
+        self.bytes()?.try_into().map_err(|_| self.error(at, Fault::Unexpected))
     }
 
     /// A byte string of exactly 32 bytes.
     pub fn bytes32(&mut self) -> Result<[u8; 32]> {
-        let at = self.at;
-        <[u8; 32]>::try_from(self.bytes()?).map_err(|_| self.error(at, Fault::Unexpected))
+        self.bytes_of().copied()
     }
 
     /// A text string.
     pub fn text(&mut self) -> Result<&'a str> {
         let length = self.head_of(TEXT)?;
+        self.text_content(length)
+    }
+
+    fn content(&mut self, length: u64) -> Result<&'a [u8]> {
+        self.take(usize::try_from(length).unwrap_or(usize::MAX))
+    }
+
+    fn text_content(&mut self, length: u64) -> Result<&'a str> {
         let at = self.at;
-        let bytes = self.take(usize::try_from(length).unwrap_or(usize::MAX))?;
-        core::str::from_utf8(bytes).map_err(|_| self.error(at, Fault::Utf8))
+        core::str::from_utf8(self.content(length)?).map_err(|_| self.error(at, Fault::Utf8))
     }
 
     /// A float: finite and as short as its value permits.
     pub fn float(&mut self) -> Result<f64> {
         let at = self.at;
-        let initial = self.take(1)?[0];
-        let (value, shorter_exists) = match initial {
-            F16 => (f16::from_bits(self.big_endian(2)? as u16).to_f64(), false),
-            F32 => {
-                let value = f64::from(f32::from_bits(self.big_endian(4)? as u32));
-                (value, as_f16(value).is_some())
-            }
-            F64 => {
-                let value = f64::from_bits(self.big_endian(8)?);
-                (value, as_f32(value).is_some())
-            }
-            _ => return Err(self.error(at, Fault::Unexpected)),
-        };
-        if !value.is_finite() {
-            return Err(self.error(at, Fault::NotFinite));
+        match self.any_float()? {
+            (value, _) if !value.is_finite() => Err(self.error(at, Fault::NotFinite)),
+            (_, false) => Err(self.error(at, Fault::NotDeterministic)),
+            (value, true) => Ok(value),
         }
-        if shorter_exists {
-            return Err(self.error(at, Fault::NotDeterministic));
+    }
+
+    /// A float, and whether no shorter one says the same; of the forms of NaN that is one.
+    fn any_float(&mut self) -> Result<(f64, bool)> {
+        let at = self.at;
+        match self.array_of_bytes()? {
+            [F16] => {
+                let value = f16::from_be_bytes(self.array_of_bytes()?);
+                Ok((value.to_f64(), !value.is_nan() || value.to_bits() == NAN))
+            }
+            [F32] => {
+                let value = f64::from(f32::from_be_bytes(self.array_of_bytes()?));
+                Ok((value, !value.is_nan() && as_f16(value).is_none()))
+            }
+            [F64] => {
+                let value = f64::from_be_bytes(self.array_of_bytes()?);
+                Ok((value, !value.is_nan() && as_f32(value).is_none()))
+            }
+            _ => Err(self.error(at, Fault::Unexpected)),
         }
-        Ok(value)
     }
 
     /// A boolean.
     pub fn bool(&mut self) -> Result<bool> {
         let at = self.at;
-        match self.take(1)?[0] {
-            FALSE => Ok(false),
-            TRUE => Ok(true),
+        match self.array_of_bytes()? {
+            [FALSE] => Ok(false),
+            [TRUE] => Ok(true),
             _ => Err(self.error(at, Fault::Unexpected)),
         }
     }
@@ -266,38 +309,66 @@ impl<'a> Reader<'a> {
         Err(self.error(self.at, fault))
     }
 
-    /// Skips one item with all that it contains and returns its bytes.
-    pub fn item(&mut self) -> Result<&'a [u8]> {
+    /// Skips one item of any meaning, in which at most `depth` levels of arrays, maps and tags open, and returns its bytes.
+    pub fn item(&mut self, depth: usize) -> Result<&'a [u8]> {
         let start = self.at;
-        let mut left = 1u64;
-        while left > 0 {
-            left -= 1;
-            match self.peek() {
-                Some(FALSE | TRUE | NULL | UNDEFINED) => self.at += 1,
-                Some(F16 | F32 | F64) => {
-                    self.float()?;
-                }
-                _ => left = left.saturating_add(self.skip_head()?),
-            }
-        }
-        Ok(&self.bytes[start..self.at])
+        self.skip(depth)?;
+        Ok(self.since(start))
     }
 
-    /// Skips a head and, of a string, its bytes; gives the number of items that belong to it.
-    fn skip_head(&mut self) -> Result<u64> {
-        let mut ahead = *self;
-        match ahead.head()?.0 {
-            BYTES => self.bytes().map(|_| 0),
-            TEXT => self.text().map(|_| 0),
-            ARRAY => self.array().map(|count| count as u64),
-            MAP => self.map().map(|count| 2 * count as u64),
-            TAG => self.tag().map(|_| 1),
-            _ => {
-                *self = ahead;
-                Ok(0)
+    /// The bytes from offset `start` to here; none where that is no earlier place.
+    pub fn since(&self, start: usize) -> &'a [u8] {
+        self.bytes.get(start..self.at).unwrap_or_default()
+    }
+
+    fn skip(&mut self, depth: usize) -> Result<()> {
+        let at = self.at;
+        if let Some(initial) = self.peek().filter(|initial| initial >> 5 == SIMPLE) {
+            if matches!(initial, FALSE | TRUE | NULL | UNDEFINED) {
+                self.at += 1;
+                return Ok(());
             }
+            let (_, is_shortest) = self.any_float()?;
+            return if is_shortest { Ok(()) } else { Err(self.error(at, Fault::NotDeterministic)) };
+        }
+        let (major, argument) = self.head()?;
+        let inner = depth.checked_sub(1).ok_or(CborError { at, fault: Fault::TooDeep });
+        match major {
+            BYTES => self.content(argument).map(drop),
+            TEXT => self.text_content(argument).map(drop),
+            ARRAY => {
+                let (count, depth) = (self.count(at, argument)?, inner?);
+                (0..count).try_for_each(|_| self.skip(depth))
+            }
+            MAP => {
+                let (count, depth) = (self.count(at, argument)?, inner?);
+                self.skip_pairs(count, depth)
+            }
+            TAG => self.skip(inner?),
+            _ => Ok(()),
         }
     }
+
+    /// Skips the pairs of a map, whose keys ascend by their encoded bytes.
+    fn skip_pairs(&mut self, count: usize, depth: usize) -> Result<()> {
+        let mut previous: Option<&[u8]> = None;
+        for _ in 0..count {
+            let at = self.at;
+            let key = self.item(depth)?;
+            if previous.is_some_and(|previous| previous >= key) {
+                return Err(self.error(at, Fault::NotDeterministic));
+            }
+            previous = Some(key);
+            self.skip(depth)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether `bytes` are exactly one deterministic item in which at most `depth` levels open.
+pub fn is_item(bytes: &[u8], depth: usize) -> bool {
+    let mut reader = Reader::new(bytes);
+    reader.skip(depth).is_ok() && reader.finish().is_ok()
 }
 
 fn as_f16(value: f64) -> Option<f16> {
@@ -349,6 +420,22 @@ impl Writer<'_> {
     /// The head of an array.
     pub fn array(&mut self, count: usize) -> &mut Self {
         self.head(ARRAY, count as u64)
+    }
+
+    /// The head of a map. Whoever writes one puts its keys in the order of their encoded bytes.
+    pub fn map(&mut self, count: usize) -> &mut Self {
+        self.head(MAP, count as u64)
+    }
+
+    /// A tag; the tagged item follows.
+    pub fn tag(&mut self, number: u64) -> &mut Self {
+        self.head(TAG, number)
+    }
+
+    /// Items that are encoded already.
+    pub fn items(&mut self, items: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(items);
+        self
     }
 
     /// A text string.

@@ -1,0 +1,88 @@
+//! The cluster that a plan describes.
+
+use std::path::Path;
+
+use super::SimConfig;
+use super::adversary::Adversary;
+use super::plan::Plan;
+use super::random::Random;
+use super::world::{Machine, Outbox};
+use crate::cluster::{Cluster, Size};
+use crate::crypto::keys::SecretKey;
+use crate::log::SimDisk;
+use crate::ordering::Agreed;
+use crate::replica::NodeConfig;
+use crate::types::ReplicaId;
+
+const SEGMENT_BYTES: u32 = 1 << 20;
+
+pub(super) fn machine(
+    config: SimConfig,
+    plan: &Plan,
+    cluster: &Cluster,
+    replica: usize,
+    random: &mut Random,
+) -> Machine {
+    let mut disk = SimDisk::new(random.next(), cluster.genesis(), SEGMENT_BYTES);
+    disk.skip_syncs(config.skip_syncs);
+    disk.slow_segments(plan.slow_segments);
+    let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
+    let adversary =
+        tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), cluster.origin(), client_key(0).public()));
+    Machine {
+        node: None,
+        disk: Some(disk),
+        life: 0,
+        born_us: 0,
+        error_ms: random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms,
+        paused_until_us: 0,
+        dies_in_turn: false,
+        turn_due: false,
+        wake_us: u64::MAX,
+        outbox: Outbox::default(),
+        adversary,
+    }
+}
+
+pub(super) fn client_key(index: usize) -> SecretKey {
+    SecretKey::from_seed(&[100 + index as u8; 32])
+}
+
+pub(super) fn node_config(plan: &Plan, cluster: &Cluster, replica: usize) -> Result<NodeConfig, String> {
+    let size = Size::new(plan.n).ok_or_else(|| format!("no cluster has {} replicas", plan.n))?;
+    Ok(NodeConfig {
+        me: ReplicaId(replica as u8),
+        origin: cluster.origin().to_owned(),
+        genesis: cluster.genesis(),
+        agreed: Agreed { size, window: plan.window, drift_ms: plan.drift_ms },
+        timing: plan.timing,
+        segment_bytes: SEGMENT_BYTES,
+        idle_write_us: 100_000,
+    })
+}
+
+pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
+    let key = |place: usize| SecretKey::from_seed(&[1 + place as u8; 32]).public();
+    let mut text = format!(
+        "origin = \"atlas.example/simulated\"\ncreated = 2026-09-01T00:00:00Z\n\n[settings]\ncheckpoint_interval = {}\nwindow = \
+         {}\ndrift_ms = {}\nsession_window = 64\nsessions_per_identity = 4\nstate_interval_ms = 500\n",
+        plan.window.max(64),
+        plan.window,
+        // The cluster file's own bound is higher than some draws; the core is given the draw.
+        plan.drift_ms.max(100),
+    );
+    for index in 0..plan.n {
+        let [link, protocol, log, cosign] = [0, 1, 2, 3].map(|kind| key(4 * index + kind));
+        text += &format!(
+            "\n[[replicas]]\nname = \"replica-{index}\"\naddress = \"127.0.0.1:{}\"\nlink_key = \"{link}\"\nprotocol_key = \
+             \"{protocol}\"\nlog_key = \"{log}\"\ncosign_key = \"{cosign}\"\n",
+            7450 + index,
+        );
+    }
+    text += "\n[[roles]]\nname = \"writer\"\nwrite = [\"*\"]\n";
+    for index in 0..plan.clients {
+        let key = client_key(index).public();
+        text += &format!("\n[[clients]]\nname = \"client-{index}\"\nkey = \"{key}\"\nrole = \"writer\"\n");
+    }
+    Cluster::parse(text.as_bytes(), Path::new("the simulated cluster file")).map_err(|error| error.to_string())
+}

@@ -1,0 +1,243 @@
+//! Decoders of what is not a message: entries and log records from disk, the cluster file, and the handshake of a link.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use atlas_dataplane::cluster::error::Problem;
+use atlas_dataplane::cluster::{Cluster, ConfigError};
+use atlas_dataplane::crypto::SecretKey;
+use atlas_dataplane::crypto::link::{Handshake, LinkIdentity};
+use atlas_dataplane::history::entry::{
+    EntryView, Member, StateView, put_bundle_start, put_config, put_outcome, put_skipped, put_state,
+};
+use atlas_dataplane::log::Record as _;
+use atlas_dataplane::ordering::record::Record;
+use atlas_dataplane::state::Change;
+use atlas_dataplane::types::{Code, Digest, PublicKey};
+
+use crate::samples::{self, Rng};
+use crate::{Reached, counted, mutated};
+
+// ---- Entries ------------------------------------------------------------------------------------------------------------
+
+pub(crate) fn entry(rng: &mut Rng) -> Vec<u8> {
+    mutated(rng, sample_entry)
+}
+
+fn sample_entry(rng: &mut Rng) -> Vec<u8> {
+    let (sequence, time_ms) = (rng.number(), rng.number() as i64);
+    let mut out = Vec::new();
+    match rng.below(4) {
+        0 => {
+            let key = |rng: &mut Rng| PublicKey([rng.next() as u8; 32]);
+            let member = |rng: &mut Rng, index| Member {
+                index,
+                name: "replica",
+                link_key: key(rng),
+                protocol_key: key(rng),
+                log_key: key(rng),
+                cosign_key: key(rng),
+            };
+            let members: Vec<_> = (0..rng.below(4) as u8).map(|index| member(rng, index)).collect();
+            let settings = [0xa2, 0x61, b'a', 0x01, 0x62, b'a', b'a', 0x82, 0x01, 0x61, b'x'];
+            put_config(&mut out, sequence, time_ms, 0, "policy", members.into_iter(), &[key(rng)], &settings);
+        }
+        1 => {
+            let state = StateView {
+                sequence,
+                time_ms,
+                slot_count: rng.number(),
+                state_root: Digest([rng.next() as u8; 32]),
+                previous: rng.one_in(2).then(|| rng.number()),
+                absence_root: rng.one_in(2).then_some(Digest([7; 32])),
+            };
+            put_state(&mut out, &state);
+        }
+        _ => {
+            let bundle = samples::bundle(rng);
+            put_bundle_start(&mut out, sequence, time_ms, bundle.cose(), bundle.requests());
+            for _ in bundle.requests() {
+                if rng.one_in(4) {
+                    put_skipped(&mut out);
+                    continue;
+                }
+                let change = |rng: &mut Rng| Change {
+                    path: rng.number(),
+                    revision: rng.number(),
+                    previous: rng.one_in(2).then(|| rng.number()),
+                };
+                let changes: Vec<_> = (0..rng.below(3)).map(|_| change(rng)).collect();
+                put_outcome(&mut out, Code(rng.number() as u16), &changes);
+            }
+        }
+    }
+    out
+}
+
+/// What is accepted encodes to the same bytes, as far as it can be encoded from what is offered.
+pub(crate) fn run_entry(input: &[u8]) -> Reached {
+    let Ok(view) = counted(input.len(), || EntryView::decode(input)) else {
+        return if matches!(input, [0x87..=0x89, 1, 0..=2, ..]) { Reached::Header } else { Reached::Nothing };
+    };
+    let mut again = Vec::new();
+    match &view {
+        EntryView::Config(config) => {
+            assert!(config.setting("").is_none() || input.contains(&0x60));
+            let end = config.setting("aa").map_or(0, <[u8]>::len);
+            assert!(config.administrators().count() <= input.len() && end <= input.len());
+            return Reached::Body;
+        }
+        EntryView::State(state) => put_state(&mut again, state),
+        EntryView::Bundle(bundle) => {
+            put_bundle_start(&mut again, bundle.sequence, bundle.time_ms, bundle.cose, bundle.requests());
+            for outcome in bundle.outcomes() {
+                match outcome {
+                    Some(outcome) => {
+                        put_outcome(&mut again, outcome.code, &outcome.changes().collect::<Vec<_>>());
+                    }
+                    None => put_skipped(&mut again),
+                }
+            }
+        }
+    }
+    assert_eq!(again, input, "an accepted entry encodes to other bytes");
+    Reached::Body
+}
+
+// ---- Log records --------------------------------------------------------------------------------------------------------
+
+/// Kinds of record: PRE-PREPARED, PREPARED, DECIDED, LEARNED.
+const KINDS: [u8; 4] = [1, 2, 3, 4];
+
+/// The kind and the payload of a record.
+pub(crate) fn record(rng: &mut Rng) -> Vec<u8> {
+    mutated(rng, sample_record)
+}
+
+fn sample_record(rng: &mut Rng) -> Vec<u8> {
+    let kind = KINDS[rng.below(4)];
+    let mut out = vec![kind];
+    out.extend_from_slice(&rng.number().to_le_bytes());
+    if kind <= 2 {
+        out.extend_from_slice(&rng.number().to_le_bytes());
+    }
+    if matches!(kind, 2 | 3) {
+        out.extend_from_slice(&[rng.next() as u8; 32]);
+        return out;
+    }
+    let bundles: Vec<_> = (0..rng.below(3)).map(|_| samples::bundle(rng)).collect();
+    out.extend_from_slice(&rng.number().to_le_bytes());
+    out.extend_from_slice(&(bundles.len() as u32).to_le_bytes());
+    for bundle in bundles {
+        let lengths = bundle.requests().map(|request| request.len() as u32);
+        for number in [bundle.cose().len() as u32, bundle.requests().len() as u32].into_iter().chain(lengths) {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(bundle.cose());
+        bundle.requests().for_each(|request| out.extend_from_slice(request));
+    }
+    out
+}
+
+/// Bytes of the list of bundles, for which a record's count alone makes room.
+const LIST: usize = 32 << 10;
+
+pub(crate) fn run_record(input: &[u8]) -> Reached {
+    let Some((kind, payload)) = input.split_first() else { return Reached::Nothing };
+    let Some((sequence, _)) = payload.split_first_chunk().filter(|_| KINDS.contains(kind)) else {
+        return Reached::Nothing;
+    };
+    match counted(payload.len() + LIST, || Record::decode(*kind, payload)) {
+        Some(record) => {
+            assert_eq!(record.sequence(), u64::from_le_bytes(*sequence));
+            assert_eq!(record.kind(), *kind);
+            Reached::Body
+        }
+        None => Reached::Header,
+    }
+}
+
+// ---- The cluster file ---------------------------------------------------------------------------------------------------
+
+static CLUSTER: LazyLock<String> = LazyLock::new(|| {
+    let key = |seed: u8| SecretKey::from_seed(&[seed; 32]).public();
+    let mut text = "origin = \"atlas.example/x\"\ncreated = 2026-01-31T12:00:00Z\n[settings]\nwindow = 32\n".to_owned();
+    for i in 0..4u8 {
+        let [link, protocol, log, cosign] = [1, 2, 3, 4].map(|kind| key(4 * i + kind));
+        text += &format!(
+            "[[replicas]]\nname = \"r{i}\"\naddress = \"h:{}\"\nlink_key = \"{link}\"\nprotocol_key = \"{protocol}\"\n\
+             log_key = \"{log}\"\ncosign_key = \"{cosign}\"\n",
+            7450 + u16::from(i),
+        );
+    }
+    text + &format!(
+        "[[roles]]\nname = \"a\"\nwrite = [\"plant/*:power\"]\n[[clients]]\nname = \"c\"\nkey = \"{}\"\nrole = \"a\"\n",
+        key(99)
+    )
+});
+
+pub(crate) fn cluster(rng: &mut Rng) -> Vec<u8> {
+    mutated(rng, |_| CLUSTER.clone().into_bytes())
+}
+
+/// The memory is that of the TOML parser, which keeps a tree; the file's length bounds it before anything is parsed.
+pub(crate) fn run_cluster(input: &[u8]) -> Reached {
+    match Cluster::parse(input, Path::new("cluster.toml")) {
+        Ok(cluster) => {
+            let mut entry = Vec::new();
+            cluster.put_config_entry(&mut entry);
+            assert!(matches!(EntryView::decode(&entry), Ok(EntryView::Config(_))), "no CONFIG entry");
+            Reached::Body
+        }
+        Err(ConfigError::At { line, problem, .. }) => {
+            assert!(line <= input.split(|byte| *byte == b'\n').count(), "line {line}");
+            if matches!(problem, Problem::NotText | Problem::Toml(_)) { Reached::Nothing } else { Reached::Header }
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+// ---- Handshakes ---------------------------------------------------------------------------------------------------------
+
+static PROCESSES: LazyLock<[Arc<LinkIdentity>; 2]> = LazyLock::new(|| {
+    [1, 2].map(|seed| {
+        Arc::new(LinkIdentity::new(SecretKey::from_seed(&[seed; 32]), Digest([3; 32])).expect("random bytes"))
+    })
+});
+
+/// Which message is mutated, and the seed of the mutation: a handshake draws keys, so its messages cannot be inputs.
+pub(crate) fn handshake(rng: &mut Rng) -> Vec<u8> {
+    [&[rng.below(4) as u8][..], &rng.next().to_be_bytes()].concat()
+}
+
+pub(crate) fn run_handshake(input: &[u8]) -> Reached {
+    let [caller, called] = &*PROCESSES;
+    let mut sides = [
+        Handshake::initiator(Arc::clone(caller), called.public()).expect("random bytes"),
+        Handshake::responder(Arc::clone(called)).expect("random bytes"),
+    ];
+    let (hurt, seed) = (usize::from(input[0]), u64::from_be_bytes(input[1..9].try_into().expect("8 bytes")));
+    for number in 0..3 {
+        let [writer, reader] = if number == 1 { [1, 0] } else { [0, 1] };
+        let mut message = Vec::new();
+        sides[writer].write_message(&mut message).expect("its turn");
+        let sent = message.clone();
+        if number == hurt {
+            message = mutated(&mut Rng(seed), |_| sent.clone());
+        }
+        let want = sides[reader].next_message_len();
+        if counted(message.len(), || sides[reader].read_message(&message)).is_err() {
+            assert_ne!(message, sent, "message {number} is refused as it was sent");
+            return if message.len() == want { Reached::Header } else { Reached::Nothing };
+        }
+        // Another X25519 key in the first message is a key; it is found to be the wrong one in the next.
+        assert!(message == sent || number == 0, "message {number} is accepted with other bytes");
+        if message != sent {
+            let mut next = Vec::new();
+            sides[reader].write_message(&mut next).expect("its turn");
+            assert!(sides[writer].read_message(&next).is_err(), "a changed first message is not found");
+            return Reached::Header;
+        }
+    }
+    Reached::Body
+}

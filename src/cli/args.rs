@@ -1,0 +1,441 @@
+//! The command line of `atlas`: what may be typed, and the help for it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use atlas_dataplane::cluster::init::DEFAULT_PORT;
+use atlas_dataplane::types::Position;
+use clap::builder::ValueParser;
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+
+use super::bench::BenchArgs;
+use super::parse::{self, Assignment};
+use crate::demo::DemoArgs;
+use crate::twin::operation::{Condition, SetProperty, Write};
+use crate::twin::query::Bound;
+use crate::twin::value::Quality;
+
+/// The longest `--timeout` and other spans of time that a user gives, in seconds.
+const MAX_SECONDS: f64 = 86_400.0;
+
+const AFTER_HELP: &str = "\
+First steps:
+  atlas init plant --replicas 4
+  for i in 0 1 2 3; do atlas replica --config plant/replica-$i/config.toml & done
+  export ATLAS_CLUSTER=plant/cluster.toml ATLAS_IDENTITY=plant/clients/operator.key
+  atlas status
+  atlas set plant/turbine-1 power=1345.2 pitch=37.0 state=running
+  atlas get plant/turbine-1
+
+Exit codes:
+  0  done
+  1  failed: a file, the network or the host; the message says what to do
+  2  usage: what was typed, or a configuration that it names, is not right
+  3  refused: the cluster decided, and decided against it (the code says why)
+  4  no quorum: too few replicas answered alike in time
+  5  a proof does not hold
+
+With --json, results are one JSON object a line. Messages for people go to standard error.";
+
+/// Digital twins on a cluster that agrees although some of its replicas lie.
+#[derive(Parser, Debug)]
+#[command(name = "atlas", version, about, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Write a new cluster: keys, cluster file, a configuration for each replica, client identities
+    Init(InitArgs),
+    /// Run one replica until SIGTERM or SIGINT
+    Replica(ReplicaArgs),
+    /// Set properties of a twin
+    Set(SetArgs),
+    /// Delete properties of a twin, or all of them
+    Delete(DeleteArgs),
+    /// Show the properties of a twin
+    Get(GetArgs),
+    /// Show the properties of all twins whose names begin with a prefix
+    List(ListArgs),
+    /// Show what happened to a twin or property, newest first
+    History(HistoryArgs),
+    /// Write to several twins at once if all conditions hold
+    Txn(TxnArgs),
+    /// Print changes as they are agreed, until interrupted
+    Watch(WatchArgs),
+    /// Show how each replica is
+    Status(StatusArgs),
+    /// Measure latency or throughput, beside the floor of this host
+    Bench(BenchArgs),
+    /// Replay a real day of a wind farm on four replicas, with a trip, a refusal and a kill -9
+    Demo(DemoArgs),
+}
+
+/// How to reach a cluster, for every command that does.
+#[derive(Args, Clone, Debug)]
+pub struct Connection {
+    /// The cluster file
+    #[arg(long, value_name = "FILE", env = "ATLAS_CLUSTER", help_heading = "Connection")]
+    pub cluster: PathBuf,
+    /// The private key file of the client that acts
+    #[arg(long, value_name = "KEYFILE", env = "ATLAS_IDENTITY", help_heading = "Connection")]
+    pub identity: PathBuf,
+    /// Give up after so long; a change may then still be carried out until its own deadline, which is the same
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds, help_heading = "Connection")]
+    pub timeout: Duration,
+}
+
+/// How to print results.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Format {
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How fresh a read is.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Freshness {
+    /// Do not order the read: true at the position that it names, not necessarily the newest
+    #[arg(long)]
+    pub unordered: bool,
+    /// With --unordered: accept no answer from before this position
+    #[arg(long, value_name = "POSITION", requires = "unordered")]
+    pub at_least: Option<Position>,
+}
+
+/// Arguments of `atlas init`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  atlas init plant --replicas 4 --origin twin.example/plant-7
+
+Addresses are 127.0.0.1; to spread a cluster over hosts, edit them in the cluster file before any replica
+has started, and give every host the same file, byte for byte, and its own replica's directory.")]
+pub struct InitArgs {
+    /// The directory to write; it must be new or empty
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// How many replicas; f of 3f+1 may lie or fail
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub replicas: usize,
+    /// The cluster's name, which everything signed carries: printable, without spaces and '+'
+    #[arg(long, value_name = "NAME", default_value = "atlas.example/cluster")]
+    pub origin: String,
+    /// The port of replica 0; the others follow
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
+    pub base_port: u16,
+    /// What the client "gateway" may write: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    pub gateway_write: Vec<String>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas replica`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  atlas replica --config plant/replica-0/config.toml
+
+On SIGTERM or SIGINT it takes no more work, syncs what it has and exits with 0.")]
+pub struct ReplicaArgs {
+    /// The replica's configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// End when this process, which has started the replica, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<u32>,
+}
+
+/// Arguments of `atlas set`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas set plant/turbine-1 power=1345.2 pitch=37.0
+  atlas set plant/turbine-1 state=stopped --reason 'gearbox inspection'
+  atlas set plant/turbine-1 wind=7.1 --source-time 2015-03-31T01:40:00Z --quality uncertain
+
+Values: true, false, -5 (i64), 37.0 (f64), \"5\" (text, JSON quotes and escapes), hex:00ff (bytes); all else is
+text as it stands. All properties are set at one position, or none.")]
+pub struct SetArgs {
+    /// The twin: namespace/name
+    #[arg(value_name = "TWIN", value_parser = parse::twin)]
+    pub twin: String,
+    /// What to set
+    #[arg(value_name = "PATH=VALUE", required = true)]
+    pub properties: Vec<Assignment>,
+    /// When the source took the values, RFC 3339
+    #[arg(long, value_name = "TIME", value_parser = super::time::parse_ns)]
+    pub source_time: Option<i64>,
+    /// How far to trust them: good, uncertain, bad, stale
+    #[arg(long, value_name = "QUALITY", default_value = "good")]
+    pub quality: Quality,
+    /// Why, kept in the history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas delete`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas delete plant/turbine-1 pitch
+  atlas delete plant/turbine-1 --reason 'dismantled'
+
+Revisions go on counting when a deleted property is set again; its history stays.")]
+pub struct DeleteArgs {
+    /// The twin: namespace/name
+    #[arg(value_name = "TWIN", value_parser = parse::twin)]
+    pub twin: String,
+    /// The properties; without any, all that the twin has
+    #[arg(value_name = "PATH", value_parser = parse::property)]
+    pub paths: Vec<String>,
+    /// Why, kept in the history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas get`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas get plant/turbine-1
+  atlas get plant/turbine-1 power --json
+  atlas get plant/turbine-1 --unordered --at-least 1042.0
+
+By default the read is linearizable: it sees everything that was done before it began. A twin or property that
+does not exist is refused (exit code 3).")]
+pub struct GetArgs {
+    /// The twin: namespace/name
+    #[arg(value_name = "TWIN", value_parser = parse::twin)]
+    pub twin: String,
+    /// Only this property
+    #[arg(value_name = "PROPERTY", value_parser = parse::property)]
+    pub property: Option<String>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub freshness: Freshness,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas list`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas list plant/
+  atlas list '' --json
+
+Many properties come in several pages, each true at a position no earlier than that of the page before.")]
+pub struct ListArgs {
+    /// What the twins' names begin with; '' for all
+    #[arg(value_name = "PREFIX")]
+    pub prefix: String,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub freshness: Freshness,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas history`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas history plant/turbine-1 state
+  atlas history plant/turbine-1 --from 2015-03-31T01:00:00Z --to 2015-03-31T02:00:00Z
+  atlas history plant/turbine-1 power --from 1042.0 --json
+
+Times are agreed times. Values are shown as they were written.")]
+pub struct HistoryArgs {
+    /// The twin: namespace/name
+    #[arg(value_name = "TWIN", value_parser = parse::twin)]
+    pub twin: String,
+    /// Only this property
+    #[arg(value_name = "PROPERTY", value_parser = parse::property)]
+    pub property: Option<String>,
+    /// Nothing before this position or time (included)
+    #[arg(long, value_name = "P", value_parser = parse::bound)]
+    pub from: Option<Bound>,
+    /// Nothing after this position or time (included)
+    #[arg(long, value_name = "P", value_parser = parse::bound)]
+    pub to: Option<Bound>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub freshness: Freshness,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas txn`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas txn --if 'plant/turbine-1 state == \"stopped\"' --set plant/turbine-1 brake=released
+  atlas txn --if 'plant/turbine-1 pitch revision == 7' --set plant/turbine-1 pitch=12.5
+  atlas txn --if 'plant/grid export < 2000' --if 'plant/turbine-2 fault absent' \\
+      --set plant/turbine-2 state=starting --delete plant/turbine-2 stop_reason --reason 'restart'
+
+Conditions: TWIN PATH, then == != < <= > >= and a value, or revision == NUMBER (0: never written), exists, or
+absent. All must hold before the first write; else nothing is written, and the reply says which did not (exit
+code 3). Sets are carried out before deletes.")]
+pub struct TxnArgs {
+    /// A condition; repeatable
+    #[arg(long = "if", value_name = "CONDITION", value_parser = parse::condition)]
+    pub conditions: Vec<Condition>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub writes: Writes,
+    /// Why, kept in the history
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas watch`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas watch plant/
+  atlas watch plant/ --from 1042.3 --json >> changes.jsonl
+
+Begins with the next change, or behind --from: with the last position that was printed, nothing is missed and
+nothing comes twice. Each line is written at once. SIGINT and SIGTERM end it with exit code 0.")]
+pub struct WatchArgs {
+    /// What the twins' names begin with; '' for all
+    #[arg(value_name = "PREFIX")]
+    pub prefix: String,
+    /// Begin behind this position; 0.0 for the beginning of history
+    #[arg(long, value_name = "POSITION")]
+    pub from: Option<Position>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Arguments of `atlas status`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas status
+  atlas status --json | jq .state_digest
+
+Each replica speaks for itself here; nobody vouches for it. Replicas at one sequence show equal roots and digests.
+Exit code 0 when a quorum answered, else 4.")]
+pub struct StatusArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub connection: Connection,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub format: Format,
+}
+
+/// Reads a span of time: a positive number of seconds, at most a day.
+///
+/// # Errors
+/// A text for people.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= MAX_SECONDS => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("a number of seconds above 0 and up to {MAX_SECONDS}, such as 10 or 0.5")),
+    }
+}
+
+/// The `--set` and `--delete` of a transaction, each with a twin and what belongs to it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Writes(pub Vec<Write>);
+
+const SET: &str = "set";
+const DELETE: &str = "delete";
+
+impl Args for Writes {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let list = |name: &'static str| {
+            Arg::new(name).long(name).action(ArgAction::Append).value_parser(ValueParser::string())
+        };
+        let set = list(SET).num_args(2..).value_names(["TWIN", "PATH=VALUE"]);
+        let delete = list(DELETE).num_args(1..).value_names(["TWIN"]);
+        command
+            .arg(set.help("Set properties of a twin; repeatable").required_unless_present(DELETE))
+            .arg(delete.help("Delete properties of a twin, or all of them: TWIN [PATH...]; repeatable"))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Writes {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let wrong =
+            |error: parse::ParseError| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{error}\n"));
+        let groups = |name| matches.get_occurrences::<String>(name).into_iter().flatten();
+        let mut writes = Vec::new();
+        for mut group in groups(SET) {
+            let twin = parse::twin(group.next().map_or("", String::as_str)).map_err(wrong)?;
+            let assignments: Result<Vec<Assignment>, _> = group.map(|text| text.parse()).collect();
+            let properties = set_properties(assignments.map_err(wrong)?, Quality::Good, None);
+            writes.push(Write::Set { twin, properties, reason: None });
+        }
+        for mut group in groups(DELETE) {
+            let twin = parse::twin(group.next().map_or("", String::as_str)).map_err(wrong)?;
+            let paths: Vec<String> =
+                group.map(|text| parse::property(text)).collect::<Result<_, _>>().map_err(wrong)?;
+            writes.push(Write::Delete { twin, paths: Some(paths).filter(|paths| !paths.is_empty()), reason: None });
+        }
+        Ok(Self(writes))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// What was typed, with the quality and source time that all of it has.
+pub fn set_properties(typed: Vec<Assignment>, quality: Quality, source_time_ns: Option<i64>) -> Vec<SetProperty> {
+    let property = |Assignment { path, value }| SetProperty { path, value, quality, source_time_ns };
+    typed.into_iter().map(property).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! `atlas bench`: the command around [`crate::bench`].
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::args::seconds;
+use super::error::CliError;
+use super::interrupt::Interrupt;
+use super::output::json_line;
+use super::session::{identity, load_cluster};
+use crate::bench::report::write_hdr;
+use crate::bench::run::{self, BenchError, Measured, Settings, Target};
+use crate::bench::workload::{MAX_PAYLOAD, MIN_PAYLOAD};
+use crate::local::{LocalCluster, LocalOptions};
+
+/// The most clients of a run.
+const MAX_CLIENTS: i64 = 256;
+/// The most bundles that each keeps under way.
+const MAX_IN_FLIGHT: i64 = 1_024;
+/// The most operations in a bundle.
+const MAX_BUNDLE: i64 = 256;
+/// The most replicas of a cluster that the run starts.
+const MAX_REPLICAS: i64 = 16;
+/// What tmpfs says it is, statfs(2).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Mode {
+    /// How long one operation takes: one client, one at a time, unless options say otherwise
+    Latency,
+    /// How many operations a second are possible: enough under way to saturate the cluster
+    Throughput,
+}
+
+/// Arguments of `atlas bench`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas bench latency
+  atlas bench throughput --seconds 30 --json
+  atlas bench latency --rate 2000 --clients 8 --in-flight 16 --hdr latency.hlog
+  atlas bench throughput --cluster plant/cluster.toml --identity plant/clients/operator.key
+
+Without --cluster it starts four replica processes of its own in a temporary directory, and removes all at the
+end. Each operation sets one property, uniform over 1,000 twins with 16 properties each, and counts when f+1
+replicas gave the same reply. With --rate the loop is open: latency counts from when a bundle was due. Beside
+the result stands the floor of this host, measured in the same run.")]
+pub struct BenchArgs {
+    /// What to measure
+    #[arg(value_name = "WHAT")]
+    pub mode: Mode,
+    /// Clients, each with its own session [default: 1 for latency, 16 for throughput]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_CLIENTS))]
+    pub clients: Option<u16>,
+    /// Bundles that each client keeps under way [default: 1 for latency, 8 for throughput]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_IN_FLIGHT))]
+    pub in_flight: Option<u16>,
+    /// Operations under one signature [default: 1 for latency, 64 for throughput]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BUNDLE))]
+    pub bundle: Option<u16>,
+    /// Bytes of an operation
+    #[arg(long, value_name = "BYTES", default_value_t = 128,
+          value_parser = clap::value_parser!(u16).range(MIN_PAYLOAD as i64..=MAX_PAYLOAD as i64))]
+    pub payload: u16,
+    /// Open loop: so many operations a second are due, in all
+    #[arg(long, value_name = "OPS", value_parser = rate)]
+    pub rate: Option<f64>,
+    /// How long to count
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// How long to run before that without counting
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub warmup: Duration,
+    /// Seed of the operations
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
+    /// Also write all latencies as an HDR histogram log
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Measure this running cluster; every client then signs with the one identity
+    #[arg(long, value_name = "FILE", requires = "identity", conflicts_with_all = ["dir", "replicas"])]
+    pub cluster: Option<PathBuf>,
+    /// The private key file for --cluster
+    #[arg(long, value_name = "KEYFILE", requires = "cluster")]
+    pub identity: Option<PathBuf>,
+    /// Without --cluster: a directory on the disk to measure; a temporary directory is made in it [default: .]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Without --cluster: how many replicas [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(4..=MAX_REPLICAS))]
+    pub replicas: Option<u8>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    const MAX_RATE: f64 = 1e9;
+    match text.parse::<f64>() {
+        Ok(rate) if rate > 0.0 && rate <= MAX_RATE => Ok(rate),
+        _ => Err("a number of operations a second above 0 and up to 1e9".to_owned()),
+    }
+}
+
+impl BenchArgs {
+    fn settings(&self) -> Settings {
+        let (clients, in_flight, bundle) = match self.mode {
+            Mode::Latency => (1, 1, 1),
+            Mode::Throughput => (16, 8, 64),
+        };
+        Settings {
+            clients: usize::from(self.clients.unwrap_or(clients)),
+            in_flight: usize::from(self.in_flight.unwrap_or(in_flight)),
+            bundle: usize::from(self.bundle.unwrap_or(bundle)),
+            payload: usize::from(self.payload),
+            rate: self.rate,
+            measured: self.seconds,
+            warm_up: self.warmup,
+            seed: self.seed,
+        }
+    }
+}
+
+/// `atlas bench`.
+///
+/// # Errors
+/// The host cannot be measured, the cluster does not run or serve, or a signal came.
+pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
+    let interrupt = Interrupt::install()?;
+    let settings = args.settings();
+    // Before all the work: a file that cannot be written is told now.
+    let hdr = args.hdr.as_deref().map(create).transpose()?;
+    let measured = match (&args.cluster, &args.identity) {
+        (Some(cluster_file), Some(key_file)) => {
+            let cluster = load_cluster(cluster_file)?;
+            let keys = (0..settings.clients).map(|_| identity(key_file)).collect::<Result<_, _>>()?;
+            let dir = cluster_file.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
+            let floor = run::measure_floor(dir, cluster.n()).map_err(bench_error)?;
+            run::run(Target { cluster, keys }, &settings, floor, &interrupt).map_err(bench_error)?
+        }
+        _ => on_own_cluster(args, &settings, &interrupt)?,
+    };
+    if let Some((path, file)) = hdr {
+        let Measured { ref latencies, started, elapsed, .. } = measured;
+        write_hdr(&mut BufWriter::new(file), latencies, started, elapsed)
+            .map_err(|error| CliError::failed(format_args!("cannot write {}", path.display()), error))?;
+    }
+    if args.json {
+        json_line(out, &measured.report)?;
+    } else {
+        writeln!(out, "{}", measured.report)?;
+    }
+    Ok(())
+}
+
+fn create(path: &Path) -> Result<(&Path, File), CliError> {
+    let file = File::create(path);
+    file.map(|file| (path, file))
+        .map_err(|error| CliError::failed(format_args!("cannot write {}", path.display()), error))
+}
+
+fn on_own_cluster(args: &BenchArgs, settings: &Settings, interrupt: &Interrupt) -> Result<Measured, CliError> {
+    let parent = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+    check_disk(&parent, args.dir.is_some())?;
+    let replicas = usize::from(args.replicas.unwrap_or(4));
+    // Removed with all in it when this function is left, on whichever way; the replicas are gone by then.
+    let temporary = tempfile::Builder::new().prefix("atlas-bench-").tempdir_in(&parent);
+    let temporary = temporary.map_err(|error| {
+        CliError::failed(
+            format_args!("cannot make a directory in {}; choose another with --dir", parent.display()),
+            error,
+        )
+    })?;
+    let floor = run::measure_floor(temporary.path(), replicas).map_err(bench_error)?;
+    let options =
+        LocalOptions { extra_clients: settings.clients, interrupt: Some(interrupt.clone()), ..Default::default() };
+    let failed = |error: crate::local::LocalError| CliError::Failed(error.to_string());
+    let mut local = LocalCluster::start(&temporary.path().join("cluster"), replicas, &options).map_err(failed)?;
+    let keys = (0..settings.clients).map(|client| identity(&local.extra_client(client))).collect::<Result<_, _>>()?;
+    let target = Target { cluster: load_cluster(local.cluster_file())?, keys };
+    let measured = run::run(target, settings, floor, interrupt);
+    // A replica that died explains a run that failed better than the run does.
+    local.check().map_err(failed)?;
+    let measured = measured.map_err(bench_error)?;
+    local.stop().map_err(failed)?;
+    Ok(measured)
+}
+
+/// A disk in memory makes durable writes look free.
+fn check_disk(dir: &Path, chosen: bool) -> Result<(), CliError> {
+    let stat = rustix::fs::statfs(dir);
+    let stat =
+        stat.map_err(|error| CliError::Usage(format!("{}: {error}; choose a directory with --dir", dir.display())))?;
+    if u64::try_from(stat.f_type) != Ok(TMPFS_MAGIC) {
+        return Ok(());
+    }
+    if chosen {
+        eprintln!("warning: {} lies in memory (tmpfs): no durable write is measured", dir.display());
+        return Ok(());
+    }
+    Err(CliError::Usage("this directory lies in memory (tmpfs); name one on a disk with --dir".to_owned()))
+}
+
+fn bench_error(error: BenchError) -> CliError {
+    match error {
+        BenchError::NoQuorum(text) => CliError::NoQuorum(text),
+        BenchError::Refused { code, detail } => CliError::Refused { code, detail },
+        other => CliError::Failed(other.to_string()),
+    }
+}
