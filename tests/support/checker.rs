@@ -56,6 +56,12 @@ impl Load {
         });
     }
 
+    /// Stops where the replicas are gone for good.
+    pub fn abandon(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.clients.into_iter().for_each(|client| drop(client.join()));
+    }
+
     /// Stops and gives all that was acknowledged.
     pub fn stop(self) -> Vec<Acknowledged> {
         self.stop.store(true, Ordering::Relaxed);

@@ -22,7 +22,7 @@ use atlas_dataplane::types::{ReplicaId, TimeMs};
 use client::Client;
 
 /// How long anything that must happen may take, on a machine with other things to do.
-pub const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -35,6 +35,15 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// Tells helpers to stop also where the test fails.
+pub struct StopOnDrop<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }
 

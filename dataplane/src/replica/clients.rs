@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::node::{ClientId, Node, Shell};
-use super::{MAX_PARKED, MAX_PARKED_PER_CLIENT, MAX_WAIT_MS};
+use super::{MAX_BUNDLES_PER_ROUND, MAX_PARKED, MAX_PARKED_PER_CLIENT, MAX_READS_PER_ROUND, MAX_WAIT_MS};
 use crate::crypto::verify::BatchVerifier;
 use crate::execution::{Admission, Settled};
 use crate::history::store::EntryStore;
@@ -76,6 +76,14 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn client_bundle(&mut self, client: ClientId, key: &PublicKey, submit: &ArchivedSubmit, shell: &mut impl Shell<D>) {
+        let asked = self.asked.entry(client).or_default();
+        asked.bundles += 1;
+        if asked.bundles > MAX_BUNDLES_PER_ROUND {
+            let bundle = crate::crypto::hash::sha256(&[&submit.bundle.cose]).0;
+            let (count, code) = (submit.bundle.requests.len() as u32, Code::OVERLOADED.0);
+            let refused = Refused { bundle, first: 0, count, code, retry_after_ms: RETRY_AFTER_MS };
+            return self.refuse(client, &refused, shell);
+        }
         let bundle = match self.read_bundle(key, submit) {
             Ok(bundle) => bundle,
             Err((digest, code)) => {
@@ -135,6 +143,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     let retry_after_ms = if code == Code::OVERLOADED { RETRY_AFTER_MS } else { 0 };
                     let refused = Refused { bundle: digest.0, first, count, code: code.0, retry_after_ms };
                     self.refuse(client, &refused, shell);
+                    if code == Code::BAD_SIGNATURE {
+                        shell.close_client(client);
+                    }
                 }
             }
         }
@@ -180,6 +191,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             until_us: now.mono_us + wait_us,
             seen_size: 0,
         };
+        if !self.may_read(client) {
+            return self.answer(&parked, Code::OVERLOADED, &Answer::default(), shell);
+        }
         if let Some(mut parked) = self.try_answer(parked, now, shell) {
             let of_client = self.parked.iter().filter(|other| other.client == client).count();
             if self.parked.len() >= MAX_PARKED || of_client >= MAX_PARKED_PER_CLIENT {
@@ -188,6 +202,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             parked.seen_size = self.execution.size();
             self.parked.push(parked);
         }
+    }
+
+    fn may_read(&mut self, client: ClientId) -> bool {
+        let asked = self.asked.entry(client).or_default();
+        asked.reads += 1;
+        asked.reads <= MAX_READS_PER_ROUND
     }
 
     /// Answers a read, or gives it back if it is to wait.
@@ -238,6 +258,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn client_status(&mut self, client: ClientId, id: u64, shell: &mut impl Shell<D>) {
+        if !self.may_read(client) {
+            return;
+        }
         let host = shell.host();
         let decisions = self.ordering.decisions();
         let mut counters = self.counters.clone();

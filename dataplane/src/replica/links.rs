@@ -21,11 +21,19 @@ use crate::wire::frame::{Kind, Sender};
 /// Bytes that may wait to be sent to one client; one that does not take its replies loses them and asks again.
 const CLIENT_QUEUE_BYTES: usize = 1 << 20;
 
+/// Connections that have not proved a key yet, beside those that have. One more than these ends the oldest of them: whoever
+/// means it is done within moments, so strangers who hold connections open keep nobody out.
+pub(super) const MAX_HALF_OPEN: usize = 256;
+
+/// An identity may have this part of `max_clients`; beyond it its oldest connection is closed.
+const CLIENT_SHARE: usize = 4;
+
 /// Messages that the node wants sent, until they are sealed into the connections' queues.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
     messages: Vec<(Target, Kind, std::ops::Range<usize>)>,
+    closing: Vec<ClientId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +52,11 @@ impl Outbox {
 
     pub(super) fn client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
         self.put(Target::Client(client), kind, body);
+    }
+
+    /// The client's connection ends behind its messages.
+    pub(super) fn close(&mut self, client: ClientId) {
+        self.closing.push(client);
     }
 
     fn put(&mut self, target: Target, kind: Kind, body: &[u8]) {
@@ -87,6 +100,7 @@ pub(super) struct Links {
     cluster: Cluster,
     identity: Identity,
     handshake_us: u64,
+    max_clients: usize,
     connections: BTreeMap<ConnectionId, Connection>,
     peers: Vec<Option<ConnectionId>>,
     clients: BTreeMap<ClientId, ConnectionId>,
@@ -116,6 +130,7 @@ impl Links {
             me,
             identity,
             handshake_us: config.net.handshake_timeout_ms * 1_000,
+            max_clients: config.net.max_clients as usize,
             connections: BTreeMap::new(),
             peers: vec![None; cluster.n()],
             clients: BTreeMap::new(),
@@ -193,6 +208,16 @@ impl Links {
     }
 
     pub(super) fn accepted(&mut self, reactor: &mut Reactor, id: ConnectionId, now: Now) {
+        let half_open = self.connections.values().filter_map(|connection| match connection.role {
+            Role::Unknown(until) if connection.dialled.is_none() => Some((until, connection.id)),
+            _ => None,
+        });
+        if half_open.clone().count() >= MAX_HALF_OPEN
+            && let Some((_, oldest)) = half_open.min_by_key(|(until, _)| *until)
+        {
+            self.connections.remove(&oldest);
+            reactor.close(oldest);
+        }
         match Session::responder(Arc::clone(&self.identity), &self.cluster.genesis(), 0) {
             Ok(session) => {
                 let role = Role::Unknown(now.mono_us + self.handshake_us);
@@ -290,7 +315,7 @@ impl Links {
             connection.role = Role::Client(client, key);
             self.clients.insert(client, id);
             reactor.set_send_limit(id, CLIENT_QUEUE_BYTES);
-            return;
+            return self.hold_to_share(reactor, &key, node, now);
         };
         connection.role = Role::Peer(replica);
         if let Some(old) = self.peers[replica.index()].replace(id).filter(|old| *old != id) {
@@ -305,6 +330,40 @@ impl Links {
         report(&format!("link to replica {replica} stands"));
         let _ = now;
         node.on_link(replica, true);
+    }
+
+    /// Closes a connection where an identity has more than its share, or all clients together more than they may: the oldest
+    /// of the identity that has most.
+    fn hold_to_share<A: Application, S: EntryStore, D: Device>(
+        &mut self,
+        reactor: &mut Reactor,
+        newest: &PublicKey,
+        node: &mut Node<A, S, D>,
+        now: Now,
+    ) {
+        let share = (self.max_clients / CLIENT_SHARE).max(1);
+        let of_newest = self.client_keys().filter(|(_, key)| key == newest).count();
+        if of_newest <= share && self.clients.len() <= self.max_clients {
+            return;
+        }
+        let mut counts: BTreeMap<PublicKey, usize> = BTreeMap::new();
+        self.client_keys().for_each(|(_, key)| *counts.entry(key).or_default() += 1);
+        let most =
+            if of_newest > share { Some(*newest) } else { counts.iter().max_by_key(|(_, n)| **n).map(|(key, _)| *key) };
+        // Clients are numbered as they come, so the first is the oldest.
+        let oldest = self.client_keys().find(|(_, key)| Some(*key) == most).map(|(id, _)| id);
+        if let Some(id) = oldest {
+            self.lost(id, "its identity has more connections than its share", node, now);
+            reactor.close(id);
+        }
+    }
+
+    /// The connections of clients in the order in which they came.
+    fn client_keys(&self) -> impl Iterator<Item = (ConnectionId, PublicKey)> + '_ {
+        self.clients.values().filter_map(|id| match self.connections.get(id)?.role {
+            Role::Client(_, key) => Some((*id, key)),
+            Role::Peer(_) | Role::Unknown(_) => None,
+        })
     }
 
     pub(super) fn closed<A: Application, S: EntryStore, D: Device>(
@@ -369,6 +428,13 @@ impl Links {
                 report(&format!("a frame of kind {kind:?} was not sent: {error}"));
             }
             debug_assert!(!matches!(queued, Err(SendError::Closed)) || id.is_some());
+        }
+        for client in outbox.closing.drain(..) {
+            if let Some(id) = self.clients.remove(&client) {
+                // Nothing that it still sends is read.
+                self.connections.remove(&id);
+                reactor.close_after_flush(id);
+            }
         }
         outbox.bytes.clear();
         if outbox.bytes.capacity() > KEEP_OUTBOX {

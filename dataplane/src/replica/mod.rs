@@ -19,6 +19,9 @@
 //! load, and an idle replica waits for nothing.
 //!
 //! # Limits
+//! What one client or peer gets done in a round is bounded ([`MAX_BUNDLES_PER_ROUND`], [`MAX_READS_PER_ROUND`],
+//! [`MAX_BODIES_PER_ROUND`], [`MAX_TOLD_PER_ROUND`]), so a flood costs its sender and not its neighbours. A client whose bundle
+//! has a bad signature is told so and disconnected: the key is that of its own link, so nobody else can have done it.
 //! Bundles waiting for verification: what one round's receive buffers held. Parked reads: [`MAX_PARKED`] in all and
 //! [`MAX_PARKED_PER_CLIENT`] a client. Routes from bundles to connections: pruned to what the core still holds.
 
@@ -42,3 +45,15 @@ pub const MAX_PARKED_PER_CLIENT: usize = 64;
 
 /// The longest that a read waits here, ms; a client that wants to wait longer asks again.
 pub const MAX_WAIT_MS: u32 = 10_000;
+
+/// Bundles that one client may send in a round, and be told OVERLOADED beyond: a session's usual window.
+pub const MAX_BUNDLES_PER_ROUND: usize = 1_024;
+
+/// Reads and status questions that are answered to one client in a round; beyond it OVERLOADED, or nothing to a status question.
+pub const MAX_READS_PER_ROUND: usize = 64;
+
+/// Bodies and pages of decisions that one peer is sent in a round; it asks for no more than 16 bodies at once.
+pub const MAX_BODIES_PER_ROUND: usize = 16;
+
+/// Other messages to one peer alone in a round: the proposals of a full status and what belongs to them.
+pub const MAX_TOLD_PER_ROUND: usize = 512;

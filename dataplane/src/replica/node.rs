@@ -6,6 +6,7 @@ use super::clients::{Parked, Pending};
 use super::counters::Counters;
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
+use super::{MAX_BODIES_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::execution::{Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
@@ -41,6 +42,9 @@ pub trait Shell<D: Device> {
 
     /// Sends a message to a client; it may get lost.
     fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]);
+
+    /// Closes a client's connection once what was sent to it has left.
+    fn close_client(&mut self, client: ClientId);
 
     /// Starts the log's next write if there is one; [`Node::log_completed`] follows.
     ///
@@ -123,6 +127,24 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     executed: Executed,
     pub(super) body: Vec<u8>,
     pub(super) links: u32,
+    /// What each client asked for in this round.
+    pub(super) asked: BTreeMap<ClientId, Asked>,
+    /// What was sent to each peer alone in this round.
+    told: Vec<Told>,
+}
+
+/// What one client asked for in a round.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asked {
+    pub(super) bundles: usize,
+    pub(super) reads: usize,
+}
+
+/// What was sent to one peer alone in a round.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    messages: usize,
+    bodies: usize,
 }
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
@@ -155,6 +177,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             torn_bytes: recovered.torn_bytes,
             executed: ordering.executed(),
         };
+        let told = vec![Told::default(); config.agreed.size.n()];
         let node = Self {
             config,
             ordering,
@@ -170,6 +193,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             executed,
             body: Vec::new(),
             links: 0,
+            asked: BTreeMap::new(),
+            told,
         };
         Ok((node, found))
     }
@@ -223,6 +248,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.execution.flush()?;
         self.answer_parked(now, shell);
         self.prune_routes();
+        self.asked.clear();
+        self.told.fill(Told::default());
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
         if self.log.durable() < self.urgent || idle || !self.backlog.is_empty() {
@@ -242,6 +269,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     fn carry_out(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
         while let Some(effect) = self.ordering.next_effect() {
+            if !self.is_within_round(&effect) {
+                self.counters.add("peers.asked_too_much", 1);
+                continue;
+            }
             match effect {
                 Effect::Log(record) => self.append(record, now)?,
                 Effect::Send(to, message) => self.send(to, &message, shell),
@@ -258,6 +289,25 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             }
         }
         Ok(())
+    }
+
+    /// Whether an answer to one peer is within what a peer gets in a round. A small message can ask for a large body and a long
+    /// walk through the log; what a peer did not get it asks for again.
+    fn is_within_round(&mut self, effect: &Effect) -> bool {
+        let (peer, is_body) = match effect {
+            Effect::Send(To::One(peer), _) => (peer, false),
+            Effect::SupplyBatch(peer, ..) | Effect::SupplyLoggedBatch(peer, ..) | Effect::SupplyDecided(peer, _) => {
+                (peer, true)
+            }
+            Effect::Log(_) | Effect::Send(To::All, _) | Effect::Execute(..) | Effect::Report(..) => return true,
+        };
+        let Some(told) = self.told.get_mut(peer.index()) else { return false };
+        let (count, limit) = match is_body {
+            true => (&mut told.bodies, MAX_BODIES_PER_ROUND),
+            false => (&mut told.messages, MAX_TOLD_PER_ROUND),
+        };
+        *count += 1;
+        *count <= limit
     }
 
     fn append(&mut self, record: Record, now: Now) -> Result<(), NodeError> {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::crash::{CrashPoint, Step};
-use super::links::{Links, Outbox};
+use super::links::{self, Links, Outbox};
 use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
@@ -28,7 +28,7 @@ use crate::crypto::link::LinkError;
 use crate::execution::{Execution, ExecutionError};
 use crate::history::store::{FileStore, StoreError};
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
-use crate::net::{Event, NetError, Reactor, ReactorConfig};
+use crate::net::{Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
 use crate::state::Application;
@@ -37,6 +37,9 @@ use crate::wire::frame::Kind;
 
 /// How long a clean end may take before what is left is given up: the log is safe all the same.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// Room for connections that are accepted and closed in the same round.
+const SPARE_CONNECTIONS: u32 = 64;
 
 /// How long staged decisions may wait for another record to be written with.
 const IDLE_WRITE_US: u64 = 1_000_000;
@@ -140,6 +143,10 @@ impl Shell<FileDevice> for ProcessShell<'_> {
         self.outbox.client(client, kind, body);
     }
 
+    fn close_client(&mut self, client: ClientId) {
+        self.outbox.close(client);
+    }
+
     fn start_write(&mut self, log: &mut Log<Record, FileDevice>) -> Result<(), LogError> {
         if !*self.writing && log.last() > log.durable() {
             self.crash.pass(Step::Staged);
@@ -169,8 +176,9 @@ impl<A: Application> Process<A> {
     fn start(setup: ReplicaSetup, application: A) -> Result<Self, RunError> {
         let started = Instant::now();
         let ReplicaSetup { config, cluster, keys } = setup;
+        let others = (links::MAX_HALF_OPEN + 2 * cluster.n()) as u32 + SPARE_CONNECTIONS;
         let mut reactor = Reactor::new(&ReactorConfig {
-            max_connections: config.net.max_clients as u32 + 2 * cluster.n() as u32,
+            max_connections: (config.net.max_clients as u32 + others).min(MAX_CONNECTIONS),
             send_queue_bytes: (config.net.send_queue_kib as usize) << 10,
             ..ReactorConfig::default()
         })?;

@@ -81,6 +81,9 @@ impl Shell<SimDisk> for Outbox {
         self.clients.push((client, kind, body.to_vec()));
     }
 
+    /// The simulator's clients sign what they send.
+    fn close_client(&mut self, _client: ClientId) {}
+
     fn start_write(&mut self, log: &mut Log<Record, SimDisk>) -> Result<(), LogError> {
         self.wrote |= log.submit()?;
         Ok(())
