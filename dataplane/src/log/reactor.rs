@@ -40,11 +40,7 @@ impl ReactorWriter {
     ///
     /// # Errors
     /// The log's end.
-    pub fn start<T: Record>(
-        &mut self,
-        log: &mut Log<T, FileDevice>,
-        reactor: &mut Reactor,
-    ) -> Result<bool, LogError> {
+    pub fn start<T: Record>(&mut self, log: &mut Log<T, FileDevice>, reactor: &mut Reactor) -> Result<bool, LogError> {
         let Some(write) = log.begin_write()? else { return Ok(false) };
         match self.submit(log, reactor, &write) {
             Ok(()) => Ok(true),

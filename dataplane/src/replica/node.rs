@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::clients::{Parked, Pending};
 use super::counters::Counters;
+use super::{MAX_BODIES_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
-use super::{MAX_BODIES_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::execution::{Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};

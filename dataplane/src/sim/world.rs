@@ -140,13 +140,19 @@ impl World {
     pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
         let mut random = Random::new(config.seed);
         let plan = Plan::draw(&mut random, config.replicas);
-        let cluster =
-            cluster(&plan).map_err(|what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() }))?;
+        let cluster = cluster(&plan).map_err(|what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() }))?;
         let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random)).collect();
         let mut clients = Vec::new();
         for index in 0..plan.clients {
             let lying = plan.lying_client && index + 1 == plan.clients;
-            clients.push(SimClient::new(index as u32, client_key(index), cluster.origin(), lying, &plan, random.fork()));
+            clients.push(SimClient::new(
+                index as u32,
+                client_key(index),
+                cluster.origin(),
+                lying,
+                &plan,
+                random.fork(),
+            ));
         }
         let network = Network::new(plan.n + plan.clients, &plan, random.fork());
         let checker = Checker::new(plan.n, config.check_disk);
