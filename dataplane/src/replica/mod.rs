@@ -19,8 +19,9 @@
 //! load, and an idle replica waits for nothing.
 //!
 //! # Limits
-//! Bundles waiting for verification: what one round's receive buffers held. Parked reads: [`MAX_PARKED`] in all and
-//! [`MAX_PARKED_PER_CLIENT`] a client. Routes from bundles to connections: pruned to what the core still holds.
+//! A round takes at most 256 bundles of one key, and none for which the pool has no room. A turn answers at most 16 reads and half a
+//! MiB, one key after the other; of one key at most 64 are queued. Parked reads: [`MAX_PARKED`] in all and
+//! [`MAX_PARKED_PER_CLIENT`] a key. Routes from bundles to connections: pruned to what the core still holds.
 
 mod clients;
 mod counters;
@@ -29,6 +30,7 @@ mod links;
 mod node;
 mod peers;
 pub mod process;
+mod reads;
 mod supply;
 
 pub use counters::Counters;
@@ -37,7 +39,7 @@ pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shel
 /// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.
 pub const MAX_PARKED: usize = 4_096;
 
-/// Reads that one client may have waiting.
+/// Reads that one client's key may have waiting.
 pub const MAX_PARKED_PER_CLIENT: usize = 64;
 
 /// The longest that a read waits here, ms; a client that wants to wait longer asks again.
