@@ -166,8 +166,9 @@ fn half_open_connections_keep_nobody_out() {
     cluster.wait_all();
     let mut late = Client::new(&cluster, "gateway");
     cluster.assert_well(&mut late, &ALL);
-    for index in 0..3 {
-        let growth = cluster.anonymous_kib(index).saturating_sub(memory[index]);
+    // The fourth was started anew.
+    for (index, before) in memory.iter().enumerate().take(3) {
+        let growth = cluster.anonymous_kib(index).saturating_sub(*before);
         assert!(growth < GROWTH_KIB, "replica {index} grew by {growth} KiB");
     }
 }
@@ -195,7 +196,7 @@ fn refusal(cluster: &Cluster, index: usize, bundle: &Bundle) -> Code {
     loop {
         assert!(Instant::now() < deadline, "no refusal of {bundle:?}");
         link.poll(Duration::from_millis(100)).unwrap();
-        for (kind, body) in link.inbox.drain(..) {
+        if let Some((kind, body)) = link.inbox.pop() {
             assert_eq!(kind, Kind::Refused, "{bundle:?} was executed");
             return Code(message::access::<Refused>(&body).unwrap().code.to_native());
         }
@@ -211,10 +212,15 @@ fn original_mistake_signatures_are_not_checked() {
     let session = client.open();
     let (next, operation) = (client.next, set("test/forged", fresh_value()));
     let good = client.sign(Some(session), next, std::slice::from_ref(&operation));
-    let forged =
-        Bundle::sign(cluster.file.origin(), client.public(), Some(session), next, &[operation.clone()], 0, |_| {
-            *good.signature()
-        });
+    let forged = Bundle::sign(
+        cluster.file.origin(),
+        client.public(),
+        Some(session),
+        next,
+        std::slice::from_ref(&operation),
+        0,
+        |_| *good.signature(),
+    );
     let elsewhere = client.sign_for("atlas.example/elsewhere", Some(session), next, std::slice::from_ref(&operation));
     let gateway = Client::new(&cluster, "gateway");
     let others = gateway.sign(Some(session), next, std::slice::from_ref(&operation));

@@ -123,9 +123,9 @@ pub struct InitArgs {
     /// How many replicas; f of 3f+1 may lie or fail
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub replicas: usize,
-    /// The cluster's name, which everything signed carries: printable, without spaces and '+'
-    #[arg(long, value_name = "NAME", default_value = "atlas.example/cluster")]
-    pub origin: String,
+    /// The cluster's name, which everything signed carries: printable, without spaces and '+'; if not given, a fresh one
+    #[arg(long, value_name = "NAME")]
+    pub origin: Option<String>,
     /// The port of replica 0; the others follow
     #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
     pub base_port: u16,

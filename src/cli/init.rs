@@ -34,7 +34,8 @@ struct Identity<'a> {
 /// # Errors
 /// The directory is not free, or what was asked for is no cluster.
 pub fn init(args: &InitArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
-    let (origin, gateway_write) = (args.origin.clone(), args.gateway_write.clone());
+    let origin = args.origin.clone().unwrap_or_else(|| init::fresh_origin("atlas.example/plant"));
+    let gateway_write = args.gateway_write.clone();
     let InitArgs { replicas, base_port, .. } = *args;
     let options = InitOptions { replicas, base_port, origin, created_ms: now_ms(), gateway_write };
     let summary = init::init(&args.dir, &options).map_err(|error| init_error(&error))?;
@@ -49,7 +50,7 @@ pub fn init(args: &InitArgs, out: &mut impl Write, style: Style) -> Result<(), C
         };
         return Ok(json_line(out, &written)?);
     }
-    Ok(describe(&summary, &args.origin, out, style)?)
+    Ok(describe(&summary, &options.origin, out, style)?)
 }
 
 fn init_error(error: &InitError) -> CliError {

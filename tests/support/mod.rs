@@ -191,7 +191,7 @@ impl Cluster {
         let deadline = Instant::now() + PATIENCE;
         while agreed.is_none() {
             let before = std::mem::take(&mut last);
-            last = replicas.iter().filter_map(|&index| self.status(index)).map(essence).collect();
+            last = replicas.iter().filter_map(|&index| self.status(index)).map(|status| essence(&status)).collect();
             let same = last.len() == replicas.len() && last.windows(2).all(|pair| pair[0] == pair[1]);
             if same && before == last {
                 agreed = self.status(replicas[0]);
@@ -262,7 +262,7 @@ impl Cluster {
 }
 
 /// What must be equal among replicas that executed the same.
-fn essence(status: ReplicaStatus) -> (u64, u64, [u8; 32], [u8; 32], [u8; 32]) {
+fn essence(status: &ReplicaStatus) -> (u64, u64, [u8; 32], [u8; 32], [u8; 32]) {
     (status.sequence, status.size, status.history_root, status.state_root, status.state_digest)
 }
 

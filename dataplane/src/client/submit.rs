@@ -52,11 +52,15 @@ struct FromReplica {
     /// Requests that it replied to or refused for good.
     answered: usize,
     refused: Option<Code>,
-    /// Not to be asked before.
+    /// It refused for now and is asked again then, by itself; 0 where it did not.
     retry_at_us: u64,
+    /// Times in a row that it refused for now.
+    refusals: u32,
+    /// Times that the bundle was sent to it again.
+    sendings: u32,
     /// Different sendings to which it answered "unknown session", and the last of them.
     unknown_session: u8,
-    unknown_attempt: Option<u32>,
+    unknown_sending: Option<u32>,
 }
 
 struct OpenBundle {
@@ -72,6 +76,8 @@ struct OpenBundle {
     ticket: Option<u64>,
     replicas: Vec<FromReplica>,
     attempt: u32,
+    /// When all that owe an answer are asked again.
+    resend_at_us: u64,
     due_us: u64,
 }
 
@@ -255,9 +261,10 @@ impl Submits {
             ticket,
             replicas: vec![FromReplica::default(); shared.replicas],
             attempt: 0,
+            resend_at_us: now.mono_us + resend_us(0),
             due_us: 0,
         };
-        shared.reschedule(Timer::Bundle(id), &mut open.due_us, now.mono_us + resend_us(0));
+        shared.reschedule(Timer::Bundle(id), &mut open.due_us, open.resend_at_us);
         self.by_digest.insert(open.digest, id);
         self.bundles.insert(id, open);
         if let Some(ticket) = ticket {
@@ -267,17 +274,31 @@ impl Submits {
 
     pub(super) fn resend_to(&self, replica_bit: u32, shared: &mut Shared) {
         for bundle in self.bundles.values() {
-            shared.send(replica_bit & bundle.owing(u64::MAX), Kind::Submit, &bundle.body);
+            shared.send(replica_bit & bundle.owing(|_| true), Kind::Submit, &bundle.body);
         }
     }
 
     pub(super) fn resend(&mut self, id: u64, now: Now, shared: &mut Shared) {
         let Some(bundle) = self.bundles.get_mut(&id) else { return };
-        bundle.attempt = bundle.attempt.saturating_add(1);
-        shared.send(bundle.owing(now.mono_us), Kind::Submit, &bundle.body);
-        let retry = bundle.replicas.iter().map(|from| from.retry_at_us).filter(|at| *at > now.mono_us).min();
-        let due = now.mono_us + resend_us(bundle.attempt);
-        let due = retry.map_or(due, |retry| retry.min(due));
+        let asks_all = bundle.resend_at_us <= now.mono_us;
+        if asks_all {
+            bundle.attempt = bundle.attempt.saturating_add(1);
+            bundle.resend_at_us = now.mono_us + resend_us(bundle.attempt);
+        }
+        // One replica's wish to be asked again soon is about that replica alone.
+        let is_due = |from: &FromReplica| match from.retry_at_us {
+            0 => asks_all,
+            at => at <= now.mono_us,
+        };
+        let to = bundle.owing(is_due);
+        shared.send(to, Kind::Submit, &bundle.body);
+        for (replica, from) in bundle.replicas.iter_mut().enumerate() {
+            from.sendings = from.sendings.saturating_add(u32::from(to & bit(replica) != 0));
+            if from.retry_at_us <= now.mono_us {
+                from.retry_at_us = 0;
+            }
+        }
+        let due = bundle.next_due_us();
         shared.reschedule(Timer::Bundle(id), &mut bundle.due_us, due);
     }
 
@@ -332,11 +353,15 @@ impl Submits {
                 return;
             }
             let retry_ms = if retry_ms > 0 { retry_ms } else { resend_us(bundle.attempt) / 1_000 };
-            let retry_at_us = now.mono_us + retry_ms.clamp(RETRY_MS.0, RETRY_MS.1) * 1_000;
-            bundle.replicas[replica].retry_at_us = retry_at_us;
-            if retry_at_us < bundle.due_us {
-                shared.reschedule(Timer::Bundle(id), &mut bundle.due_us, retry_at_us);
+            let from = &mut bundle.replicas[replica];
+            if from.retry_at_us > now.mono_us {
+                return;
             }
+            let back_off = RETRY_MS.0 << from.refusals.min(16);
+            from.refusals = from.refusals.saturating_add(1);
+            from.retry_at_us = now.mono_us + retry_ms.max(back_off).min(RETRY_MS.1) * 1_000;
+            let due = bundle.next_due_us();
+            shared.reschedule(Timer::Bundle(id), &mut bundle.due_us, due);
             return;
         }
         for place in bundle.places(message.first.to_native(), message.count.to_native()) {
@@ -434,11 +459,17 @@ fn result(operation: usize, reply: Reply) -> RequestResult {
 }
 
 impl OpenBundle {
-    /// Replicas that have not said all about it and may be asked at this time.
-    fn owing(&self, now_us: u64) -> u32 {
-        let owes = |from: &FromReplica| from.answered < self.requests.len() && from.retry_at_us <= now_us;
+    /// Replicas that have not said all about it, of those that `may_be_asked`.
+    fn owing(&self, may_be_asked: impl Fn(&FromReplica) -> bool) -> u32 {
+        let owes = |from: &FromReplica| from.answered < self.requests.len() && may_be_asked(from);
         let bits = self.replicas.iter().enumerate().filter(|(_, from)| owes(from)).map(|(replica, _)| bit(replica));
         bits.fold(0, |set, bit| set | bit)
+    }
+
+    /// When somebody is to be asked again.
+    fn next_due_us(&self) -> u64 {
+        let retries = self.replicas.iter().map(|from| from.retry_at_us).filter(|at| *at > 0);
+        retries.fold(self.resend_at_us, u64::min)
     }
 
     /// The requests that a refusal is about: those it names, or all where it names none.
@@ -454,8 +485,8 @@ impl OpenBundle {
     /// Notes "unknown session"; whether enough have said so often enough.
     fn on_unknown_session(&mut self, replica: usize, shared: &Shared) -> bool {
         let from = &mut self.replicas[replica];
-        if from.unknown_attempt != Some(self.attempt) {
-            from.unknown_attempt = Some(self.attempt);
+        if from.unknown_sending != Some(from.sendings) {
+            from.unknown_sending = Some(from.sendings);
             from.unknown_session = from.unknown_session.saturating_add(1);
         }
         let sure = self.replicas.iter().filter(|from| from.unknown_session >= UNKNOWN_SESSION_WORDS).count();

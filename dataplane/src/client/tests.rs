@@ -122,6 +122,26 @@ fn one_replica_needs_no_second() {
 }
 
 #[test]
+fn who_asks_to_be_asked_again_soon_is_asked_alone_and_less_often() {
+    let mut hand = Hand::new(16);
+    hand.submit(&[operation(1, 1)]);
+    let (_, bundle) = hand.sent().remove(0);
+    let (mut sendings, begin) = (0, hand.now.mono_us);
+    while hand.now.mono_us < begin + 450_000 {
+        hand.refuse(2, &bundle, Code::OVERLOADED, 1);
+        hand.wait(10);
+        for (replicas, _) in hand.sent() {
+            assert_eq!(replicas, 1);
+            sendings += 1;
+        }
+    }
+    // After 10, 20, 40, 80, 160 ms, then all are asked.
+    assert!((2..=6).contains(&sendings), "{sendings}");
+    hand.wait(400);
+    assert!(hand.sent().iter().any(|(replicas, _)| *replicas >= 3));
+}
+
+#[test]
 fn liars_are_counted() {
     let mut found = 0;
     for seed in 1..10 {

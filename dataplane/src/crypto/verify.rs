@@ -73,7 +73,8 @@ impl<T> BatchVerifier<T> {
         self.items.drain(..).map(move |(item, token)| (token, all_hold || item.verify_single().is_ok()))
     }
 
-    pub(super) fn all_hold(&self) -> bool {
+    /// Whether all of them hold; false tells nothing about any one.
+    pub fn all_hold(&self) -> bool {
         let mut batch = batch::Verifier::new();
         for (item, _) in &self.items {
             batch.queue(item.clone());

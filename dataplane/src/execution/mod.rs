@@ -24,6 +24,8 @@
 //!   each (session, number) with exactly one outcome.
 //! * A bundle is refused as a whole, without an entry, where it would use up nothing: UNKNOWN_IDENTITY, UNKNOWN_SESSION,
 //!   FOREIGN_SESSION, and EXPIRED for one that may not open a session. So no old bundle can be replayed to make the history grow.
+//! * An identity's sessions remember at most 8 MiB of executed numbers (some 65,000). Beyond it those used longest ago forget the
+//!   replies below their windows, whose numbers are STALE_NUMBER then; where only numbers in open windows are left, they are closed.
 //! * An identity has at most `sessions_per_identity` sessions; one more closes that whose last entry is oldest. A session without
 //!   an entry for `session_idle_ms` of agreed time is closed.
 //! * **An opening bundle opens once.** While its session exists its digest leads to it. When a session is closed, the client time of
@@ -38,8 +40,9 @@
 //! execution, a client could have every replica read its old entries at no cost to itself.
 //!
 //! # Limits
-//! Table: at most clients x `sessions_per_identity` sessions of 2 x `session_window` numbers, 64 bytes and at most 256 of detail
-//! each ([`Execution::session_memory_bound`]). Replies to one repeated bundle: [`MAX_REPEATED_BYTES`]. An entry:
+//! Table: for each client 8 MiB, one open window (`session_window` numbers, 128 bytes and at most 256 of detail each), and
+//! 1 KiB a session ([`Execution::session_memory_bound`]); memory is taken for what was executed, never for gaps. Replies
+//! to one repeated bundle: [`MAX_REPEATED_BYTES`], read from [`MAX_REPEATED_ENTRIES`] entries. An entry:
 //! 65,535 bytes, held by [`Execution::check`] before ordering. After an error the execution is spent: the replica stops.
 //!
 //! Sources: Castro & Liskov, "Practical Byzantine Fault Tolerance" (OSDI 1999), 4.2; Lee, Park, Kejriwal, Matsushita & Ousterhout,
@@ -54,7 +57,7 @@ use crate::history::entry::{self, EntryView, StateView};
 use crate::history::store::{EntryStore, StoreError};
 use crate::history::tree::HistoryTree;
 use crate::ordering::batch::Batch;
-use crate::state::{Answer, Application, MAX_DETAIL, OperationContext, Outcome};
+use crate::state::{Answer, Application, OperationContext, Outcome};
 use crate::types::{Code, Digest, EntryIndex, Position, Sequence, TimeMs};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::limits::MAX_ENTRY;
@@ -62,11 +65,17 @@ use crate::wire::message::Reply;
 
 mod sessions;
 
-use sessions::{Executed as Done, Session, Sessions, Standing, Target};
+use sessions::{
+    Executed as Done, MAX_IDENTITY_BYTES, SESSION_BYTES, Session, Sessions, Standing, Target, window_bound,
+};
 
 /// Changes and details in the replies to one repeated bundle at most, bytes. Requests beyond it get no reply: the client asks again
 /// with fewer of them.
 pub const MAX_REPEATED_BYTES: usize = 256 << 10;
+
+/// Entries that are read for one repeated bundle at most. A bundle's requests are executed in one entry, unless its client signed
+/// their numbers again in other bundles; what lies beyond gets no reply.
+pub const MAX_REPEATED_ENTRIES: usize = 16;
 
 /// Requests of a bundle that are not executed, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -264,7 +273,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// Reads the replies to executed requests from their entries, each entry once where they stand together.
     fn read_replies(&self, session: u64, repeated: &[(u64, &Done)], replies: &mut Vec<Reply>) {
         let mut room = MAX_REPEATED_BYTES;
-        for group in repeated.chunk_by(|left, right| left.1.entry == right.1.entry) {
+        for group in repeated.chunk_by(|left, right| left.1.entry == right.1.entry).take(MAX_REPEATED_ENTRIES) {
             let Some(bytes) = group.first().and_then(|first| self.store.entry(first.1.entry)) else { continue };
             let Ok(EntryView::Bundle(view)) = EntryView::decode(&bytes) else { continue };
             let outcomes: Vec<_> = view.outcomes().collect();
@@ -348,6 +357,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                 id
             }
         };
+        let bytes_before = self.sessions.bytes(id);
         self.execute_requests(bundle, identity, id, &mut settled);
         if settled.replies.is_empty() {
             return Ok(settled);
@@ -357,7 +367,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             return Err(ExecutionError::EntryTooLarge { bundle: digest, sequence, bytes });
         }
         let index = self.append()?;
-        self.sessions.touch(id, index, self.time_ms);
+        self.sessions.touch(id, bytes_before, index, self.time_ms);
         self.bundle_since_state = true;
         Ok(settled)
     }
@@ -505,10 +515,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// The most bytes that the session table can take, were every identity to fill it.
     pub fn session_memory_bound(&self) -> u64 {
         let settings = self.cluster.settings();
-        let numbers = 2 * settings.session_window;
-        // A growing queue may hold twice the slots that it needs; 1,024 for the session itself and its places in the maps.
-        let session = numbers * (2 * size_of::<Option<Done>>() + MAX_DETAIL) as u64 + 1_024;
-        (self.cluster.clients().len() as u64).saturating_mul(settings.sessions_per_identity).saturating_mul(session)
+        let numbers = MAX_IDENTITY_BYTES as u64 + window_bound(settings.session_window);
+        let sessions = settings.sessions_per_identity.saturating_mul(SESSION_BYTES as u64);
+        (self.cluster.clients().len() as u64).saturating_mul(numbers.saturating_add(sessions))
     }
 
     /// The application, for reading.

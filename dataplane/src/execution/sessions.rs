@@ -1,6 +1,6 @@
 //! The session table: replicated state that makes every request run at most once. See the rules in the module above.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::cluster::Settings;
 use crate::crypto::hash::sha256;
@@ -11,6 +11,16 @@ use crate::wire::bundle::BundleHeader;
 /// Idle sessions closed per sequence at most; the others follow at the next ones.
 pub(super) const MAX_CLOSED_PER_SEQUENCE: usize = 256;
 
+/// What an executed number costs in the table beside its detail, bytes: its record and its share of half-filled tree nodes.
+const NUMBER_BYTES: usize = 128;
+
+/// Bytes of executed numbers that an identity's sessions keep together, beyond which those used longest ago forget what lies
+/// below their windows. One open window may take more by itself if it is large.
+pub(super) const MAX_IDENTITY_BYTES: usize = 8 << 20;
+
+/// Bytes for a session itself and its places in the maps.
+pub(super) const SESSION_BYTES: usize = 1_024;
+
 /// Where the outcome of an executed request stands. Its code and changes are read from there; the detail is kept here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Executed {
@@ -19,6 +29,17 @@ pub(super) struct Executed {
     pub(super) entry: EntryIndex,
     pub(super) index: u16,
     pub(super) detail: Option<Box<str>>,
+}
+
+impl Executed {
+    fn cost(&self) -> usize {
+        NUMBER_BYTES + self.detail.as_ref().map_or(0, |detail| detail.len())
+    }
+}
+
+/// The most that an open window can take, bytes.
+pub(super) fn window_bound(window: u64) -> u64 {
+    window * (NUMBER_BYTES + crate::state::MAX_DETAIL) as u64
 }
 
 /// What is to be done with a number.
@@ -41,24 +62,21 @@ pub(super) struct Session {
     window: u64,
     /// Lowest number that was not executed.
     low: u64,
-    /// Number of the first of `slots`.
+    /// What was executed below this is not known any more.
     base: u64,
-    /// What was executed in `[base, low + window)`; never longer than two windows.
-    slots: VecDeque<Option<Executed>>,
+    /// What was executed in `[base, low + window)`.
+    done: BTreeMap<u64, Executed>,
+    /// What `done` costs, bytes.
+    bytes: usize,
     digest: Option<Digest>,
 }
 
 impl Session {
-    fn slot(&self, number: u64) -> Option<&Executed> {
-        let place = usize::try_from(number.checked_sub(self.base)?).ok()?;
-        self.slots.get(place)?.as_ref()
-    }
-
     pub(super) fn standing(&self, number: u64, request: &Digest) -> Standing<'_> {
         if number < self.base {
             return Standing::Refused(Code::STALE_NUMBER);
         }
-        match self.slot(number) {
+        match self.done.get(&number) {
             Some(_) if mutants::on(Mutant::ExecutesTwice) => Standing::New,
             Some(executed) if executed.request == *request => Standing::Repeated(executed),
             Some(_) => Standing::Refused(Code::CONFLICT),
@@ -74,17 +92,18 @@ impl Session {
 
     /// Notes that `number`, whose standing was [`Standing::New`], was executed.
     pub(super) fn record(&mut self, number: u64, executed: Executed) {
-        let place = (number - self.base) as usize;
-        if self.slots.len() <= place {
-            self.slots.resize(place + 1, None);
-        }
-        self.slots[place] = Some(executed);
-        while self.slots.get((self.low - self.base) as usize).is_some_and(Option::is_some) {
+        self.bytes += executed.cost();
+        self.done.insert(number, executed);
+        while self.done.contains_key(&self.low) {
             self.low += 1;
         }
-        while self.low - self.base > self.window {
-            self.slots.pop_front();
-            self.base += 1;
+        self.forget_below(self.low.saturating_sub(self.window));
+    }
+
+    fn forget_below(&mut self, base: u64) {
+        self.base = self.base.max(base);
+        while let Some(first) = self.done.first_entry().filter(|first| *first.key() < self.base) {
+            self.bytes -= first.remove().cost();
         }
     }
 
@@ -92,23 +111,21 @@ impl Session {
         if let Some(digest) = self.digest {
             return digest;
         }
-        let mut bytes = Vec::with_capacity(128 + 64 * self.slots.len());
+        let mut bytes = Vec::with_capacity(128 + 64 * self.done.len());
         for number in [id, self.owner as u64, self.last_entry, self.low, self.base] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes.extend_from_slice(&self.opening.0);
         bytes.extend_from_slice(&self.opening_time_ms.to_be_bytes());
         bytes.extend_from_slice(&self.last_time_ms.to_be_bytes());
-        for executed in &self.slots {
-            bytes.push(u8::from(executed.is_some()));
-            if let Some(executed) = executed {
-                let detail = executed.detail.as_deref().unwrap_or_default();
-                bytes.extend_from_slice(&executed.request.0);
-                bytes.extend_from_slice(&executed.entry.to_be_bytes());
-                bytes.extend_from_slice(&executed.index.to_be_bytes());
-                bytes.extend_from_slice(&(detail.len() as u32).to_be_bytes());
-                bytes.extend_from_slice(detail.as_bytes());
-            }
+        for (number, executed) in &self.done {
+            let detail = executed.detail.as_deref().unwrap_or_default();
+            bytes.extend_from_slice(&number.to_be_bytes());
+            bytes.extend_from_slice(&executed.request.0);
+            bytes.extend_from_slice(&executed.entry.to_be_bytes());
+            bytes.extend_from_slice(&executed.index.to_be_bytes());
+            bytes.extend_from_slice(&(detail.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(detail.as_bytes());
         }
         *self.digest.insert(sha256(&[&bytes]))
     }
@@ -121,6 +138,10 @@ struct Identity {
     floor: Option<TimeMs>,
     /// Its sessions by the entry of their last use.
     by_use: BTreeMap<EntryIndex, u64>,
+    /// Those of them that remember something below their window, likewise.
+    with_past: BTreeMap<EntryIndex, u64>,
+    /// What its sessions keep, bytes.
+    bytes: usize,
 }
 
 /// Which session a bundle is for.
@@ -134,6 +155,7 @@ pub(super) enum Target {
 pub(super) struct Sessions {
     window: u64,
     per_identity: usize,
+    identity_bytes: usize,
     idle_ms: TimeMs,
     identities: Vec<Identity>,
     table: BTreeMap<u64, Session>,
@@ -146,12 +168,19 @@ impl Sessions {
         Self {
             window: settings.session_window,
             per_identity: usize::try_from(settings.sessions_per_identity).unwrap_or(usize::MAX),
+            identity_bytes: MAX_IDENTITY_BYTES,
             idle_ms: TimeMs::try_from(settings.session_idle_ms).unwrap_or(TimeMs::MAX),
             identities: (0..identities).map(|_| Identity::default()).collect(),
             table: BTreeMap::new(),
             by_opening: BTreeMap::new(),
             by_use: BTreeMap::new(),
         }
+    }
+
+    /// As if an identity could keep so many executed numbers without detail.
+    #[cfg(test)]
+    pub(super) fn keep_numbers(&mut self, numbers: usize) {
+        self.identity_bytes = numbers * NUMBER_BYTES;
     }
 
     /// Finds the session of a bundle that `identity` signed. What is refused here at one agreed time is refused at every
@@ -215,7 +244,8 @@ impl Sessions {
             window: self.window,
             low: 0,
             base: 0,
-            slots: VecDeque::new(),
+            done: BTreeMap::new(),
+            bytes: 0,
             digest: None,
         };
         self.table.insert(id, session);
@@ -226,17 +256,53 @@ impl Sessions {
         }
     }
 
-    /// Notes that `entry` is the last use of a session.
-    pub(super) fn touch(&mut self, id: u64, entry: EntryIndex, now_ms: TimeMs) {
+    /// Notes that `entry` is the last use of a session, which kept `bytes_before` until then.
+    pub(super) fn touch(&mut self, id: u64, bytes_before: usize, entry: EntryIndex, now_ms: TimeMs) {
         let Some(session) = self.table.get_mut(&id) else { return };
         let before = std::mem::replace(&mut session.last_entry, entry);
         session.last_time_ms = now_ms;
         session.digest = None;
-        let uses = self.identities.get_mut(session.owner).map(|identity| &mut identity.by_use);
-        for uses in uses.into_iter().chain([&mut self.by_use]) {
-            uses.remove(&before);
-            uses.insert(entry, id);
+        self.by_use.remove(&before);
+        self.by_use.insert(entry, id);
+        let (owner, has_past) = (session.owner, session.base < session.low);
+        let Some(identity) = self.identities.get_mut(owner) else { return };
+        identity.bytes = identity.bytes + session.bytes - bytes_before;
+        identity.by_use.remove(&before);
+        identity.by_use.insert(entry, id);
+        identity.with_past.remove(&before);
+        if has_past {
+            identity.with_past.insert(entry, id);
         }
+        self.make_room(owner, id);
+    }
+
+    /// Brings an identity back within its bytes: first its sessions used longest ago forget what lies below their windows, oldest
+    /// number first, which costs a client no more than a reply that it asks for again late; then, where only open windows are
+    /// left, those sessions are closed. The session in use is not.
+    fn make_room(&mut self, owner: usize, used: u64) {
+        while let Some(identity) = self.identities.get_mut(owner).filter(|it| it.bytes > self.identity_bytes) {
+            if let Some((entry, id)) = identity.with_past.first_key_value().map(|(entry, id)| (*entry, *id)) {
+                let session = self.table.get_mut(&id).filter(|session| session.base < session.low);
+                match session {
+                    Some(session) => {
+                        let before = session.bytes;
+                        session.forget_below(session.base + 1);
+                        session.digest = None;
+                        identity.bytes -= before - session.bytes;
+                    }
+                    None => drop(identity.with_past.remove(&entry)),
+                }
+                continue;
+            }
+            let oldest = identity.by_use.first_key_value().map(|(_, id)| *id).filter(|id| *id != used);
+            let Some(oldest) = oldest else { return };
+            self.close(oldest);
+        }
+    }
+
+    /// What a session keeps, bytes.
+    pub(super) fn bytes(&self, id: u64) -> usize {
+        self.table.get(&id).map_or(0, |session| session.bytes)
     }
 
     /// Closes sessions that were idle for too long, [`MAX_CLOSED_PER_SEQUENCE`] at most.
@@ -258,6 +324,8 @@ impl Sessions {
         self.by_use.remove(&session.last_entry);
         if let Some(identity) = self.identities.get_mut(session.owner) {
             identity.by_use.remove(&session.last_entry);
+            identity.with_past.remove(&session.last_entry);
+            identity.bytes -= session.bytes;
             identity.floor = identity.floor.max(Some(session.opening_time_ms));
         }
     }

@@ -220,7 +220,7 @@ fn bundles_that_use_up_nothing_append_nothing() {
         (sign(1, Some(0), 0, &[add(1, 1)], START), Code::UNKNOWN_SESSION),
         (sign(2, Some(1), 1, &[add(1, 1)], START), Code::FOREIGN_SESSION),
         (sign(1, Some(1), 0, &[add(1, 1)], START), Code::CONFLICT),
-        (sign(1, Some(1), 5, &[add(1, 1)], START), Code::BEYOND_WINDOW),
+        (sign(1, Some(1), 9, &[add(1, 1)], START), Code::BEYOND_WINDOW),
         (sign(1, Some(1), u64::MAX - 1, &[add(1, 1)], START), Code::BEYOND_WINDOW),
         (open(1, START - 101, &[]), Code::EXPIRED),
     ];
@@ -308,6 +308,42 @@ fn one_more_session_closes_the_one_used_longest_ago() {
 }
 
 #[test]
+fn an_identity_remembers_so_much_and_no_more() {
+    let mut execution = start();
+    execution.sessions.keep_numbers(6);
+    step(&mut execution, START, &[&open(1, START, &[add(1, 1), add(1, 1)]), &open(1, START + 1, &[add(1, 1)])]);
+    assert_eq!(execution.session_count(), 2);
+    // The seventh number: the session used longest ago forgets its first, and stays open.
+    step(&mut execution, START, &[&sign(1, Some(2), 2, &[add(1, 1), add(1, 1)], START)]);
+    let at = |session, first| sign(1, Some(session), first, &[add(1, 1)], START);
+    assert_eq!(refusals(&settled(execution.admit(&at(1, 0)))), [(0, 1, Code::STALE_NUMBER.0)]);
+    assert_eq!(codes(&settled(execution.admit(&at(1, 2)))), [(2, 0)]);
+    assert_eq!(execution.admit(&at(1, 3)), Admission::Order);
+    // Numbers in an open window are never forgotten: a session that they leave no room for is closed, the one in use is not.
+    let gap = |session, first| sign(1, Some(session), first, &vec![add(1, 1); 3], START);
+    step(&mut execution, START, &[&gap(1, 4), &gap(2, 5)]);
+    assert_eq!(execution.session_count(), 2);
+    execution.sessions.keep_numbers(2);
+    step(&mut execution, START, &[&at(2, 4)]);
+    assert_eq!(refusals(&settled(execution.admit(&at(1, 3)))), [(3, 1, Code::UNKNOWN_SESSION.0)]);
+    assert_eq!((execution.session_count(), execution.admit(&at(2, 8))), (1, Admission::Order));
+    assert!(execution.session_memory_bound() < 64 << 20, "{}", execution.session_memory_bound());
+}
+
+#[test]
+fn a_repeated_bundle_reads_few_entries() {
+    let settings = Settings { session_window: 64, ..*cluster().settings() };
+    let mut execution =
+        Execution::new(&cluster().with_settings(settings), Registers::default(), MemoryStore::new()).unwrap();
+    step(&mut execution, START, &[&open(1, START, &[])]);
+    for number in 1..=20 {
+        step(&mut execution, START, &[&sign(1, Some(1), number, &[add(1, 1)], START)]);
+    }
+    let all = settled(execution.admit(&sign(1, Some(1), 1, &vec![add(1, 1); 20], START)));
+    assert_eq!((all.replies.len(), all.refusals.len()), (MAX_REPEATED_ENTRIES, 0));
+}
+
+#[test]
 fn roles_say_who_writes_where() {
     let mut execution = start();
     for (identity, expected) in [(1, [0, 0]), (3, [0, Code::FORBIDDEN.0]), (4, [Code::FORBIDDEN.0; 2])] {
@@ -355,9 +391,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn execution_equals_the_naive_model(script in model::script()) {
+    fn execution_equals_the_naive_model(
+        script in model::script(),
+        numbers in prop::sample::select(vec![1_000usize, 9, 4]),
+    ) {
         let mut execution = start();
-        let run = model::run(&script, &mut execution);
+        let run = model::run(&script, numbers, &mut execution);
         let written = entries(&execution);
         let leaves: Vec<_> = written.iter().map(|entry| leaf_hash(entry)).collect();
         prop_assert_eq!(execution.history_root(), root_by_definition(&leaves));
@@ -368,6 +407,7 @@ proptest! {
         for count in [run.len() / 2, run.len()] {
             let store = FileStore::open(directory.path(), cluster().genesis()).unwrap();
             let mut replica = Execution::new(&cluster(), Registers::default(), store).unwrap();
+            replica.sessions.keep_numbers(numbers);
             for (batch, expected) in &run[..count] {
                 replica.execute(expected.sequence, batch, &mut out).unwrap();
                 replica.flush().unwrap();

@@ -1,43 +1,74 @@
 //! Messages from clients.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::node::{ClientId, Node, Shell};
-use super::{MAX_BUNDLES_PER_ROUND, MAX_PARKED, MAX_PARKED_PER_CLIENT, MAX_READS_PER_ROUND, MAX_WAIT_MS};
-use crate::crypto::verify::BatchVerifier;
+use crate::crypto::verify::{BatchVerifier, verify};
 use crate::execution::{Admission, Settled};
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::mutants::{self, Mutant};
-use crate::state::{Answer, Application};
+use crate::state::Application;
 use crate::types::{Code, Digest, Now, PublicKey};
 use crate::wire::bundle::Bundle;
 use crate::wire::error::{FrameError, Malformed};
 use crate::wire::frame::Kind;
-use crate::wire::limits::MAX_ANSWER_BODY;
-use crate::wire::message::{
-    self, ArchivedQuery, ArchivedSubmit, Query, Refused, Replies, StatusAnswer, StatusQuery, Submit,
-};
+use crate::wire::message::{self, ArchivedSubmit, Query, Refused, Replies, StatusQuery, Submit};
 
 /// When an overloaded replica suggests to try again, ms.
 const RETRY_AFTER_MS: u32 = 20;
 
+/// When a replica that is ending suggests to try again, ms.
+const RETRY_AFTER_END_MS: u32 = 1_000;
+
+/// Bundles of one key that one round takes; more are told to come again.
+const MAX_BUNDLES_A_ROUND: usize = 256;
+
+/// Executed bundles of one key whose replies are read again in one round; more are told to come again.
+const MAX_REPEATS_A_ROUND: usize = 128;
+
+/// Keys that are remembered for a bad signature. Only keys of the cluster file get so far, so these are in fact all.
+const MAX_SUSPECTS: usize = 4_096;
+
+/// Keys that have a counter of their own for bad signatures; the others share one.
+const MAX_SUSPECT_COUNTERS: usize = 64;
+
 /// A bundle whose signature is to be checked at the end of the round.
-pub(super) struct Pending {
+struct Pending {
     client: ClientId,
     bundle: Arc<Bundle>,
 }
 
-/// A read that waits for the history to grow.
-pub(super) struct Parked {
-    client: ClientId,
-    id: u64,
-    query: Vec<u8>,
-    min_size: u64,
-    /// Answered then, whatever there is, us.
-    pub(super) until_us: u64,
-    /// Looked at when the history had this size.
-    seen_size: u64,
+/// What one key has used of a round.
+#[derive(Default)]
+struct Used {
+    bundles: usize,
+    bytes: usize,
+    repeats: usize,
+}
+
+/// Bundles that came in this round.
+#[derive(Default)]
+pub(super) struct Inbox {
+    pending: Vec<Pending>,
+    /// Their places in `pending`.
+    digests: BTreeMap<Digest, usize>,
+    used: BTreeMap<PublicKey, Used>,
+    /// Keys from which a bad signature came, and whether each has a counter of its own: their bundles are verified apart, so
+    /// that they spoil nobody's batch.
+    suspects: BTreeMap<PublicKey, bool>,
+    /// This replica is ending: it takes no bundle any more.
+    closed: bool,
+}
+
+/// What became of a signature.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Bad,
+    /// Not checked: an earlier one of this key was bad.
+    Unchecked,
 }
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
@@ -58,9 +89,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Kind::Submit => {
                 message::access::<Submit>(body).map(|submit| self.client_bundle(client, key, submit, shell))
             }
-            Kind::Query => message::access::<Query>(body).map(|query| self.client_query(client, query, now, shell)),
-            Kind::StatusQuery => message::access::<StatusQuery>(body)
-                .map(|query| self.client_status(client, query.id.to_native(), shell)),
+            Kind::Query => {
+                message::access::<Query>(body).map(|query| self.client_query(client, key, query, now, shell))
+            }
+            Kind::StatusQuery => {
+                message::access::<StatusQuery>(body).map(|query| self.client_status(client, key, query.id.to_native()))
+            }
             _ => Err(Malformed::Direction("this kind of frame")),
         };
         result.map_err(|malformed| {
@@ -72,18 +106,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// A client's connection is gone.
     pub fn on_client_gone(&mut self, client: ClientId) {
-        self.parked.retain(|parked| parked.client != client);
+        self.reads.forget(client);
+    }
+
+    /// This replica is ending: from now on clients' bundles are refused.
+    pub fn close_inbox(&mut self) {
+        self.inbox.closed = true;
     }
 
     fn client_bundle(&mut self, client: ClientId, key: &PublicKey, submit: &ArchivedSubmit, shell: &mut impl Shell<D>) {
-        let asked = self.asked.entry(client).or_default();
-        asked.bundles += 1;
-        if asked.bundles > MAX_BUNDLES_PER_ROUND {
-            let bundle = crate::crypto::hash::sha256(&[&submit.bundle.cose]).0;
-            let (count, code) = (submit.bundle.requests.len() as u32, Code::OVERLOADED.0);
-            let refused = Refused { bundle, first: 0, count, code, retry_after_ms: RETRY_AFTER_MS };
-            return self.refuse(client, &refused, shell);
-        }
         let bundle = match self.read_bundle(key, submit) {
             Ok(bundle) => bundle,
             Err((digest, code)) => {
@@ -91,13 +122,41 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 return self.refuse(client, &Refused { bundle, first, count, code: code.0, retry_after_ms: 0 }, shell);
             }
         };
-        if self.ordering.holds(&bundle.digest()) {
-            self.routes.insert(bundle.digest(), client);
+        if self.inbox.closed {
+            return self.refuse_bundle(client, &bundle, Code::UNAVAILABLE, shell);
+        }
+        let digest = bundle.digest();
+        if self.ordering.holds(&digest) {
+            self.routes.insert(digest, client);
             return;
         }
+        if let Some(pending) = self.inbox.digests.get(&digest).and_then(|place| self.inbox.pending.get_mut(*place)) {
+            pending.client = client;
+            return;
+        }
+        let Used { bundles, bytes, repeats } = *self.inbox.used.entry(*key).or_default();
+        if bundles >= MAX_BUNDLES_A_ROUND || repeats >= MAX_REPEATS_A_ROUND {
+            return self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
+        }
         match self.execution.admit(&bundle) {
-            Admission::Settled(settled) => self.send_settled(client, settled, shell),
-            Admission::Order => self.pending.push(Pending { client, bundle: Arc::new(bundle) }),
+            Admission::Settled(settled) => {
+                if let Some(used) = self.inbox.used.get_mut(key) {
+                    used.repeats += usize::from(!settled.replies.is_empty());
+                }
+                self.send_settled(client, settled, shell);
+            }
+            // A bundle that the pool would refuse is not worth a signature's price.
+            Admission::Order if !self.ordering.has_room(key, bytes + bundle.size()) => {
+                self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
+            }
+            Admission::Order => {
+                if let Some(used) = self.inbox.used.get_mut(key) {
+                    used.bundles += 1;
+                    used.bytes += bundle.size();
+                }
+                self.inbox.digests.insert(digest, self.inbox.pending.len());
+                self.inbox.pending.push(Pending { client, bundle: Arc::new(bundle) });
+            }
         }
     }
 
@@ -115,40 +174,83 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     /// Checks the signatures of all bundles that came in this round together, and hands the good ones to ordering.
+    ///
+    /// A bad signature comes from the owner of the key itself, since its link proved the same key. It costs the others one
+    /// batch, once: from then on what comes with that key is verified apart.
     pub(super) fn verify_pending(&mut self, now: Now, shell: &mut impl Shell<D>) {
-        if self.pending.is_empty() {
+        self.inbox.used.clear();
+        self.inbox.digests.clear();
+        let pending = std::mem::take(&mut self.inbox.pending);
+        if pending.is_empty() {
             return;
         }
-        let pending = std::mem::take(&mut self.pending);
-        let mut verifier = BatchVerifier::with_capacity(pending.len());
-        for item in pending {
-            let signed = item.bundle.signed_bytes();
-            let (key, signature) = (*item.bundle.key(), *item.bundle.signature());
-            verifier.push(&key, &signed, &signature, item);
+        let suspects = &self.inbox.suspects;
+        let (apart, together): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|pending| suspects.contains_key(pending.bundle.key()));
+        if all_hold(&together) {
+            together.into_iter().for_each(|pending| self.judged(pending, Verdict::Good, now, shell));
+            self.verify_by_key(apart, now, shell);
+        } else {
+            self.verify_by_key(apart.into_iter().chain(together), now, shell);
         }
-        let verified: Vec<(Pending, bool)> = verifier.verify().collect();
-        for (Pending { client, bundle }, valid) in verified {
-            let digest = bundle.digest();
-            let (first, count) = (bundle.header().first, u32::from(bundle.header().count));
-            let outcome = if valid || mutants::on(Mutant::SignaturesUnchecked) {
-                self.ordering.submit(bundle, now)
-            } else {
-                Err(Code::BAD_SIGNATURE)
-            };
-            match outcome {
-                Ok(()) => {
-                    self.routes.insert(digest, client);
-                }
-                Err(code) => {
-                    let retry_after_ms = if code == Code::OVERLOADED { RETRY_AFTER_MS } else { 0 };
-                    let refused = Refused { bundle: digest.0, first, count, code: code.0, retry_after_ms };
-                    self.refuse(client, &refused, shell);
-                    if code == Code::BAD_SIGNATURE {
-                        shell.close_client(client);
-                    }
-                }
+    }
+
+    fn verify_by_key(&mut self, pending: impl IntoIterator<Item = Pending>, now: Now, shell: &mut impl Shell<D>) {
+        let mut keys: BTreeMap<PublicKey, Vec<Pending>> = BTreeMap::new();
+        for pending in pending {
+            keys.entry(*pending.bundle.key()).or_default().push(pending);
+        }
+        for group in keys.into_values() {
+            let mut verdict = Verdict::Good;
+            let all_hold = all_hold(&group);
+            for pending in group {
+                verdict = match verdict {
+                    Verdict::Good if all_hold || holds(&pending.bundle) => Verdict::Good,
+                    Verdict::Good if mutants::on(Mutant::SignaturesUnchecked) => Verdict::Good,
+                    Verdict::Good => Verdict::Bad,
+                    Verdict::Bad | Verdict::Unchecked => Verdict::Unchecked,
+                };
+                self.judged(pending, verdict, now, shell);
             }
         }
+    }
+
+    fn judged(&mut self, pending: Pending, verdict: Verdict, now: Now, shell: &mut impl Shell<D>) {
+        let Pending { client, bundle } = pending;
+        let outcome = match verdict {
+            Verdict::Good => self.ordering.submit(Arc::clone(&bundle), now),
+            Verdict::Bad => Err(Code::BAD_SIGNATURE),
+            Verdict::Unchecked => Err(Code::OVERLOADED),
+        };
+        match outcome {
+            Ok(()) => drop(self.routes.insert(bundle.digest(), client)),
+            Err(code) => self.refuse_bundle(client, &bundle, code, shell),
+        }
+        if verdict == Verdict::Bad {
+            self.suspect(bundle.key());
+            shell.close_client(client);
+        }
+    }
+
+    fn suspect(&mut self, key: &PublicKey) {
+        let known = self.inbox.suspects.len();
+        if known < MAX_SUSPECTS {
+            self.inbox.suspects.entry(*key).or_insert(known < MAX_SUSPECT_COUNTERS);
+        }
+        let has_own = self.inbox.suspects.get(key).copied().unwrap_or(false);
+        let name = if has_own { key.to_string() } else { "others".to_owned() };
+        self.counters.add(&format!("misbehaviour.client.{name}.bad_signature"), 1);
+    }
+
+    fn refuse_bundle(&mut self, client: ClientId, bundle: &Bundle, code: Code, shell: &mut impl Shell<D>) {
+        let retry_after_ms = match code {
+            Code::OVERLOADED => RETRY_AFTER_MS,
+            Code::UNAVAILABLE => RETRY_AFTER_END_MS,
+            _ => 0,
+        };
+        let (first, count) = (bundle.header().first, u32::from(bundle.header().count));
+        let refused = Refused { bundle: bundle.digest().0, first, count, code: code.0, retry_after_ms };
+        self.refuse(client, &refused, shell);
     }
 
     fn refuse(&mut self, client: ClientId, refused: &Refused, shell: &mut impl Shell<D>) {
@@ -180,119 +282,27 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.routes.retain(|digest, _| ordering.holds(digest));
         }
     }
+}
 
-    fn client_query(&mut self, client: ClientId, query: &ArchivedQuery, now: Now, shell: &mut impl Shell<D>) {
-        let wait_us = u64::from(query.wait_ms.to_native().min(MAX_WAIT_MS)) * 1_000;
-        let parked = Parked {
-            client,
-            id: query.id.to_native(),
-            query: query.query.to_vec(),
-            min_size: query.min_size.to_native(),
-            until_us: now.mono_us + wait_us,
-            seen_size: 0,
-        };
-        if !self.may_read(client) {
-            return self.answer(&parked, Code::OVERLOADED, &Answer::default(), shell);
-        }
-        if let Some(mut parked) = self.try_answer(parked, now, shell) {
-            let of_client = self.parked.iter().filter(|other| other.client == client).count();
-            if self.parked.len() >= MAX_PARKED || of_client >= MAX_PARKED_PER_CLIENT {
-                return self.answer(&parked, Code::OVERLOADED, &Answer::default(), shell);
+/// Whether all signatures hold, at the price of a batch.
+fn all_hold(pending: &[Pending]) -> bool {
+    match pending {
+        [] => true,
+        [one] => holds(&one.bundle),
+        _ => {
+            let mut verifier = BatchVerifier::with_capacity(pending.len());
+            for Pending { bundle, .. } in pending {
+                verifier.push(bundle.key(), &bundle.signed_bytes(), bundle.signature(), ());
             }
-            parked.seen_size = self.execution.size();
-            self.parked.push(parked);
+            verifier.all_hold()
         }
-    }
-
-    fn may_read(&mut self, client: ClientId) -> bool {
-        let asked = self.asked.entry(client).or_default();
-        asked.reads += 1;
-        asked.reads <= MAX_READS_PER_ROUND
-    }
-
-    /// Answers a read, or gives it back if it is to wait.
-    fn try_answer(&mut self, parked: Parked, now: Now, shell: &mut impl Shell<D>) -> Option<Parked> {
-        let late = now.mono_us >= parked.until_us;
-        if self.execution.size() < parked.min_size {
-            if !late {
-                return Some(parked);
-            }
-            self.answer(&parked, Code::UNAVAILABLE, &Answer::default(), shell);
-            return None;
-        }
-        let mut answer = Answer::default();
-        let code = self.execution.query(&parked.query, &mut answer);
-        if code == Code::DONE && answer.wait && !late {
-            return Some(parked);
-        }
-        self.answer(&parked, code, &answer, shell);
-        None
-    }
-
-    /// Looks again at the reads that wait, where the history has grown or their time is up.
-    pub(super) fn answer_parked(&mut self, now: Now, shell: &mut impl Shell<D>) {
-        let size = self.execution.size();
-        if self.parked.iter().all(|parked| parked.seen_size == size && parked.until_us > now.mono_us) {
-            return;
-        }
-        for mut parked in std::mem::take(&mut self.parked) {
-            parked.seen_size = size;
-            if let Some(parked) = self.try_answer(parked, now, shell) {
-                self.parked.push(parked);
-            }
-        }
-    }
-
-    fn answer(&mut self, parked: &Parked, code: Code, answer: &Answer, shell: &mut impl Shell<D>) {
-        let fits = answer.body.len() + 256 <= MAX_ANSWER_BODY;
-        let message = message::Answer {
-            id: parked.id,
-            code: if fits { code.0 } else { Code::TOO_LARGE.0 },
-            size: self.execution.size(),
-            valid_from: answer.valid_from,
-            body: if fits { answer.body.clone() } else { Vec::new() },
-        };
-        self.body.clear();
-        message::encode(&message, &mut self.body);
-        shell.to_client(parked.client, Kind::Answer, &self.body);
-    }
-
-    fn client_status(&mut self, client: ClientId, id: u64, shell: &mut impl Shell<D>) {
-        if !self.may_read(client) {
-            return;
-        }
-        let host = shell.host();
-        let decisions = self.ordering.decisions();
-        let mut counters = self.counters.clone();
-        for (name, value) in [
-            ("decided.fast", decisions.fast),
-            ("decided.slow", decisions.slow),
-            ("decided.told", decisions.told),
-            ("pool.bundles", self.ordering.pooled() as u64),
-            ("reads.parked", self.parked.len() as u64),
-        ] {
-            counters.add(name, value);
-        }
-        let status = StatusAnswer {
-            id,
-            replica: self.config.me.0,
-            view: self.ordering.view(),
-            leader: self.ordering.leader().0,
-            sequence: self.ordering.executed(),
-            size: self.execution.size(),
-            history_root: self.execution.history_root().0,
-            state_root: self.execution.state_root().0,
-            state_digest: self.execution.state_digest().0,
-            log_bytes: self.log.bytes(),
-            resident_bytes: host.resident_bytes,
-            anonymous_bytes: host.anonymous_bytes,
-            links: self.links,
-            pid: host.pid,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            counters: counters.all(),
-        };
-        self.body.clear();
-        message::encode(&status, &mut self.body);
-        shell.to_client(client, Kind::StatusAnswer, &self.body);
     }
 }
+
+fn holds(bundle: &Bundle) -> bool {
+    verify(bundle.key(), &bundle.signed_bytes(), bundle.signature())
+}
+
+#[cfg(test)]
+#[path = "clients_tests.rs"]
+mod tests;

@@ -1,42 +1,56 @@
 //! Connections: who is at the other end of each, dialling, and what waits to be sealed.
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{ClientId, Node, Shell};
 use super::process::{Identity, report};
+use super::resolver::Resolver;
 use crate::cluster::{Cluster, ReplicaConfig};
 use crate::crypto::SecretKey;
 use crate::crypto::link::{LinkError, LinkIdentity};
 use crate::crypto::session::{Session, SessionError, Status, frame_bytes};
 use crate::history::store::EntryStore;
 use crate::log::Device;
-use crate::net::{Backoff, ConnectionId, Reactor, SendError};
+use crate::net::{Backoff, ConnectionId, Reactor, SendError, Waker};
 use crate::state::Application;
 use crate::types::{Now, PublicKey, ReplicaId};
 use crate::wire::frame::{Kind, Sender};
+use crate::wire::limits::{HEADER_BYTES, MAX_HANDSHAKE_BODY};
 
 /// Bytes that may wait to be sent to one client; one that does not take its replies loses them and asks again.
 const CLIENT_QUEUE_BYTES: usize = 1 << 20;
 
-/// Connections that have not proved a key yet, beside those that have. One more than these ends the oldest of them: whoever
-/// means it is done within moments, so strangers who hold connections open keep nobody out.
-pub(super) const MAX_HALF_OPEN: usize = 256;
+/// Connections that were accepted and have proved no key; for one more the oldest is closed, so that who connects and says nothing
+/// keeps nobody out. They have places of their own.
+pub(super) const MAX_UNPROVED: usize = 256;
 
-/// An identity may have this part of `max_clients`; beyond it its oldest connection is closed.
+/// A client key may have this part of `max_clients`; for one more its oldest connection is closed.
 const CLIENT_SHARE: usize = 4;
 
+/// Handshakes that a round begins for those who connected; the others wait for the next, which follows at once.
+pub(super) const HANDSHAKES_A_ROUND: usize = 16;
+
+/// What may come before the answer to the first handshake message, bytes; more is no handshake.
+const MAX_EARLY_BYTES: usize = HEADER_BYTES + MAX_HANDSHAKE_BODY;
+
 /// Messages that the node wants sent, until they are sealed into the connections' queues.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox {
     bytes: Vec<u8>,
     messages: Vec<(Target, Kind, std::ops::Range<usize>)>,
-    closing: Vec<ClientId>,
+    /// Bytes for each, and how many there may be for a replica. Votes and proposals are never dropped here: they are few.
+    waiting: BTreeMap<Target, usize>,
+    peer_limit: usize,
+    /// Clients whose queues are full; they are sent nothing until those are empty.
+    full: BTreeSet<ClientId>,
+    /// Clients whose connections are to end once what is here was sent.
+    ending: Vec<ClientId>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Target {
     Peer(ReplicaId),
     Client(ClientId),
@@ -46,6 +60,28 @@ enum Target {
 const KEEP_OUTBOX: usize = 1 << 20;
 
 impl Outbox {
+    /// An outbox that holds at most `peer_limit` bytes of bodies and decisions for a replica.
+    pub(super) fn new(peer_limit: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            messages: Vec::new(),
+            waiting: BTreeMap::new(),
+            peer_limit,
+            full: BTreeSet::new(),
+            ending: Vec::new(),
+        }
+    }
+
+    /// Whether there is room for an answer to a client.
+    pub(super) fn takes(&self, client: ClientId) -> bool {
+        let waiting = self.waiting.get(&Target::Client(client)).copied().unwrap_or(0);
+        waiting < CLIENT_QUEUE_BYTES && !self.full.contains(&client)
+    }
+
+    pub(super) fn close_client(&mut self, client: ClientId) {
+        self.ending.push(client);
+    }
+
     pub(super) fn peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
         self.put(Target::Peer(peer), kind, body);
     }
@@ -54,12 +90,19 @@ impl Outbox {
         self.put(Target::Client(client), kind, body);
     }
 
-    /// The client's connection ends behind its messages.
-    pub(super) fn close(&mut self, client: ClientId) {
-        self.closing.push(client);
-    }
-
     fn put(&mut self, target: Target, kind: Kind, body: &[u8]) {
+        let limit = match target {
+            Target::Client(client) if self.full.contains(&client) => return,
+            Target::Client(_) => CLIENT_QUEUE_BYTES,
+            Target::Peer(_) if matches!(kind, Kind::Batch | Kind::Decided) => self.peer_limit,
+            Target::Peer(_) => usize::MAX,
+        };
+        let waiting = self.waiting.entry(target).or_default();
+        let bytes = waiting.saturating_add(frame_bytes(body.len()));
+        if bytes > limit {
+            return;
+        }
+        *waiting = bytes;
         let start = self.bytes.len();
         self.bytes.extend_from_slice(body);
         self.messages.push((target, kind, start..self.bytes.len()));
@@ -77,7 +120,12 @@ enum Role {
 
 struct Connection {
     id: ConnectionId,
-    session: Session,
+    /// Names the connection for ever; that of the client, should it be one.
+    number: u64,
+    /// Made when the peer's first bytes are looked at, so that a connection that says nothing costs next to nothing.
+    session: Option<Session>,
+    /// The first bytes, until their turn comes.
+    early: Vec<u8>,
     role: Role,
     /// A replica that this one dials.
     dialled: Option<ReplicaId>,
@@ -86,7 +134,9 @@ struct Connection {
 /// Dialling of one replica.
 struct Dial {
     address: String,
+    /// Where to dial: always known for a numeric address, looked up again after each failure for a name.
     resolved: Option<SocketAddr>,
+    is_name: bool,
     backoff: Backoff,
     /// Dialled again at this time, us; nothing while there is a connection.
     at_us: Option<u64>,
@@ -100,19 +150,33 @@ pub(super) struct Links {
     cluster: Cluster,
     identity: Identity,
     handshake_us: u64,
-    max_clients: usize,
     connections: BTreeMap<ConnectionId, Connection>,
     peers: Vec<Option<ConnectionId>>,
     clients: BTreeMap<ClientId, ConnectionId>,
-    next_client: u64,
+    max_clients: usize,
+    /// Each client key's connections, the oldest first.
+    of_key: BTreeMap<PublicKey, BTreeSet<ClientId>>,
+    /// Connections without a proved key by number, which is the order of their deadlines.
+    unproved: BTreeMap<u64, ConnectionId>,
+    /// Connections whose first bytes wait for their turn.
+    early: VecDeque<ConnectionId>,
+    next_number: u64,
     dials: Vec<Option<Dial>>,
+    resolver: Resolver,
+    /// This replica is ending: what replicas send is ignored.
+    ending: bool,
     /// What a failing handshake or receive still wants sent or done, by the connection being received from.
     reply: Vec<u8>,
     outcome: Option<Result<Status, SessionError>>,
 }
 
 impl Links {
-    pub(super) fn new(config: &ReplicaConfig, cluster: Cluster, key: SecretKey) -> Result<Self, LinkError> {
+    pub(super) fn new(
+        config: &ReplicaConfig,
+        cluster: Cluster,
+        key: SecretKey,
+        waker: Waker,
+    ) -> Result<Self, LinkError> {
         let me = config.replica;
         let identity = Arc::new(LinkIdentity::new(key, cluster.genesis())?);
         let first = Duration::from_millis(config.net.reconnect_min_ms);
@@ -120,7 +184,8 @@ impl Links {
         let dials = config.addresses.iter().enumerate().map(|(index, address)| {
             (index < me.index()).then(|| Dial {
                 address: address.to_string(),
-                resolved: None,
+                resolved: address.to_string().parse().ok(),
+                is_name: address.to_string().parse::<SocketAddr>().is_err(),
                 backoff: Backoff::new(first, longest),
                 at_us: Some(0),
                 reported: false,
@@ -130,12 +195,17 @@ impl Links {
             me,
             identity,
             handshake_us: config.net.handshake_timeout_ms * 1_000,
-            max_clients: config.net.max_clients as usize,
             connections: BTreeMap::new(),
             peers: vec![None; cluster.n()],
             clients: BTreeMap::new(),
-            next_client: 0,
+            max_clients: config.net.max_clients as usize,
+            of_key: BTreeMap::new(),
+            unproved: BTreeMap::new(),
+            early: VecDeque::new(),
+            next_number: 0,
             dials: dials.collect(),
+            resolver: Resolver::new(waker),
+            ending: false,
             cluster,
             reply: Vec::new(),
             outcome: None,
@@ -144,38 +214,72 @@ impl Links {
 
     /// Dials who is due, and closes who did not prove a key in time.
     pub(super) fn keep_up(&mut self, reactor: &mut Reactor, now: Now) {
+        while let Some((peer, found)) = self.resolver.found() {
+            self.resolved(peer, found, now);
+        }
         for index in 0..self.dials.len() {
             let due = self.dials[index].as_ref().and_then(|dial| dial.at_us).is_some_and(|at| at <= now.mono_us);
             if due {
                 self.dial(reactor, ReplicaId(index as u8), now);
             }
         }
-        let late: Vec<ConnectionId> = self
-            .connections
-            .values()
-            .filter(|connection| matches!(connection.role, Role::Unknown(until) if until <= now.mono_us))
-            .map(|connection| connection.id)
-            .collect();
-        for id in late {
-            self.forget(id, now);
-            reactor.close(id);
+        while let Some((&number, &id)) = self.unproved.first_key_value() {
+            match self.connections.get(&id).map(|connection| connection.role) {
+                Some(Role::Unknown(until)) if until > now.mono_us => return,
+                Some(Role::Unknown(_)) => {
+                    self.forget(id, "the handshake took too long", now);
+                    reactor.close(id);
+                }
+                _ => drop(self.unproved.remove(&number)),
+            }
         }
+    }
+
+    /// From now on replicas' frames are ignored: nothing new is to be promised.
+    pub(super) fn end(&mut self) {
+        self.ending = true;
+    }
+
+    fn resolved(&mut self, peer: ReplicaId, found: Option<SocketAddr>, now: Now) {
+        let Some(dial) = self.dials.get_mut(peer.index()).and_then(Option::as_mut) else { return };
+        if self.peers[peer.index()].is_some() {
+            return;
+        }
+        dial.resolved = found;
+        match found {
+            Some(_) => dial.at_us = Some(now.mono_us),
+            None => self.dial_later(peer, "its name cannot be resolved", now),
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
     }
 
     pub(super) fn next_deadline_us(&self) -> u64 {
         let dials = self.dials.iter().flatten().filter_map(|dial| dial.at_us);
-        let handshakes = self.connections.values().filter_map(|connection| match connection.role {
-            Role::Unknown(until) => Some(until),
-            Role::Peer(_) | Role::Client(..) => None,
+        if !self.early.is_empty() {
+            return 0;
+        }
+        let oldest = self.unproved.first_key_value().and_then(|(_, id)| self.connections.get(id));
+        let handshake = oldest.map(|connection| match connection.role {
+            Role::Unknown(until) => until,
+            Role::Peer(_) | Role::Client(..) => 0,
         });
-        dials.chain(handshakes).min().unwrap_or(u64::MAX)
+        dials.chain(handshake).min().unwrap_or(u64::MAX)
     }
 
     fn dial(&mut self, reactor: &mut Reactor, peer: ReplicaId, now: Now) {
         let Some(dial) = self.dials[peer.index()].as_mut() else { return };
         dial.at_us = None;
-        let address = dial.resolved.or_else(|| dial.address.to_socket_addrs().ok()?.next());
-        dial.resolved = address;
+        let Some(address) = dial.resolved else {
+            let asked = self.resolver.ask(peer, &dial.address);
+            if !asked {
+                self.dial_later(peer, "the thread that resolves names does not start", now);
+            }
+            return;
+        };
         let Some(key) = self.cluster.member(peer).map(|member| member.link_key) else { return };
         let mut first = Vec::new();
         let session = Session::initiator(
@@ -186,19 +290,29 @@ impl Links {
             Sender::Replica,
             &mut first,
         );
-        let connection = address.and_then(|address| reactor.connect(address).ok());
-        let (Some(id), Ok(session)) = (connection, session) else {
-            return self.dial_later(peer, "its address cannot be resolved or dialled", now);
+        let session = match session {
+            Ok(session) => session,
+            Err(error) => return self.dial_later(peer, &error.to_string(), now),
+        };
+        let id = match reactor.connect(address) {
+            Ok(id) => id,
+            Err(error) => return self.dial_later(peer, &error.to_string(), now),
         };
         // Queued until the connection stands.
         let _ = reactor.send_with(id, first.len(), |out| out.extend_from_slice(&first));
         let role = Role::Unknown(now.mono_us + self.handshake_us);
-        self.connections.insert(id, Connection { id, session, role, dialled: Some(peer) });
+        let (number, session) = (self.next_number(), Some(session));
+        self.unproved.insert(number, id);
+        let early = Vec::new();
+        self.connections.insert(id, Connection { id, number, session, early, role, dialled: Some(peer) });
     }
 
     fn dial_later(&mut self, peer: ReplicaId, why: &str, now: Now) {
         let me = u64::from(self.me.0);
         let Some(dial) = self.dials[peer.index()].as_mut() else { return };
+        if dial.is_name {
+            dial.resolved = None;
+        }
         // Spread over replicas and attempts; any number does.
         let jitter = now.mono_us.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(me << 56);
         dial.at_us = Some(now.mono_us + dial.backoff.next_delay(jitter).as_micros() as u64);
@@ -208,22 +322,50 @@ impl Links {
     }
 
     pub(super) fn accepted(&mut self, reactor: &mut Reactor, id: ConnectionId, now: Now) {
-        let half_open = self.connections.values().filter_map(|connection| match connection.role {
-            Role::Unknown(until) if connection.dialled.is_none() => Some((until, connection.id)),
-            _ => None,
-        });
-        if half_open.clone().count() >= MAX_HALF_OPEN
-            && let Some((_, oldest)) = half_open.min_by_key(|(until, _)| *until)
-        {
-            self.connections.remove(&oldest);
-            reactor.close(oldest);
-        }
-        match Session::responder(Arc::clone(&self.identity), &self.cluster.genesis(), 0) {
-            Ok(session) => {
-                let role = Role::Unknown(now.mono_us + self.handshake_us);
-                self.connections.insert(id, Connection { id, session, role, dialled: None });
+        if self.unproved.len() >= MAX_UNPROVED {
+            let is_accepted = |id: &&ConnectionId| self.connections.get(id).is_some_and(|it| it.dialled.is_none());
+            if let Some(oldest) = self.unproved.values().find(is_accepted).copied() {
+                self.forget(oldest, "more connect than prove a key", now);
+                reactor.close(oldest);
             }
-            Err(_) => reactor.close(id),
+        }
+        let (number, role) = (self.next_number(), Role::Unknown(now.mono_us + self.handshake_us));
+        self.unproved.insert(number, id);
+        let early = Vec::new();
+        self.connections.insert(id, Connection { id, number, session: None, early, role, dialled: None });
+    }
+
+    /// Keeps the first bytes of a connection for [`Links::next_early`]; true where it did.
+    fn keep_early(&mut self, id: ConnectionId, bytes: &[u8]) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
+        if connection.session.is_some() || !matches!(connection.role, Role::Unknown(_)) {
+            return false;
+        }
+        if connection.early.is_empty() {
+            self.early.push_back(id);
+        }
+        let room = (MAX_EARLY_BYTES + 1).saturating_sub(connection.early.len());
+        connection.early.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        true
+    }
+
+    /// The first bytes of the connection whose turn it is to begin its handshake; they go to [`Links::received`]. Each costs two
+    /// products on the curve and a signature, which anybody can ask for: so a round takes [`HANDSHAKES_A_ROUND`].
+    pub(super) fn next_early(&mut self, reactor: &mut Reactor, now: Now) -> Option<(ConnectionId, Vec<u8>)> {
+        loop {
+            let id = self.early.pop_front()?;
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            let bytes = std::mem::take(&mut connection.early);
+            match Session::responder(Arc::clone(&self.identity), &self.cluster.genesis(), 0) {
+                Ok(session) if bytes.len() <= MAX_EARLY_BYTES => {
+                    connection.session = Some(session);
+                    return Some((id, bytes));
+                }
+                _ => {
+                    self.forget(id, "this is no handshake", now);
+                    reactor.close(id);
+                }
+            }
         }
     }
 
@@ -239,23 +381,28 @@ impl Links {
         node: &mut Node<A, S, D>,
         shell: &mut impl Shell<D>,
     ) {
-        let Some(Connection { session, role, .. }) = self.connections.get_mut(&id) else { return };
+        if self.keep_early(id, bytes) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Connection { session: Some(session), role, number, .. } = connection else { return };
+        let (client, ending) = (ClientId(*number), self.ending);
         let (cluster, me) = (&self.cluster, self.me);
         let admit = |key: &PublicKey| match cluster.replica_by_link_key(key) {
             // Of two replicas the one with the higher index dials.
             Some(peer) => (peer > me).then_some(Sender::Replica),
             None => cluster.client_by_key(key).map(|_| Sender::Client),
         };
-        let next_client = self.next_client;
         let result = session.receive(bytes, &mut self.reply, admit, |peer, kind, body| {
             // The first frames may come with the last message of the handshake.
             if let Role::Unknown(_) = role {
                 *role = match cluster.replica_by_link_key(&peer.key) {
                     Some(replica) => Role::Peer(replica),
-                    None => Role::Client(ClientId(next_client), peer.key),
+                    None => Role::Client(client, peer.key),
                 };
             }
             match role {
+                Role::Peer(_) if ending => Ok(()),
                 Role::Peer(replica) => match node.on_peer(*replica, kind, body, now) {
                     // Misbehaviour is counted; a link that says true things as well is kept.
                     Err(error @ crate::wire::error::FrameError::Malformed(_)) => Err(error),
@@ -310,14 +457,13 @@ impl Links {
         let replica = self.cluster.replica_by_link_key(&key);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(replica) = replica else {
-            let client = ClientId(self.next_client);
-            self.next_client += 1;
+            let client = ClientId(connection.number);
             connection.role = Role::Client(client, key);
-            self.clients.insert(client, id);
-            reactor.set_send_limit(id, CLIENT_QUEUE_BYTES);
-            return self.hold_to_share(reactor, &key, node, now);
+            self.unproved.remove(&client.0);
+            return self.client_established(reactor, id, client, key, node, now);
         };
         connection.role = Role::Peer(replica);
+        self.unproved.remove(&connection.number);
         if let Some(old) = self.peers[replica.index()].replace(id).filter(|old| *old != id) {
             self.connections.remove(&old);
             reactor.close(old);
@@ -332,38 +478,34 @@ impl Links {
         node.on_link(replica, true);
     }
 
-    /// Closes a connection where an identity has more than its share, or all clients together more than they may: the oldest
-    /// of the identity that has most.
-    fn hold_to_share<A: Application, S: EntryStore, D: Device>(
+    /// A client's link stands. Where its key has more than its share, or all clients together have more than they may, the oldest
+    /// link of the key with most is closed: a key keeps itself out, and nobody else.
+    fn client_established<A: Application, S: EntryStore, D: Device>(
         &mut self,
         reactor: &mut Reactor,
-        newest: &PublicKey,
+        id: ConnectionId,
+        client: ClientId,
+        key: PublicKey,
         node: &mut Node<A, S, D>,
         now: Now,
     ) {
+        self.clients.insert(client, id);
+        reactor.set_send_limit(id, CLIENT_QUEUE_BYTES);
+        let of_key = self.of_key.entry(key).or_default();
+        of_key.insert(client);
         let share = (self.max_clients / CLIENT_SHARE).max(1);
-        let of_newest = self.client_keys().filter(|(_, key)| key == newest).count();
-        if of_newest <= share && self.clients.len() <= self.max_clients {
-            return;
+        let too_many = if of_key.len() > share {
+            Some(&*of_key)
+        } else if self.clients.len() > self.max_clients {
+            self.of_key.values().max_by_key(|links| links.len())
+        } else {
+            None
+        };
+        let oldest = too_many.and_then(|links| links.first()).and_then(|oldest| self.clients.get(oldest)).copied();
+        if let Some(oldest) = oldest {
+            self.lost(oldest, "its identity has more connections than its share", node, now);
+            reactor.close(oldest);
         }
-        let mut counts: BTreeMap<PublicKey, usize> = BTreeMap::new();
-        self.client_keys().for_each(|(_, key)| *counts.entry(key).or_default() += 1);
-        let most =
-            if of_newest > share { Some(*newest) } else { counts.iter().max_by_key(|(_, n)| **n).map(|(key, _)| *key) };
-        // Clients are numbered as they come, so the first is the oldest.
-        let oldest = self.client_keys().find(|(_, key)| Some(*key) == most).map(|(id, _)| id);
-        if let Some(id) = oldest {
-            self.lost(id, "its identity has more connections than its share", node, now);
-            reactor.close(id);
-        }
-    }
-
-    /// The connections of clients in the order in which they came.
-    fn client_keys(&self) -> impl Iterator<Item = (ConnectionId, PublicKey)> + '_ {
-        self.clients.values().filter_map(|id| match self.connections.get(id)?.role {
-            Role::Client(_, key) => Some((*id, key)),
-            Role::Peer(_) | Role::Unknown(_) => None,
-        })
     }
 
     pub(super) fn closed<A: Application, S: EntryStore, D: Device>(
@@ -385,14 +527,21 @@ impl Links {
         now: Now,
     ) {
         let Some(connection) = self.connections.remove(&id) else { return };
+        self.unproved.remove(&connection.number);
         match connection.role {
             Role::Peer(peer) if self.peers[peer.index()] == Some(id) => {
                 self.peers[peer.index()] = None;
                 node.on_link(peer, false);
                 report(&format!("link to replica {peer} is down: {why}"));
             }
-            Role::Client(client, _) => {
+            Role::Client(client, key) => {
                 self.clients.remove(&client);
+                if let Some(of_key) = self.of_key.get_mut(&key) {
+                    of_key.remove(&client);
+                    if of_key.is_empty() {
+                        self.of_key.remove(&key);
+                    }
+                }
                 node.on_client_gone(client);
             }
             Role::Peer(_) | Role::Unknown(_) => {}
@@ -403,10 +552,11 @@ impl Links {
     }
 
     /// As [`Links::lost`] for a connection that never had a role.
-    fn forget(&mut self, id: ConnectionId, now: Now) {
+    fn forget(&mut self, id: ConnectionId, why: &str, now: Now) {
         let Some(connection) = self.connections.remove(&id) else { return };
+        self.unproved.remove(&connection.number);
         if let Some(peer) = connection.dialled.filter(|peer| self.peers[peer.index()].is_none()) {
-            self.dial_later(peer, "the handshake took too long", now);
+            self.dial_later(peer, why, now);
         }
     }
 
@@ -419,26 +569,39 @@ impl Links {
                 Target::Client(client) => self.clients.get(&client).copied(),
             };
             let Some(connection) = id.and_then(|id| self.connections.get_mut(&id)) else { continue };
+            let Some(session) = &mut connection.session else { continue };
             let body = &outbox.bytes[range];
             let mut sealed = Ok(());
             let queued = reactor.send_with(connection.id, frame_bytes(body.len()), |out| {
-                sealed = connection.session.send(kind, out, |frame| frame.extend_from_slice(body));
+                sealed = session.send(kind, out, |frame| frame.extend_from_slice(body));
             });
             if let (Ok(()), Err(error)) = (&queued, sealed) {
                 report(&format!("a frame of kind {kind:?} was not sent: {error}"));
             }
-            debug_assert!(!matches!(queued, Err(SendError::Closed)) || id.is_some());
+            if let (Target::Client(client), Err(SendError::Full)) = (target, &queued) {
+                outbox.full.insert(client);
+            }
         }
-        for client in outbox.closing.drain(..) {
-            if let Some(id) = self.clients.remove(&client) {
+        outbox.waiting.clear();
+        for client in outbox.ending.drain(..) {
+            if let Some(connection) = self.clients.get(&client).and_then(|id| self.connections.get_mut(id)) {
                 // Nothing that it still sends is read.
-                self.connections.remove(&id);
-                reactor.close_after_flush(id);
+                connection.session = None;
+                reactor.close_after_flush(connection.id);
             }
         }
         outbox.bytes.clear();
         if outbox.bytes.capacity() > KEEP_OUTBOX {
             outbox.bytes = Vec::new();
+        }
+    }
+    /// All that was queued on a connection has gone out: its client is answered again.
+    pub(super) fn sent(&self, id: ConnectionId, outbox: &mut Outbox) {
+        if let Some(Connection { role: Role::Client(client, _), .. }) = self.connections.get(&id) {
+            outbox.full.remove(client);
+        }
+        if outbox.full.len() > self.clients.len() {
+            outbox.full.retain(|client| self.clients.contains_key(client));
         }
     }
 }

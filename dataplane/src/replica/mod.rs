@@ -19,11 +19,12 @@
 //! load, and an idle replica waits for nothing.
 //!
 //! # Limits
-//! What one client or peer gets done in a round is bounded ([`MAX_BUNDLES_PER_ROUND`], [`MAX_READS_PER_ROUND`],
-//! [`MAX_BODIES_PER_ROUND`], [`MAX_TOLD_PER_ROUND`]), so a flood costs its sender and not its neighbours. A client whose bundle
-//! has a bad signature is told so and disconnected: the key is that of its own link, so nobody else can have done it.
-//! Bundles waiting for verification: what one round's receive buffers held. Parked reads: [`MAX_PARKED`] in all and
-//! [`MAX_PARKED_PER_CLIENT`] a client. Routes from bundles to connections: pruned to what the core still holds.
+//! What one client or peer gets done in a round is bounded, so a flood costs its sender and not its neighbours. A round takes at
+//! most 256 bundles of one key, and none for which the pool has no room; a client whose bundle has a bad signature is told so and
+//! disconnected: the key is that of its own link, so nobody else can have done it. One peer is sent at most
+//! [`MAX_BODIES_PER_ROUND`] bodies and [`MAX_TOLD_PER_ROUND`] other messages. A turn answers at most 16 reads and half a
+//! MiB, one key after the other; of one key at most 64 are queued. Parked reads: [`MAX_PARKED`] in all and
+//! [`MAX_PARKED_PER_CLIENT`] a key. Routes from bundles to connections: pruned to what the core still holds.
 
 mod clients;
 mod counters;
@@ -32,6 +33,8 @@ mod links;
 mod node;
 mod peers;
 pub mod process;
+mod reads;
+mod resolver;
 mod supply;
 
 pub use counters::Counters;
@@ -40,17 +43,11 @@ pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shel
 /// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.
 pub const MAX_PARKED: usize = 4_096;
 
-/// Reads that one client may have waiting.
+/// Reads that one client's key may have waiting.
 pub const MAX_PARKED_PER_CLIENT: usize = 64;
 
 /// The longest that a read waits here, ms; a client that wants to wait longer asks again.
 pub const MAX_WAIT_MS: u32 = 10_000;
-
-/// Bundles that one client may send in a round, and be told OVERLOADED beyond: a session's usual window.
-pub const MAX_BUNDLES_PER_ROUND: usize = 1_024;
-
-/// Reads and status questions that are answered to one client in a round; beyond it OVERLOADED, or nothing to a status question.
-pub const MAX_READS_PER_ROUND: usize = 64;
 
 /// Bodies and pages of decisions that one peer is sent in a round; it asks for no more than 16 bodies at once.
 pub const MAX_BODIES_PER_ROUND: usize = 16;

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::clients::{Parked, Pending};
+use super::clients::Inbox;
 use super::counters::Counters;
+use super::reads::Reads;
 use super::{MAX_BODIES_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
@@ -43,8 +44,14 @@ pub trait Shell<D: Device> {
     /// Sends a message to a client; it may get lost.
     fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]);
 
-    /// Closes a client's connection once what was sent to it has left.
-    fn close_client(&mut self, client: ClientId);
+    /// Whether the client takes what is sent to it; if not, answering it is in vain.
+    fn takes(&self, _client: ClientId) -> bool {
+        true
+    }
+
+    /// Ends a client's connection, once what was sent to it has gone out: it misbehaved. A shell without connections has nothing to
+    /// do here.
+    fn close_client(&mut self, _client: ClientId) {}
 
     /// Starts the log's next write if there is one; [`Node::log_completed`] follows.
     ///
@@ -119,25 +126,16 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     /// When something was staged that nothing waits for, us.
     lazy_since_us: Option<u64>,
     /// Bundles whose signatures are to be checked at the end of the round.
-    pub(super) pending: Vec<Pending>,
+    pub(super) inbox: Inbox,
     /// Where the reply to a bundle goes.
     pub(super) routes: BTreeMap<Digest, ClientId>,
-    pub(super) parked: Vec<Parked>,
+    pub(super) reads: Reads,
     pub(super) counters: Counters,
     executed: Executed,
     pub(super) body: Vec<u8>,
     pub(super) links: u32,
-    /// What each client asked for in this round.
-    pub(super) asked: BTreeMap<ClientId, Asked>,
     /// What was sent to each peer alone in this round.
     told: Vec<Told>,
-}
-
-/// What one client asked for in a round.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Asked {
-    pub(super) bundles: usize,
-    pub(super) reads: usize,
 }
 
 /// What was sent to one peer alone in a round.
@@ -186,14 +184,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             backlog: VecDeque::new(),
             urgent: Lsn::default(),
             lazy_since_us: None,
-            pending: Vec::new(),
+            inbox: Inbox::default(),
             routes: BTreeMap::new(),
-            parked: Vec::new(),
+            reads: Reads::default(),
             counters: Counters::default(),
             executed,
             body: Vec::new(),
             links: 0,
-            asked: BTreeMap::new(),
             told,
         };
         Ok((node, found))
@@ -246,9 +243,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
         self.execution.flush()?;
-        self.answer_parked(now, shell);
+        self.answer_reads(now, shell);
         self.prune_routes();
-        self.asked.clear();
         self.told.fill(Told::default());
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
@@ -262,8 +258,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// When [`Node::turn`] is due even if nothing happens, us.
     pub fn next_deadline_us(&self) -> u64 {
         let idle_write = self.lazy_since_us.map(|since| since + self.config.idle_write_us);
-        let parked = self.parked.iter().map(|parked| parked.until_us).min();
-        let deadlines = [Some(self.ordering.next_deadline_us()), idle_write, parked];
+        let reads = self.reads.next_deadline_us();
+        let deadlines = [Some(self.ordering.next_deadline_us()), idle_write, Some(reads)];
         deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 

@@ -11,7 +11,9 @@
 //! [`handshake_timeout_ms`](crate::cluster::settings::NetConfig) to prove a key that the cluster file names.
 //!
 //! # The end
-//! SIGTERM and SIGINT: no more connections, what is staged is written, then the process ends with success. A failed write or
+//! SIGTERM and SIGINT: no more connections; clients' bundles are refused, replicas' frames ignored and no round is ended any more,
+//! so nothing new is staged or promised; the write in flight is awaited, what is staged is written, then the process ends with
+//! success. A failed write or
 //! sync ends it with an error; it restarts, reads what is really on the disk, and goes on from there.
 
 use std::net::ToSocketAddrs as _;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::crash::{CrashPoint, Step};
-use super::links::{self, Links, Outbox};
+use super::links::{HANDSHAKES_A_ROUND, Links, MAX_UNPROVED, Outbox};
 use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
@@ -28,7 +30,7 @@ use crate::crypto::link::LinkError;
 use crate::execution::{Execution, ExecutionError};
 use crate::history::store::{FileStore, StoreError};
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
-use crate::net::{Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
+use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
 use crate::state::Application;
@@ -40,6 +42,9 @@ const DRAIN: Duration = Duration::from_secs(3);
 
 /// Room for connections that are accepted and closed in the same round.
 const SPARE_CONNECTIONS: u32 = 64;
+
+/// Events that one round takes, so that whatever comes in, rounds end; the rest is taken by the next.
+const MAX_ROUND_EVENTS: usize = 1_024;
 
 /// How long staged decisions may wait for another record to be written with.
 const IDLE_WRITE_US: u64 = 1_000_000;
@@ -143,8 +148,12 @@ impl Shell<FileDevice> for ProcessShell<'_> {
         self.outbox.client(client, kind, body);
     }
 
+    fn takes(&self, client: ClientId) -> bool {
+        self.outbox.takes(client)
+    }
+
     fn close_client(&mut self, client: ClientId) {
-        self.outbox.close(client);
+        self.outbox.close_client(client);
     }
 
     fn start_write(&mut self, log: &mut Log<Record, FileDevice>) -> Result<(), LogError> {
@@ -176,7 +185,8 @@ impl<A: Application> Process<A> {
     fn start(setup: ReplicaSetup, application: A) -> Result<Self, RunError> {
         let started = Instant::now();
         let ReplicaSetup { config, cluster, keys } = setup;
-        let others = (links::MAX_HALF_OPEN + 2 * cluster.n()) as u32 + SPARE_CONNECTIONS;
+        // Replicas (twice, while a link replaces another) and who has yet to say who it is: none takes a client's place.
+        let others = (MAX_UNPROVED + 2 * cluster.n()) as u32 + SPARE_CONNECTIONS;
         let mut reactor = Reactor::new(&ReactorConfig {
             max_connections: (config.net.max_clients as u32 + others).min(MAX_CONNECTIONS),
             send_queue_bytes: (config.net.send_queue_kib as usize) << 10,
@@ -240,8 +250,8 @@ impl<A: Application> Process<A> {
             node.ordering().view(),
             node.ordering().leader(),
         ));
-        let links = Links::new(&config, cluster, keys.link)?;
-        let outbox = Outbox::default();
+        let links = Links::new(&config, cluster, keys.link, reactor.waker())?;
+        let outbox = Outbox::new((config.net.send_queue_kib as usize) << 10);
         let crash = CrashPoint::from_environment();
         Ok(Self { reactor, node, writer, links, outbox, started, ending: None, writing: false, crash, synced: false })
     }
@@ -254,24 +264,46 @@ impl<A: Application> Process<A> {
                 self.crash.pass(Step::Published);
             }
             let now = self::now(self.started);
-            while let Some(event) = self.reactor.next_event() {
+            for _ in 0..MAX_ROUND_EVENTS {
+                let Some(event) = self.reactor.next_event() else { break };
                 self.event(event, now)?;
             }
-            self.links.keep_up(&mut self.reactor, now);
-            self.turn(now)?;
-            if self.is_done() {
-                self.node.flush_log()?;
-                report("ended as asked: all that was staged is on disk");
-                return Ok(());
+            match self.ending {
+                None => self.serve(now)?,
+                Some(since) if !self.writing || since.elapsed() > DRAIN => return self.end(),
+                Some(_) => {}
             }
         }
     }
 
+    /// Ends a round.
+    fn serve(&mut self, now: Now) -> Result<(), RunError> {
+        for _ in 0..HANDSHAKES_A_ROUND {
+            let Some((connection, mut bytes)) = self.links.next_early(&mut self.reactor, now) else { break };
+            self.receive(connection, &mut bytes, now);
+        }
+        self.links.keep_up(&mut self.reactor, now);
+        self.turn(now)
+    }
+
+    /// Writes what is staged, and ends.
+    fn end(&mut self) -> Result<(), RunError> {
+        if self.writing {
+            report("ended as asked, while a write to the disk hangs: what it holds was promised to nobody");
+            return Ok(());
+        }
+        self.node.flush_log()?;
+        report("ended as asked: all that was staged is on disk");
+        Ok(())
+    }
+
     /// How long nothing may happen before something is due.
     fn pause(&self, now: Now) -> Duration {
+        if self.ending.is_some() {
+            return Duration::from_millis(20);
+        }
         let due = self.node.next_deadline_us().min(self.links.next_deadline_us());
-        let pause = Duration::from_micros(due.saturating_sub(now.mono_us));
-        if self.ending.is_some() { pause.min(Duration::from_millis(20)) } else { pause }
+        Duration::from_micros(due.saturating_sub(now.mono_us))
     }
 
     fn turn(&mut self, now: Now) -> Result<(), RunError> {
@@ -305,19 +337,7 @@ impl<A: Application> Process<A> {
             Event::Accepted { connection, .. } => self.links.accepted(&mut self.reactor, connection, now),
             Event::Connected { connection } => self.links.connected(&mut self.reactor, connection),
             Event::Received { connection, mut bytes } => {
-                let (links, node) = (&mut self.links, &mut self.node);
-                let mut shell = ProcessShell {
-                    outbox: &mut self.outbox,
-                    reactor: &mut self.reactor,
-                    writer: &mut self.writer,
-                    writing: &mut self.writing,
-                    crash: &mut self.crash,
-                    written: false,
-                };
-                links.received(connection, &mut bytes, now, node, &mut shell);
-                drop(bytes);
-                self.links.after_receive(&mut self.reactor, connection, &mut self.node, now);
-                self.links.send(&mut self.reactor, &mut self.outbox);
+                self.receive(connection, &mut bytes, now);
             }
             Event::Closed { connection, reason } => {
                 self.links.closed(connection, &reason.to_string(), &mut self.node, now);
@@ -334,14 +354,27 @@ impl<A: Application> Process<A> {
                 report(&format!("signal {signal}: ending; what is staged is written first"));
                 self.reactor.stop_accepting();
                 self.ending.get_or_insert_with(Instant::now);
+                self.node.close_inbox();
+                self.links.end();
             }
-            Event::Sent { .. } | Event::Written { .. } | Event::Woken => {}
+            Event::Sent { connection } => self.links.sent(connection, &mut self.outbox),
+            Event::Written { .. } | Event::Woken => {}
         }
         Ok(())
     }
 
-    fn is_done(&self) -> bool {
-        self.ending.is_some_and(|since| !self.writing || since.elapsed() > DRAIN)
+    fn receive(&mut self, connection: ConnectionId, bytes: &mut [u8], now: Now) {
+        let mut shell = ProcessShell {
+            outbox: &mut self.outbox,
+            reactor: &mut self.reactor,
+            writer: &mut self.writer,
+            writing: &mut self.writing,
+            crash: &mut self.crash,
+            written: false,
+        };
+        self.links.received(connection, bytes, now, &mut self.node, &mut shell);
+        self.links.after_receive(&mut self.reactor, connection, &mut self.node, now);
+        self.links.send(&mut self.reactor, &mut self.outbox);
     }
 }
 

@@ -60,6 +60,8 @@ struct ModelSession {
     last_entry: u64,
     last_time_ms: TimeMs,
     is_open: bool,
+    /// What lies below was forgotten, for want of room.
+    base: u64,
     /// Everything that was ever executed in it.
     done: BTreeMap<u64, (Vec<u8>, Reply)>,
 }
@@ -69,12 +71,21 @@ impl ModelSession {
         (0..).find(|number| !self.done.contains_key(number)).unwrap()
     }
 
+    /// The lowest number that is remembered.
+    fn floor(&self) -> u64 {
+        self.base.max(self.low().saturating_sub(WINDOW))
+    }
+
+    fn bytes(&self) -> usize {
+        self.done.range(self.floor()..).map(|(_, (_, reply))| 128 + reply.detail.len()).sum()
+    }
+
     /// `Ok(None)`: new. `Ok(Some)`: the reply from before.
     fn judge(&self, number: u64, request: &[u8]) -> Result<Option<&Reply>, Code> {
         let low = i128::from(self.low());
         let n = i128::from(number);
         match self.done.get(&number) {
-            _ if n < low - i128::from(WINDOW) => Err(Code::STALE_NUMBER),
+            _ if n < i128::from(self.floor()) => Err(Code::STALE_NUMBER),
             _ if n >= low + i128::from(WINDOW) => Err(Code::BEYOND_WINDOW),
             Some((before, reply)) if before == request => Ok(Some(reply)),
             Some(_) => Err(Code::CONFLICT),
@@ -92,6 +103,8 @@ struct Model {
     writes: Vec<(u8, u64)>,
     last_state_ms: TimeMs,
     bundle_since_state: bool,
+    /// What an identity may keep.
+    identity_bytes: usize,
 }
 
 fn refused(bundle: &Bundle, code: Code) -> Settled {
@@ -149,6 +162,7 @@ impl Model {
             match session.judge(number, request) {
                 Ok(None) => return Admission::Order,
                 Ok(Some(reply)) => settled.replies.push(reply.clone()),
+                Err(Code::BEYOND_WINDOW) if number < session.low() + 2 * WINDOW => return Admission::Order,
                 Err(code) => note(&mut settled, number, code),
             }
         }
@@ -172,6 +186,7 @@ impl Model {
                     last_entry: 0,
                     last_time_ms: 0,
                     is_open: true,
+                    base: 0,
                     done: BTreeMap::new(),
                 });
                 self.sessions.len() - 1
@@ -196,8 +211,30 @@ impl Model {
             self.sessions[place].last_time_ms = self.now;
             self.size += 1;
             self.bundle_since_state = true;
+            self.make_room(place);
         }
         settled
+    }
+
+    fn make_room(&mut self, used: usize) {
+        let owner = self.sessions[used].owner;
+        loop {
+            let mut mine: Vec<usize> = (0..self.sessions.len())
+                .filter(|place| self.sessions[*place].is_open && self.sessions[*place].owner == owner)
+                .collect();
+            mine.sort_by_key(|place| self.sessions[*place].last_entry);
+            if mine.iter().map(|place| self.sessions[*place].bytes()).sum::<usize>() <= self.identity_bytes {
+                return;
+            }
+            let past = mine.iter().find(|place| self.sessions[**place].floor() < self.sessions[**place].low());
+            if let Some(place) = past {
+                self.sessions[*place].base = self.sessions[*place].floor() + 1;
+            } else if mine[0] != used {
+                self.sessions[mine[0]].is_open = false;
+            } else {
+                return;
+            }
+        }
     }
 
     fn reply(&mut self, bundle: &Bundle, session: u64, number: u64, request: u16, bytes: &[u8]) -> Reply {
@@ -270,8 +307,14 @@ impl Model {
 
 /// Runs a script on both, comparing what each batch and each admission gives, and every entry; returns the batches and what
 /// they gave.
-pub(super) fn run(script: &[Step], execution: &mut Execution<Registers, MemoryStore>) -> Vec<(Batch, Executed)> {
+pub(super) fn run(
+    script: &[Step],
+    numbers: usize,
+    execution: &mut Execution<Registers, MemoryStore>,
+) -> Vec<(Batch, Executed)> {
+    execution.sessions.keep_numbers(numbers);
     let mut model = Model {
+        identity_bytes: 128 * numbers,
         sessions: vec![],
         size: 1,
         now: START,

@@ -1,0 +1,259 @@
+//! Hostile clients against a node: floods of bundles, of signatures that do not hold, and of reads.
+
+use std::io;
+
+use super::*;
+use crate::cluster::sample::{cluster_text, parse};
+use crate::cluster::{Settings, Size};
+use crate::crypto::SecretKey;
+use crate::execution::Execution;
+use crate::history::store::MemoryStore;
+use crate::log::{Log, LogError, MIN_SEGMENT_BYTES, SimDisk};
+use crate::ordering::record::Record;
+use crate::ordering::{Agreed, Timing};
+use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN};
+use crate::replica::{HostStatus, NodeConfig};
+use crate::state::{Answer, Entries, OperationContext, Outcome, StateError};
+use crate::types::{EntryIndex, ReplicaId};
+use crate::wire::bundle::{OPEN_SESSION, Request};
+use crate::wire::message::WireBundle;
+
+const ORIGIN: &str = "atlas.example/hostile";
+const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+
+/// Executes nothing and answers every query at once; a query that begins with 1 waits.
+struct Nothing;
+
+impl Application for Nothing {
+    fn check(&self, _: &[u8]) -> Result<usize, Code> {
+        Ok(0)
+    }
+    fn execute(&mut self, _: &OperationContext<'_>, _: &[u8], _: &mut Outcome) {}
+    fn query(&self, _: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
+        answer.wait = query.first() == Some(&1);
+        answer.body = query.to_vec();
+        Code::DONE
+    }
+    fn slot_count(&self) -> u64 {
+        0
+    }
+    fn state_root(&mut self) -> Digest {
+        Digest([1; 32])
+    }
+    fn absence_root(&mut self) -> Digest {
+        Digest([2; 32])
+    }
+    fn snapshot(&self, _: &mut dyn io::Write) -> io::Result<()> {
+        Ok(())
+    }
+    fn restore(&mut self, _: &[u8]) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct World {
+    sent: Vec<(ClientId, Kind, Vec<u8>)>,
+    closed: Vec<ClientId>,
+    deaf: Option<ClientId>,
+}
+
+impl Shell<SimDisk> for World {
+    fn to_peer(&mut self, _: ReplicaId, _: Kind, _: &[u8]) {}
+    fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
+        self.sent.push((client, kind, body.to_vec()));
+    }
+    fn takes(&self, client: ClientId) -> bool {
+        self.deaf != Some(client)
+    }
+    fn close_client(&mut self, client: ClientId) {
+        self.closed.push(client);
+    }
+    fn start_write(&mut self, log: &mut Log<Record, SimDisk>) -> Result<(), LogError> {
+        log.submit().map(drop)
+    }
+    fn host(&self) -> HostStatus {
+        HostStatus::default()
+    }
+}
+
+impl World {
+    fn codes(&self, client: ClientId) -> Vec<(u16, u32)> {
+        let mine = self.sent.iter().filter(|(to, kind, _)| *to == client && *kind == Kind::Refused);
+        mine.map(|(.., body)| message::access::<Refused>(body).unwrap())
+            .map(|refused| (refused.code.to_native(), refused.retry_after_ms.to_native()))
+            .collect()
+    }
+
+    fn answers(&self, client: ClientId, code: Code) -> usize {
+        let mine = self.sent.iter().filter(|(to, kind, _)| *to == client && *kind == Kind::Answer);
+        mine.filter(|(.., body)| message::access::<message::Answer>(body).unwrap().code == code.0).count()
+    }
+}
+
+type TestNode = Node<Nothing, MemoryStore, SimDisk>;
+
+fn secret(client: u8) -> SecretKey {
+    SecretKey::from_seed(&[100 + client; 32])
+}
+
+fn node() -> TestNode {
+    let head = format!("origin = {ORIGIN:?}\ncreated = 2023-11-14T22:13:20Z\n\n");
+    let all = &["*"][..];
+    let text = cluster_text(&head, &[("c0-all", 100, all), ("c1-all", 101, all), ("c2-all", 102, all)]);
+    let cluster = parse(&text).unwrap();
+    let settings = Settings { window: 16, session_window: 64, sessions_per_identity: 1_000, ..*cluster.settings() };
+    let cluster = cluster.with_settings(settings);
+    let execution = Execution::new(&cluster, Nothing, MemoryStore::new()).unwrap();
+    let config = NodeConfig {
+        // A backup: what it takes waits in its pool.
+        me: ReplicaId(1),
+        origin: ORIGIN.into(),
+        genesis: cluster.genesis(),
+        agreed: Agreed { size: Size::new(4).unwrap(), window: 16, drift_ms: 5_000 },
+        timing: Timing::default(),
+        segment_bytes: MIN_SEGMENT_BYTES,
+        idle_write_us: 1_000_000,
+    };
+    let disk = SimDisk::new(1, cluster.genesis(), MIN_SEGMENT_BYTES);
+    Node::recover(config, execution, disk, NOW).unwrap().0
+}
+
+/// A bundle that opens a session; those of different `number` differ.
+fn submit(client: u8, number: i64, good: bool) -> Vec<u8> {
+    let secret = secret(client);
+    let opening = Request { class: 0, not_after_ms: None, operation: &OPEN_SESSION }.encode();
+    let bundle = Bundle::sign(ORIGIN, secret.public(), None, 0, &[opening], NOW.wall_ms + number, |bytes| {
+        let mut signature = secret.sign(bytes);
+        signature.0[40] ^= u8::from(!good);
+        signature
+    })
+    .unwrap();
+    let bundle = WireBundle { cose: bundle.cose().to_vec(), requests: bundle.requests().map(<[u8]>::to_vec).collect() };
+    let mut body = Vec::new();
+    message::encode(&Submit { bundle }, &mut body);
+    body
+}
+
+fn send(node: &mut TestNode, world: &mut World, client: u8, body: &[u8]) {
+    node.on_client(ClientId(client.into()), &secret(client).public(), Kind::Submit, body, NOW, world).unwrap();
+}
+
+fn query(node: &mut TestNode, world: &mut World, client: u8, id: u64, query: &[u8], wait_ms: u32) {
+    let mut body = Vec::new();
+    message::encode(&Query { id, min_size: 0, wait_ms, query: query.to_vec() }, &mut body);
+    node.on_client(ClientId(client.into()), &secret(client).public(), Kind::Query, &body, NOW, world).unwrap();
+}
+
+#[test]
+fn a_repeated_bundle_waits_once_and_a_flood_is_told_to_come_again() {
+    let (mut node, mut world) = (node(), World::default());
+    let first = submit(0, 0, true);
+    (0..1_000).for_each(|_| send(&mut node, &mut world, 0, &first));
+    assert_eq!((node.inbox.pending.len(), world.sent.len()), (1, 0));
+    for number in 1..300 {
+        send(&mut node, &mut world, 0, &submit(0, number, true));
+    }
+    assert_eq!(node.inbox.pending.len(), MAX_BUNDLES_A_ROUND);
+    let refused = world.codes(ClientId(0));
+    assert_eq!(refused.len(), 300 - MAX_BUNDLES_A_ROUND);
+    assert!(refused.iter().all(|refused| *refused == (Code::OVERLOADED.0, RETRY_AFTER_MS)));
+    // The neighbour has its own share of the round, and the next round begins afresh.
+    send(&mut node, &mut world, 1, &submit(1, 0, true));
+    assert_eq!(node.inbox.pending.len(), MAX_BUNDLES_A_ROUND + 1);
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!(node.ordering().pooled(), MAX_BUNDLES_A_ROUND + 1);
+    send(&mut node, &mut world, 0, &submit(0, 900, true));
+    assert_eq!(node.inbox.pending.len(), 1);
+}
+
+#[test]
+fn a_bad_signature_costs_its_sender_the_connection_and_nobody_else_anything() {
+    let (mut node, mut world) = (node(), World::default());
+    for number in 0..5 {
+        send(&mut node, &mut world, 0, &submit(0, number, number != 1));
+        send(&mut node, &mut world, 1, &submit(1, number, true));
+    }
+    node.turn(NOW, &mut world).unwrap();
+    // The bundle before the bad one counts, those after it were not looked at.
+    assert_eq!(node.ordering().pooled(), 6);
+    let overloaded = (Code::OVERLOADED.0, RETRY_AFTER_MS);
+    assert_eq!(world.codes(ClientId(0)), [(Code::BAD_SIGNATURE.0, 0), overloaded, overloaded, overloaded]);
+    assert_eq!((world.codes(ClientId(1)), &world.closed), (vec![], &vec![ClientId(0)]));
+    let counter = format!("misbehaviour.client.{}.bad_signature", secret(0).public());
+    assert_eq!(node.counters().get(&counter), 1);
+    assert!(node.inbox.suspects.contains_key(&secret(0).public()) && node.inbox.suspects.len() == 1);
+    // It is served again when it behaves.
+    send(&mut node, &mut world, 0, &submit(0, 7, true));
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!(node.ordering().pooled(), 7);
+}
+
+#[test]
+fn a_replica_that_ends_takes_no_bundle() {
+    let (mut node, mut world) = (node(), World::default());
+    node.close_inbox();
+    send(&mut node, &mut world, 0, &submit(0, 0, true));
+    assert_eq!(world.codes(ClientId(0)), [(Code::UNAVAILABLE.0, RETRY_AFTER_END_MS)]);
+    assert!(node.inbox.pending.is_empty());
+}
+
+#[test]
+fn reads_are_answered_in_turns_one_key_after_the_other() {
+    let (mut node, mut world) = (node(), World::default());
+    for id in 0..100 {
+        query(&mut node, &mut world, 0, id, &[7], 0);
+    }
+    assert_eq!(world.answers(ClientId(0), Code::OVERLOADED), 100 - MAX_QUEUED_READS);
+    query(&mut node, &mut world, 1, 1, &[7], 0);
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!(world.answers(ClientId(0), Code::DONE) + 1, READS_A_TURN);
+    assert_eq!((world.answers(ClientId(1), Code::DONE), node.next_deadline_us()), (1, 0));
+    for _ in 0..MAX_QUEUED_READS / READS_A_TURN {
+        node.turn(NOW, &mut world).unwrap();
+    }
+    assert_eq!(world.answers(ClientId(0), Code::DONE), MAX_QUEUED_READS);
+    assert!(node.next_deadline_us() > 0);
+    // Who takes no answers costs nothing.
+    world.deaf = Some(ClientId(0));
+    query(&mut node, &mut world, 0, 1, &[7], 0);
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!(world.answers(ClientId(0), Code::DONE), MAX_QUEUED_READS);
+}
+
+#[test]
+fn parked_reads_are_bounded_and_looked_at_when_something_changed() {
+    let (mut node, mut world) = (node(), World::default());
+    for id in 0..80 {
+        query(&mut node, &mut world, 0, id, &[1], 1_000);
+        node.turn(NOW, &mut world).unwrap();
+    }
+    let parked = crate::replica::MAX_PARKED_PER_CLIENT;
+    assert_eq!((node.reads.parked(), world.answers(ClientId(0), Code::OVERLOADED)), (parked, 80 - parked));
+    assert_eq!(node.next_deadline_us().min(NOW.mono_us + 1_000_000), node.next_deadline_us());
+    let later = Now { mono_us: NOW.mono_us + 1_000_000, ..NOW };
+    for _ in 0..parked / READS_A_TURN {
+        node.turn(later, &mut world).unwrap();
+    }
+    assert_eq!((node.reads.parked(), world.answers(ClientId(0), Code::DONE)), (0, parked));
+    query(&mut node, &mut world, 0, 1, &[1], 1_000);
+    node.turn(later, &mut world).unwrap();
+    node.on_client_gone(ClientId(0));
+    assert_eq!(node.reads.parked(), 0);
+    let size: EntryIndex = node.execution_mut().size();
+    assert_eq!(size, 1);
+}
+
+#[test]
+fn a_flood_of_status_questions_is_answered_from_one_look() {
+    let (mut node, mut world) = (node(), World::default());
+    let mut body = Vec::new();
+    message::encode(&StatusQuery { id: 5 }, &mut body);
+    let key = secret(2).public();
+    for _ in 0..500 {
+        node.on_client(ClientId(2), &key, Kind::StatusQuery, &body, NOW, &mut world).unwrap();
+    }
+    node.turn(NOW, &mut world).unwrap();
+    let answers = world.sent.iter().filter(|(_, kind, _)| *kind == Kind::StatusAnswer).count();
+    assert_eq!(answers, READS_A_TURN);
+}
