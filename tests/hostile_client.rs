@@ -196,7 +196,7 @@ fn refusal(cluster: &Cluster, index: usize, bundle: &Bundle) -> Code {
     loop {
         assert!(Instant::now() < deadline, "no refusal of {bundle:?}");
         link.poll(Duration::from_millis(100)).unwrap();
-        if let Some((kind, body)) = link.inbox.pop() {
+        if let Some((kind, body)) = link.inbox.pop_front() {
             assert_eq!(kind, Kind::Refused, "{bundle:?} was executed");
             return Code(message::access::<Refused>(&body).unwrap().code.to_native());
         }

@@ -1,8 +1,8 @@
 //! The commands of `atlas`: from what is typed to what is printed and the exit code.
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
-//! - [`init`]: `init` and `replica`; [`write`]: `set`, `delete`, `txn`; [`read`]: `get`, `list`, `history`;
-//!   [`watch`], [`status`], [`bench`];
+//! - `init`: `init` and `replica`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
+//!   `watch`, `status`, `bench`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.

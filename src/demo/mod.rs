@@ -20,10 +20,10 @@
 //!
 //! # Output
 //! Lines on the standard output. Where it and standard error are terminals, the turbines and the progress are shown in place
-//! below, on standard error, and only full hours and what happens are printed ([`screen`]).
+//! below, on standard error, and only full hours and what happens are printed (`screen`).
 //!
-//! [`plan`], [`check`], [`meter`] and the layout in [`screen`] are pure; [`farm`] has the cluster and the clock; [`story`] and
-//! [`finale`] tell it.
+//! `plan`, `check`, `meter` and the layout in `screen` are pure; `farm` has the cluster and the clock; `story` and
+//! `finale` tell it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

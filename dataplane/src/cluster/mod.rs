@@ -1,6 +1,6 @@
 //! Who makes up a cluster and how each replica runs: the two configuration files and `init`, which writes them.
 //!
-//! # The cluster file ([`file`])
+//! # The cluster file ([`mod@file`])
 //! TOML, the genesis of a cluster: its name (origin), when it was created, the settings that stand in the agreed order,
 //! the replicas with addresses and public keys, the roles and the clients. Its hash,
 //! `SHA-256("atlas-genesis/1" || the file's bytes)`, is bound into links and data directories, so all processes of a

@@ -3,7 +3,7 @@
 //! # What is here
 //! - [`hash`]: SHA-256 and RFC 6962 Merkle hashing.
 //! - [`keys`]: Ed25519 private keys and the files that hold them.
-//! - [`verify`]: checking signatures, one at a time or in batches, always with the same answer.
+//! - [`mod@verify`]: checking signatures, one at a time or in batches, always with the same answer.
 //! - [`link`]: the mutually authenticated, encrypted session between two processes, without any I/O.
 //! - [`session`]: one connection: frames, handshake and sealing joined, for both ends.
 //!

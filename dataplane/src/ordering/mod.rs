@@ -24,7 +24,7 @@
 //! ([`DurableProposal`]). Decisions are written without being waited for.
 //!
 //! # Nobody is left behind
-//! Replicas exchange [`Status`](crate::wire::message::Status) now and then and after each reconnect. Whoever sees that a peer
+//! Replicas exchange [`Status`] now and then and after each reconnect. Whoever sees that a peer
 //! lacks something sends it again: the proposal (the leader), its own PREPARE, its COMMIT (staging P first where a fast commit
 //! had made it needless), and DECIDED for what it has executed, a bounded page at a time. A COMMIT for a sequence that was
 //! decided here already is answered at once. So a lost message delays and never wedges.
