@@ -28,7 +28,9 @@ pub trait EntryStore: Entries {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file belongs to another cluster; nothing was written.
-    #[error("{path} belongs to the cluster with genesis {found}, not to {expected}: use this cluster's data directory")]
+    #[error(
+        "{path} belongs to another cluster: its genesis is {found}, this cluster's is {expected}; check the data directory in the config"
+    )]
     Genesis {
         /// Which file.
         path: PathBuf,

@@ -21,12 +21,19 @@ pub(super) const READS_A_TURN: usize = 16;
 /// Bytes of answers after which a turn answers no more reads.
 const ANSWER_BYTES_A_TURN: usize = 512 << 10;
 
-/// A status may tell what was so long ago, us: its digests cost more than other answers.
-const STATUS_AGE_US: u64 = 100_000;
+/// The least time between two computations of a status's digests, us: they cost more than other answers. Who asks earlier waits,
+/// since a status tells what is, not what was.
+const STATUS_INTERVAL_US: u64 = 20_000;
+
+/// How old what a status tells of the host may be, us.
+const HOST_AGE_US: u64 = 1_000_000;
 
 /// What is asked.
 enum Question {
-    Status,
+    Status {
+        /// Answered then at the earliest, us.
+        from_us: u64,
+    },
     Query {
         query: Vec<u8>,
         min_size: u64,
@@ -49,7 +56,7 @@ impl Read {
     /// Whether looking at it again can give another answer.
     fn is_due(&self, size: u64, now_us: u64) -> bool {
         match &self.question {
-            Question::Status => true,
+            Question::Status { from_us } => *from_us <= now_us,
             Question::Query { min_size, until_us, .. } => {
                 *until_us <= now_us || (self.seen_size != Some(size) && size >= *min_size)
             }
@@ -58,7 +65,7 @@ impl Read {
 
     fn until_us(&self) -> u64 {
         match &self.question {
-            Question::Status => 0,
+            Question::Status { from_us } => *from_us,
             Question::Query { until_us, .. } => *until_us,
         }
     }
@@ -192,7 +199,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// Queues a question for the status; one too many is dropped, and asked again.
     pub(super) fn client_status(&mut self, client: ClientId, key: &PublicKey, id: u64) {
         if self.reads.has_room(key) {
-            self.reads.queue(Read { client, key: *key, id, question: Question::Status, seen_size: None });
+            self.reads.queue(Read {
+                client,
+                key: *key,
+                id,
+                question: Question::Status { from_us: 0 },
+                seen_size: None,
+            });
         }
     }
 
@@ -216,7 +229,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     fn answer_read(&mut self, mut read: Read, now: Now, shell: &mut impl Shell<D>) -> usize {
         let (client, id, size) = (read.client, read.id, self.execution.size());
         let Question::Query { query, min_size, until_us } = &read.question else {
-            return self.answer_status(client, id, now, shell);
+            return self.answer_status(read, now, shell);
         };
         let late = *until_us <= now.mono_us;
         let mut answer = Answer::default();
@@ -248,20 +261,27 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell.to_client(client, Kind::Answer, &self.body);
     }
 
-    fn answer_status(&mut self, client: ClientId, id: u64, now: Now, shell: &mut impl Shell<D>) -> usize {
+    fn answer_status(&mut self, mut read: Read, now: Now, shell: &mut impl Shell<D>) -> usize {
         let sequence = self.ordering.executed();
-        let is_fresh = |facts: &&Facts| {
+        let known = self.reads.status.as_ref().map(|facts| {
             let age_us = now.mono_us.saturating_sub(facts.at_us);
-            age_us < STATUS_AGE_US || (facts.sequence == sequence && age_us < 10 * STATUS_AGE_US)
-        };
-        let answer = match self.reads.status.as_ref().filter(is_fresh) {
-            Some(facts) => facts.answer.clone(),
-            None => {
+            (facts.sequence == sequence && age_us < HOST_AGE_US, facts.at_us + STATUS_INTERVAL_US)
+        });
+        let answer = match (known, &self.reads.status) {
+            (Some((true, _)), Some(facts)) => facts.answer.clone(),
+            (Some((false, from_us)), _) if from_us > now.mono_us => {
+                read.question = Question::Status { from_us };
+                // One too many is dropped, and asked again.
+                drop(self.reads.park(read));
+                return 0;
+            }
+            _ => {
                 let answer = self.status(shell);
                 self.reads.status = Some(Facts { at_us: now.mono_us, sequence, answer: answer.clone() });
                 answer
             }
         };
+        let Read { client, id, .. } = read;
         let answer = StatusAnswer { id, counters: self.all_counters(), links: self.links, ..answer };
         self.body.clear();
         message::encode(&answer, &mut self.body);
