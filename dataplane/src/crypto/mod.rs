@@ -62,6 +62,12 @@ pub mod context {
     pub const GENESIS: &[u8] = b"atlas-genesis/1";
     /// First bytes of a batch digest's input (FORMATS.md).
     pub const BATCH: &[u8] = b"atlas-batch/1";
+    /// First bytes of what a CHECKPOINT's signature covers.
+    pub const CHECKPOINT: &[u8] = b"atlas-checkpoint/1";
+    /// First bytes of what a VIEW-CHANGE's signature covers.
+    pub const VIEW_CHANGE: &[u8] = b"atlas-view-change/1";
+    /// First bytes of what a NEW-VIEW's signature covers.
+    pub const NEW_VIEW: &[u8] = b"atlas-new-view/1";
 }
 
 #[cfg(test)]

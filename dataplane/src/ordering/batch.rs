@@ -21,6 +21,11 @@ impl Batch {
         Self { digest, time_ms, bundles }
     }
 
+    /// The null batch: what a new view chooses where nothing can have been decided. Executing it changes nothing.
+    pub fn null() -> Self {
+        Self { digest: Digest::NULL, time_ms: 0, bundles: Vec::new() }
+    }
+
     /// The batch under a digest that it does not have.
     #[cfg(test)]
     pub(super) fn claiming(self, digest: Digest) -> Self {

@@ -26,14 +26,22 @@ impl Ordering {
             prepares: slot.prepare_bits(),
             commits: slot.commit_bits(),
         });
-        Status { view: self.view, low: self.executed, executed: self.executed, ask, open: open.collect() }
+        Status {
+            view: self.view,
+            low: self.stable.sequence(),
+            executed: self.executed,
+            active: self.active,
+            ask,
+            open: open.collect(),
+        }
     }
 
     /// Statuses that are due: to all when the time has come, else to whom one is owed.
     pub(super) fn send_status(&mut self, now: Now) {
         let owed = std::mem::take(&mut self.status_to);
         if now.mono_us >= self.status_at_us {
-            let busy = self.is_busy() || self.is_behind();
+            // One that left alone and misses nothing may wait quietly: whoever follows it will say so.
+            let busy = self.is_busy() || self.is_behind() || self.new_view_at_us.is_some();
             let pause = if busy { self.timing.busy_status_us } else { self.timing.idle_status_us };
             self.status_at_us = now.mono_us + pause;
             let status = self.status(false);
@@ -78,6 +86,7 @@ impl Ordering {
             view: status.view.to_native(),
             low: status.low.to_native(),
             executed: status.executed.to_native(),
+            active: status.active,
             ask,
             open: open.collect(),
         });
@@ -103,7 +112,11 @@ impl Ordering {
         if executed < self.executed {
             self.send_decided(from, executed + 1, now);
         }
-        self.send_again(from, status);
+        self.send_checkpoints(from, status.low);
+        self.send_change(from, status, now);
+        if status.view == self.view && status.active && self.active {
+            self.send_again(from, status);
+        }
     }
 
     /// Own votes and proposals that a peer lacks.
@@ -213,7 +226,8 @@ impl Ordering {
             self.slots.get(&sequence).and_then(|slot| slot.batch.clone()).filter(|batch| batch.digest() == digest);
         match in_memory {
             Some(batch) => self.effects.push_back(Effect::SupplyBatch(to, sequence, batch)),
-            None if sequence <= self.executed => {
+            // What this replica has pre-prepared stands in its log too.
+            None if sequence <= self.executed || self.slots.contains_key(&sequence) => {
                 self.effects.push_back(Effect::SupplyLoggedBatch(to, sequence, digest));
             }
             None => {}

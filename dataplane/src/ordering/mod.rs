@@ -48,36 +48,51 @@ use std::sync::Arc;
 
 use crate::cluster::Size;
 use crate::log::Durable;
-use crate::types::{Code, Digest, Now, PublicKey, ReplicaId, Sequence, View};
+use crate::types::{Code, Digest, Now, PublicKey, ReplicaId, Sequence, Signature, TimeMs, View};
 use crate::wire::bundle::Bundle;
 use crate::wire::error::Misbehaviour;
 use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, ArchivedVotes, Status};
 
 pub mod batch;
+mod bytes;
 mod catch_up;
+mod change;
+pub mod checkpoint;
+pub mod choice;
 #[cfg(test)]
 mod late_body_tests;
 pub(crate) mod mutants;
 mod normal;
 mod pool;
 pub mod record;
+pub mod seal;
 mod slot;
+mod suspect;
 #[cfg(test)]
 mod tests;
+pub mod view_change;
 
 use batch::Batch;
+use change::Leading;
+use checkpoint::{Certificate, SignedStatement, Statement};
+use choice::Held;
 use mutants::Mutant;
 use pool::Pool;
-use record::{DurableProposal, DurableVote, Record};
+use record::{DurableVote, Record};
+use seal::Seals;
 use slot::Slot;
+use view_change::{SignedNewView, SignedViewChange};
 
 /// What all replicas of the epoch agree on.
 #[derive(Clone, Copy, Debug)]
 pub struct Agreed {
     /// The membership's size.
     pub size: Size,
-    /// Open sequences allowed above the low watermark.
+    /// Open sequences allowed above the low watermark: as many as lie between two checkpoints, since fewer would never reach
+    /// the next.
     pub window: u64,
+    /// K: a checkpoint is taken every so many sequences.
+    pub interval: u64,
     /// How far a proposal's time may be off the own clock, ms.
     pub drift_ms: i64,
 }
@@ -99,6 +114,12 @@ pub struct Timing {
     pub idle_status_us: u64,
     /// A bundle that was not ordered for so long is dropped, us; its client sends it again.
     pub bundle_age_us: u64,
+    /// How long nothing may be executed while something waits before the leader is suspected, us; doubled while views fail.
+    pub suspect_us: u64,
+    /// The same where the link to the leader is down, us.
+    pub hint_us: u64,
+    /// How long nothing may be executed before the leader is sent what clients sent here, us.
+    pub relay_us: u64,
 }
 
 impl Default for Timing {
@@ -111,6 +132,9 @@ impl Default for Timing {
             busy_status_us: 50_000,
             idle_status_us: 1_000_000,
             bundle_age_us: 30_000_000,
+            suspect_us: 150_000,
+            hint_us: 30_000,
+            relay_us: 40_000,
         }
     }
 }
@@ -135,7 +159,7 @@ pub enum To {
 #[derive(Clone, Debug)]
 pub enum Outgoing {
     /// The leader's proposal.
-    PrePrepare(DurableProposal),
+    PrePrepare(Arc<Proposal>),
     /// PREPAREs of one view.
     Prepare(Vec<DurableVote>),
     /// COMMITs of one view.
@@ -146,6 +170,32 @@ pub enum Outgoing {
     Status(Status),
     /// Asks for a batch's body.
     FetchBatch(Sequence, Digest),
+    /// What this replica, which leaves its view, reports.
+    ViewChange(SignedViewChange),
+    /// How the present view began.
+    NewView(Arc<SignedNewView>),
+    /// This replica's state at a checkpoint.
+    Checkpoint(SignedStatement),
+    /// The stable checkpoint.
+    Stable(Arc<Certificate>),
+    /// A client's bundle, for the leader.
+    Relay(Arc<Bundle>),
+}
+
+/// What a leader proposes at a sequence. It is no vote: it leaves before anything is durable, and a leader that restarts and finds
+/// that it may have proposed in its view asks for the next.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Proposal {
+    /// The view.
+    pub view: View,
+    /// The sequence.
+    pub sequence: Sequence,
+    /// The batch's digest.
+    pub digest: Digest,
+    /// The leader's time.
+    pub time_ms: TimeMs,
+    /// The digests of the batch's bundles.
+    pub bundles: Vec<Digest>,
 }
 
 /// What the core wants done, in this order.
@@ -165,6 +215,8 @@ pub enum Effect {
     SupplyDecided(ReplicaId, Sequence),
     /// A peer did what a correct replica does not do.
     Report(ReplicaId, Misbehaviour),
+    /// This replica's state at the checkpoint is not the certified one: it must stop.
+    Diverged(Sequence),
 }
 
 /// Why a body is wanted, which decides how it is verified.
@@ -182,8 +234,41 @@ pub struct Ordering {
     me: ReplicaId,
     agreed: Agreed,
     timing: Timing,
+    seals: Arc<Seals>,
     view: View,
-    /// Highest executed sequence; the low watermark until checkpoints exist.
+    /// Whether this replica takes part in the view; otherwise it has left the ones below and waits for the NEW-VIEW.
+    active: bool,
+    leading: Leading,
+    /// This replica led its view, may have proposed in it and restarted: it asks for the next.
+    restarted_leader: bool,
+    /// The own P and Q above the low watermark.
+    held: Held,
+    /// The stable checkpoint, which is the low watermark.
+    stable: Arc<Certificate>,
+    /// What replicas signed at checkpoints above.
+    statements: BTreeMap<Sequence, Vec<Option<SignedStatement>>>,
+    /// The own states at checkpoints, the stable one and above, with the signature once they are durable.
+    own_statements: BTreeMap<Sequence, (Statement, Option<Signature>)>,
+    /// The latest VIEW-CHANGE of each replica.
+    changes: Vec<Option<SignedViewChange>>,
+    /// VIEW-CHANGEs and NEW-VIEWs of each peer that were verified in this round.
+    verified: Vec<usize>,
+    /// How the present view began.
+    new_view: Option<Arc<SignedNewView>>,
+    /// The present view's choices that this replica has not voted on.
+    unvoted: BTreeMap<Sequence, Digest>,
+    /// When each peer may be sent a VIEW-CHANGE or NEW-VIEW again, us.
+    change_at_us: Vec<u64>,
+    /// Views that failed since the last stable checkpoint.
+    failures: u32,
+    /// Since when something waits and nothing was executed, us.
+    work_since_us: Option<u64>,
+    relay_at_us: u64,
+    /// When the next leader's time is up, us.
+    new_view_at_us: Option<u64>,
+    /// Replicas whose links are down, a bit each.
+    links_down: u32,
+    /// Highest executed sequence.
     executed: Sequence,
     /// Every sequence up to here is accepted in this view, or executed.
     accepted: Sequence,
@@ -229,12 +314,30 @@ pub struct Decisions {
 
 impl Ordering {
     /// A core with nothing ordered yet.
-    pub fn new(me: ReplicaId, agreed: Agreed, timing: Timing) -> Self {
+    pub fn new(me: ReplicaId, agreed: Agreed, timing: Timing, seals: Arc<Seals>) -> Self {
         Self {
             me,
             agreed,
             timing,
+            seals,
             view: 0,
+            active: true,
+            leading: Leading::NotYet,
+            restarted_leader: false,
+            held: Held::default(),
+            stable: Arc::new(Certificate::genesis()),
+            statements: BTreeMap::new(),
+            own_statements: BTreeMap::new(),
+            changes: vec![None; agreed.size.n()],
+            verified: vec![0; agreed.size.n()],
+            new_view: None,
+            unvoted: BTreeMap::new(),
+            change_at_us: vec![0; agreed.size.n()],
+            failures: 0,
+            work_since_us: None,
+            relay_at_us: 0,
+            new_view_at_us: None,
+            links_down: 0,
             executed: 0,
             accepted: 0,
             proposed_ms: i64::MIN,
@@ -260,49 +363,99 @@ impl Ordering {
     /// Takes back a record of the own log, in log order, before anything else happens. Executions come out as effects.
     pub fn replay(&mut self, record: &Durable<Record>) {
         let sequence = record.sequence();
-        if sequence <= self.executed {
-            return;
-        }
         match &**record {
             Record::PrePrepared { .. } if mutants::on(Mutant::ForgetsQ) => {}
             Record::PrePrepared { view, batch, .. } => {
-                self.view = self.view.max(*view);
+                self.held.pre_prepare(*view, sequence, batch.digest());
+                self.unvoted.remove(&sequence);
                 self.proposed_ms = self.proposed_ms.max(batch.time_ms());
-                let slot = self.slot(sequence);
-                slot.own_q(record);
-                slot.batch = Some(Arc::clone(batch));
+                if sequence > self.executed {
+                    let slot = self.slot(sequence);
+                    slot.logged = Some(batch.digest());
+                    slot.batch = Some(Arc::clone(batch));
+                }
+                self.replay_q(*view, record);
             }
-            Record::Prepared { view, .. } => {
-                self.view = self.view.max(*view);
-                self.slot(sequence).own_p(record);
+            Record::Chosen { view, digest, .. } => {
+                self.held.pre_prepare(*view, sequence, *digest);
+                self.unvoted.remove(&sequence);
+                if sequence > self.executed && *digest == Digest::NULL {
+                    let slot = self.slot(sequence);
+                    slot.logged = Some(*digest);
+                    slot.batch = Some(Arc::new(Batch::null()));
+                }
+                self.replay_q(*view, record);
             }
-            Record::Decided { digest, .. } => self.slot(sequence).decided = Some(*digest),
-            Record::Learned { batch, .. } => {
+            Record::Prepared { view, digest, .. } => {
+                self.held.prepare(*view, sequence, *digest);
+                if *view == self.view
+                    && let Some(slot) = self.slots.get_mut(&sequence)
+                {
+                    slot.own_p(record);
+                }
+            }
+            Record::Decided { digest, .. } if sequence > self.executed => {
+                self.slot(sequence).decided = Some(*digest);
+            }
+            Record::Learned { batch, .. } if sequence > self.executed => {
                 let slot = self.slot(sequence);
                 slot.decided = Some(batch.digest());
                 slot.batch = Some(Arc::clone(batch));
                 slot.logged = Some(batch.digest());
             }
+            Record::Decided { .. } | Record::Learned { .. } => {}
+            Record::Leaves { view, .. } => {
+                self.view = *view;
+                self.active = false;
+                self.new_view = None;
+                self.end_view();
+                self.changes[self.me.index()] = SignedViewChange::own(record, &self.seals);
+            }
+            Record::Enters(new_view) => {
+                self.stabilise(Arc::clone(&new_view.certificate));
+                self.begin(Arc::clone(new_view));
+            }
+            Record::Leads { .. } => self.leading = Leading::Proposes,
+            Record::Checkpoint(statement) => self.replay_checkpoint(statement),
+            Record::Stable(certificate) => self.stabilise(Arc::clone(certificate)),
         }
         self.execute_decided(false);
+    }
+
+    /// Q of the present view; records of a view stand behind its beginning.
+    fn replay_q(&mut self, view: View, record: &Durable<Record>) {
+        let sequence = record.sequence();
+        if view == self.view && (sequence > self.executed || self.slots.contains_key(&sequence)) {
+            self.slot(sequence).own_q(record);
+        }
     }
 
     /// The log is read: goes on where it ended.
     pub fn start(&mut self, now: Now) {
         let me = self.me;
-        self.accepted = self.executed;
-        while let Some(slot) = self.slots.get(&(self.accepted + 1)).filter(|slot| slot.has_own_q()) {
-            let digest = slot.own_q_digest();
+        self.accepted = self.accepted.max(self.executed).max(self.stable.sequence());
+        while self.slots.get(&(self.accepted + 1)).is_some_and(Slot::has_own_q) {
             self.accepted += 1;
-            let sequence = self.accepted;
-            if let Some(digest) = digest {
-                self.slot(sequence).prepares[me.index()] = Some(digest);
-            }
         }
         for slot in self.slots.values_mut() {
+            slot.prepares[me.index()] = slot.own_q_digest();
             slot.count_own_commit(me);
         }
+        for statement in self.own_statements.values().filter(|(_, signature)| signature.is_none()) {
+            self.effects.push_back(Effect::Log(Record::Checkpoint(statement.0)));
+        }
+        self.restarted_leader = self.active && self.leader() == me && self.leading != Leading::NotYet;
         self.status_at_us = now.mono_us;
+    }
+
+    /// The stable checkpoint's sequence: the low watermark.
+    pub fn low(&self) -> Sequence {
+        self.stable.sequence()
+    }
+
+    /// Whether this replica takes part in its view, and is not between two.
+    pub fn is_active(&self) -> bool {
+        self.active
     }
 
     /// The present view.
@@ -407,6 +560,7 @@ impl Ordering {
 
     /// The link to a peer came up or went down.
     pub fn on_link(&mut self, peer: ReplicaId, up: bool) {
+        self.note_link(peer, up);
         if up {
             self.status_to |= 1 << peer.0;
         }
@@ -416,7 +570,10 @@ impl Ordering {
     /// what is missing.
     pub fn flush(&mut self, now: Now) {
         self.supplied.fill(0);
+        self.verified.fill(0);
         self.answer_statuses(now);
+        self.look_at_leader(now);
+        self.accept_choices(now);
         self.accept_proposals(now);
         self.propose(now);
         self.prepare_due();
@@ -428,7 +585,8 @@ impl Ordering {
 
     /// When [`Ordering::flush`] is to be called next even if nothing happens, us.
     pub fn next_deadline_us(&self) -> u64 {
-        self.fetch_deadline_us().map_or(self.status_at_us, |fetch| fetch.min(self.status_at_us))
+        let fetch = self.fetch_deadline_us().unwrap_or(u64::MAX);
+        fetch.min(self.status_at_us).min(self.leader_deadline_us())
     }
 
     /// The next effect.

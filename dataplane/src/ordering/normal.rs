@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, batch_digest};
+use super::change::Leading;
 use super::mutants::{self, Mutant};
 use super::record::{DurableVote, Phase, Record};
-use super::slot::{Own, Proposal};
-use super::{Effect, MAX_OPEN_BYTES, Ordering, Outgoing, To, Wanted};
+use super::slot::{Own, Pending};
+use super::{Effect, MAX_OPEN_BYTES, Ordering, Outgoing, Proposal, To, Wanted};
 use crate::log::Durable;
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::error::Misbehaviour;
@@ -14,16 +15,35 @@ use crate::wire::limits::{MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_VOTES};
 use crate::wire::message::{ArchivedPrePrepare, ArchivedVotes};
 
 impl Ordering {
-    /// The leader proposes at once when idle, and under load what has gathered when one of its open batches is through.
+    /// The leader proposes at once when idle, and under load what has gathered when one of its open batches is through. Before
+    /// its first proposal in a view it writes down that it leads.
     pub(super) fn propose(&mut self, now: Now) {
-        while self.leader() == self.me
-            && self.accepted - self.executed < self.timing.open_batches.min(self.agreed.window)
+        while self.active
+            && self.leader() == self.me
+            && !self.restarted_leader
+            && self.unvoted.is_empty()
+            && self.accepted < self.stable.sequence() + self.agreed.window
+            && self.accepted - self.executed < self.timing.open_batches
+            && self.open_bytes <= MAX_OPEN_BYTES
             && self.pool.has_unproposed()
         {
+            match self.leading {
+                Leading::NotYet => {
+                    self.leading = Leading::Staged;
+                    return self.effects.push_back(Effect::Log(Record::Leads { view: self.view }));
+                }
+                Leading::Staged => return,
+                Leading::Proposes => {}
+            }
             let bundles = self.pool.take(self.timing.batch_bytes.min(MAX_BATCH_BYTES), MAX_BATCH_BUNDLES);
             let time_ms = now.wall_ms.max(self.proposed_ms);
             self.proposed_ms = time_ms;
-            self.accept(self.accepted + 1, Arc::new(Batch::new(time_ms, bundles)));
+            let (view, sequence, batch) = (self.view, self.accepted + 1, Batch::new(time_ms, bundles));
+            let bundles = batch.bundles().iter().map(|bundle| bundle.digest()).collect();
+            let proposal = Arc::new(Proposal { view, sequence, digest: batch.digest(), time_ms, bundles });
+            self.slot(sequence).own_proposal = Some(Arc::clone(&proposal));
+            self.send(To::All, Outgoing::PrePrepare(proposal));
+            self.accept(sequence, Arc::new(batch));
         }
     }
 
@@ -31,15 +51,16 @@ impl Ordering {
     fn accept(&mut self, sequence: Sequence, batch: Arc<Batch>) {
         self.accepted = sequence;
         let view = self.view;
-        self.open_bytes += batch.size();
+        self.held.pre_prepare(view, sequence, batch.digest());
         let slot = self.slot(sequence);
-        slot.counted = batch.size();
+        let before = std::mem::replace(&mut slot.counted, batch.size());
         // A decided body stays: what a Byzantine leader proposes beside it is voted on and never executed.
         if slot.decided.is_none_or(|decided| decided == batch.digest()) {
             slot.batch = Some(Arc::clone(&batch));
         }
         slot.q = Own::Staged;
         slot.logged = Some(batch.digest());
+        self.open_bytes = self.open_bytes - before + batch.size();
         self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
         // It may have been decided before its body was here.
         self.execute_decided(true);
@@ -47,13 +68,11 @@ impl Ordering {
 
     pub(super) fn take_proposal(&mut self, from: ReplicaId, message: &ArchivedPrePrepare, now: Now) {
         let (view, sequence) = (message.view.to_native(), message.sequence.to_native());
-        if view != self.view {
-            return;
-        }
-        if from != self.leader() {
+        if from != self.agreed.size.leader(view) {
             return self.report(from, Misbehaviour::NotLeader { view });
         }
-        if sequence <= self.executed || sequence > self.executed.saturating_add(self.agreed.window) {
+        let last = self.stable.sequence().saturating_add(self.agreed.window);
+        if view != self.view || !self.active || !self.in_range(sequence) || sequence > last {
             return;
         }
         let bundles: Vec<Digest> = message.bundles.iter().map(|digest| Digest(*digest)).collect();
@@ -71,9 +90,12 @@ impl Ordering {
         if drift_ms > self.agreed.drift_ms {
             return self.report(from, Misbehaviour::Drift { sequence, drift_ms });
         }
+        if !self.held.accepts(sequence, digest) || self.unvoted.contains_key(&sequence) {
+            return;
+        }
         let slot = self.slot(sequence);
-        let first = slot.own_q_digest().or(slot.proposal.as_ref().map(|proposal| proposal.digest)).or(slot.decided);
-        if slot.rejected == Some(digest) {
+        let first = slot.own_q_digest().or(slot.proposal.as_ref().map(|proposal| proposal.digest));
+        if slot.rejected == Some(digest) || slot.decided.is_some_and(|decided| decided != digest) {
             return;
         }
         match first {
@@ -88,7 +110,7 @@ impl Ordering {
                     self.accepted = self.accepted.min(sequence - 1);
                 }
                 let slot = self.slot(sequence);
-                slot.proposal = Some(Proposal { digest, time_ms, bundles, found: 0 });
+                slot.proposal = Some(Pending { digest, time_ms, bundles, found: 0 });
                 self.accept_proposals(now);
             }
         }
@@ -96,7 +118,7 @@ impl Ordering {
 
     /// Accepts proposals in sequence as far as their bundles are here.
     pub(super) fn accept_proposals(&mut self, now: Now) {
-        while self.open_bytes <= MAX_OPEN_BYTES {
+        while self.active && self.unvoted.is_empty() && self.open_bytes <= MAX_OPEN_BYTES {
             let sequence = self.accepted + 1;
             let fetch_at = now.mono_us + self.timing.fetch_us;
             let Some(slot) = self.slots.get_mut(&sequence) else { return };
@@ -135,19 +157,22 @@ impl Ordering {
         }
     }
 
-    pub(super) fn on_synced(&mut self, record: &Durable<Record>, _now: Now) {
+    pub(super) fn on_synced(&mut self, record: &Durable<Record>, now: Now) {
+        match &**record {
+            Record::Leaves { .. } => return self.leaves_synced(record, now),
+            Record::Leads { view } if *view == self.view && self.active => self.leading = Leading::Proposes,
+            Record::Checkpoint(_) => return self.checkpoint_synced(record),
+            _ => {}
+        }
         let sequence = record.sequence();
-        let Some(vote) = DurableVote::of(record) else { return };
-        let (me, leads) = (self.me, self.leader() == self.me);
+        // A vote of a view that this replica has left never leaves.
+        let vote = DurableVote::of(record).filter(|vote| vote.view() == self.view && self.active);
+        let (Some(vote), me) = (vote, self.me) else { return };
         let Some(slot) = self.slots.get_mut(&sequence) else { return };
         match vote.phase() {
             Phase::Prepare => {
                 slot.own_q(record);
                 slot.prepares[me.index()] = Some(vote.digest());
-                let proposal = slot.own_proposal.clone().filter(|_| leads);
-                if let Some(proposal) = proposal {
-                    self.send(To::All, Outgoing::PrePrepare(proposal));
-                }
             }
             Phase::Commit => {
                 slot.own_p(record);
@@ -160,12 +185,13 @@ impl Ordering {
 
     pub(super) fn take_prepares(&mut self, from: ReplicaId, message: &ArchivedVotes) {
         let view = message.view.to_native();
-        if view != self.view {
+        if view != self.view || !self.active {
             return;
         }
         for vote in message.votes.iter() {
             let (sequence, digest) = (vote.sequence.to_native(), Digest(vote.digest));
-            if !self.in_range(sequence) {
+            // What is executed may have to be voted on once more, for those who have not.
+            if !self.in_range(sequence) && !self.slots.contains_key(&sequence) {
                 continue;
             }
             let slot = self.slot(sequence);
@@ -257,18 +283,16 @@ impl Ordering {
         }
     }
 
-    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for. What is decided had enough
-    /// PREPAREs, even if a restart forgot whose.
+    /// Stages P for what has enough PREPAREs and was not decided in the same round, or is asked for.
     pub(super) fn prepare_due(&mut self) {
         for sequence in std::mem::take(&mut self.to_prepare) {
             let (view, quorum) = (self.view, self.quorum());
             let Some(slot) = self.slots.get_mut(&sequence) else { continue };
             let Some(digest) = slot.own_q_digest() else { continue };
-            // What is decided may be prepared without a quorum of PREPAREs at hand: they need not have survived a restart, and
-            // where d is decided no other digest can be prepared.
-            let prepared = slot.decided == Some(digest) || slot.prepared_by(&digest) >= quorum;
-            if matches!(slot.p, Own::None) && prepared {
+            // A decision is not enough: P without the PREPAREs of this very view could block what was decided.
+            if matches!(slot.p, Own::None) && slot.prepared_by(&digest) >= quorum {
                 slot.p = Own::Staged;
+                self.held.prepare(view, sequence, digest);
                 self.effects.push_back(Effect::Log(Record::Prepared { view, sequence, digest }));
             }
         }
@@ -294,25 +318,17 @@ impl Ordering {
         }
     }
 
-    /// Stages the decision, and the body where the log does not have it. While fewer than q peers are known to have executed
-    /// it, the body is staged as Q: a peer may yet need this replica's PREPARE and COMMIT, which nothing else permits.
+    /// Stages the decision, with the body where the log does not have it.
     fn log_decision(&mut self, sequence: Sequence, batch: &Arc<Batch>) {
-        let ahead = self.peers.iter().filter(|executed| **executed >= sequence).count();
-        let needed = ahead < self.agreed.size.quorum();
-        let (view, digest) = (self.view, batch.digest());
+        let digest = batch.digest();
         let slot = self.slot(sequence);
-        if slot.logged != Some(digest) {
-            let batch = Arc::clone(batch);
+        let record = if slot.logged == Some(digest) {
+            Record::Decided { sequence, digest }
+        } else {
             slot.logged = Some(digest);
-            if needed && matches!(slot.q, Own::None) {
-                slot.q = Own::Staged;
-                self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
-            } else {
-                self.effects.push_back(Effect::Log(Record::Learned { sequence, batch }));
-                return;
-            }
-        }
-        self.effects.push_back(Effect::Log(Record::Decided { sequence, digest }));
+            Record::Learned { sequence, batch: Arc::clone(batch) }
+        };
+        self.effects.push_back(Effect::Log(record));
     }
 
     /// A proposed body was fetched and holds what no correct replica votes for.
@@ -331,6 +347,9 @@ impl Ordering {
     pub(super) fn decide(&mut self, sequence: Sequence, digest: Digest) {
         let slot = self.slot(sequence);
         slot.decided = Some(digest);
+        if digest == Digest::NULL {
+            slot.batch = Some(Arc::new(Batch::null()));
+        }
         if slot.lacks().is_some() {
             // Due at once.
             slot.fetch_at_us = Some(0);
@@ -361,10 +380,12 @@ impl Ordering {
             }
             self.executed = sequence;
             self.accepted = self.accepted.max(sequence);
+            self.work_since_us = None;
             self.effects.push_back(Effect::Execute(sequence, batch));
-            let kept = self.executed.saturating_sub(2 * self.agreed.window);
-            while self.slots.first_key_value().is_some_and(|(oldest, _)| *oldest <= kept) {
-                self.slots.pop_first();
+            // What is voted on in this view is kept until it is stable: others may need the votes.
+            let old = self.executed.saturating_sub(2 * self.agreed.window);
+            if self.slots.get(&old).is_some_and(|slot| old <= self.stable.sequence() || !slot.has_own_q()) {
+                self.slots.remove(&old);
             }
         }
     }

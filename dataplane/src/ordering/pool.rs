@@ -104,6 +104,23 @@ impl Pool {
         }
     }
 
+    /// The proposals of a view are over: what they held may be proposed again, in order of arrival.
+    pub(super) fn release_all(&mut self) {
+        self.unproposed.clear();
+        for (_, digest) in &self.arrived {
+            if let Some(pooled) = self.bundles.get_mut(digest) {
+                pooled.proposed = false;
+                self.unproposed.push_back(*digest);
+            }
+        }
+    }
+
+    /// Bundles that stand in no proposal, in order of arrival.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arc<Bundle>> {
+        let waiting = self.arrived.iter().filter_map(|(_, digest)| self.bundles.get(digest));
+        waiting.filter(|pooled| !pooled.proposed).map(|pooled| &pooled.bundle)
+    }
+
     /// Takes what the leader proposes next, within the limits; nothing where nothing waits.
     pub(super) fn take(&mut self, max_bytes: usize, max_bundles: usize) -> Vec<Arc<Bundle>> {
         let (mut taken, mut bytes) = (Vec::new(), 0);

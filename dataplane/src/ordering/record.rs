@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::bytes::Input;
+use super::checkpoint::{Certificate, Statement};
+use super::view_change::SignedNewView;
 use crate::log::{Durable, Record as LogRecord, Sink};
-use crate::types::{Digest, Sequence, TimeMs, View};
+use crate::types::{Digest, Sequence, View};
 use crate::wire::bundle::Bundle;
 use crate::wire::limits::{MAX_BATCH_BUNDLES, MAX_BUNDLE_REQUESTS};
 
@@ -44,22 +47,52 @@ pub enum Record {
         /// The batch.
         batch: Arc<Batch>,
     },
+    /// Q again: a choice of the view whose body is the latest that this log has for the sequence, or the null batch.
+    Chosen {
+        /// The view.
+        view: View,
+        /// The sequence.
+        sequence: Sequence,
+        /// The batch's digest.
+        digest: Digest,
+    },
+    /// This replica leaves every view below this one: what its VIEW-CHANGE says. No vote of a lower view leaves any more.
+    Leaves {
+        /// The view that it asks for.
+        view: View,
+        /// The VIEW-CHANGE's signed bytes.
+        body: Arc<[u8]>,
+    },
+    /// This replica takes part in the view: the NEW-VIEW by which it began. It stands before every Q and P of the view.
+    Enters(Arc<SignedNewView>),
+    /// This replica may make proposals as leader of the view from here on. One that finds this in its log after a restart does
+    /// not know what it proposed, and asks for the next view.
+    Leads {
+        /// The view.
+        view: View,
+    },
+    /// This replica took a checkpoint: what it signs. All that it rests on stands before it in the log.
+    Checkpoint(Statement),
+    /// A checkpoint with the signatures of a quorum. Nothing waits for it: peers have it as well.
+    Stable(Arc<Certificate>),
 }
 
 impl Record {
-    /// The sequence that the record is about.
+    /// The sequence that the record is about; 0 where it is about none.
     pub fn sequence(&self) -> Sequence {
         match self {
             Self::PrePrepared { sequence, .. }
             | Self::Prepared { sequence, .. }
             | Self::Decided { sequence, .. }
-            | Self::Learned { sequence, .. } => *sequence,
+            | Self::Learned { sequence, .. }
+            | Self::Chosen { sequence, .. } => *sequence,
+            Self::Leaves { .. } | Self::Enters(_) | Self::Leads { .. } | Self::Checkpoint(_) | Self::Stable(_) => 0,
         }
     }
 
     /// Whether something waits for the record to be durable; the others ride along with the next sync.
     pub fn is_urgent(&self) -> bool {
-        matches!(self, Self::PrePrepared { .. } | Self::Prepared { .. })
+        !matches!(self, Self::Decided { .. } | Self::Learned { .. } | Self::Enters(_) | Self::Stable(_))
     }
 }
 
@@ -67,6 +100,12 @@ const PRE_PREPARED: u8 = 1;
 const PREPARED: u8 = 2;
 const DECIDED: u8 = 3;
 const LEARNED: u8 = 4;
+const CHOSEN: u8 = 5;
+const LEAVES: u8 = 6;
+const LEADS: u8 = 7;
+const CHECKPOINT: u8 = 8;
+const STABLE: u8 = 9;
+const ENTERS: u8 = 10;
 
 impl LogRecord for Record {
     fn kind(&self) -> u8 {
@@ -75,6 +114,12 @@ impl LogRecord for Record {
             Self::Prepared { .. } => PREPARED,
             Self::Decided { .. } => DECIDED,
             Self::Learned { .. } => LEARNED,
+            Self::Chosen { .. } => CHOSEN,
+            Self::Leaves { .. } => LEAVES,
+            Self::Enters(_) => ENTERS,
+            Self::Leads { .. } => LEADS,
+            Self::Checkpoint(_) => CHECKPOINT,
+            Self::Stable(_) => STABLE,
         }
     }
 
@@ -89,12 +134,24 @@ impl LogRecord for Record {
                 out.put(&view.to_le_bytes());
                 encode_batch(batch, out);
             }
-            Self::Prepared { view, digest, .. } => {
+            Self::Prepared { view, digest, .. } | Self::Chosen { view, digest, .. } => {
                 out.put(&view.to_le_bytes());
                 out.put(&digest.0);
             }
             Self::Decided { digest, .. } => out.put(&digest.0),
             Self::Learned { batch, .. } => encode_batch(batch, out),
+            Self::Leaves { view, body } => {
+                out.put(&view.to_le_bytes());
+                out.put(body);
+            }
+            Self::Enters(new_view) => {
+                let (body, signature) = new_view.parts();
+                out.put(&signature.0);
+                out.put(body);
+            }
+            Self::Leads { view } => out.put(&view.to_le_bytes()),
+            Self::Checkpoint(statement) => out.put(&statement.bytes()),
+            Self::Stable(certificate) => out.put(&certificate.bytes()),
         }
     }
 
@@ -106,6 +163,15 @@ impl LogRecord for Record {
             PREPARED => Self::Prepared { view: input.u64()?, sequence, digest: input.digest()? },
             DECIDED => Self::Decided { sequence, digest: input.digest()? },
             LEARNED => Self::Learned { sequence, batch: decode_batch(&mut input)? },
+            CHOSEN => Self::Chosen { view: input.u64()?, sequence, digest: input.digest()? },
+            LEAVES => Self::Leaves { view: input.u64()?, body: std::mem::take(&mut input.0).into() },
+            ENTERS => {
+                let signature = input.signature()?;
+                Self::Enters(Arc::new(SignedNewView::read_back(std::mem::take(&mut input.0), signature)?))
+            }
+            LEADS => Self::Leads { view: input.u64()? },
+            CHECKPOINT => Self::Checkpoint(Statement::read(&mut input)?),
+            STABLE => Self::Stable(Arc::new(Certificate::read(&mut input)?)),
             _ => return None,
         };
         input.0.is_empty().then_some(record)
@@ -130,7 +196,7 @@ fn encode_batch(batch: &Batch, out: &mut Sink<'_>) {
 }
 
 fn decode_batch(input: &mut Input<'_>) -> Option<Arc<Batch>> {
-    let time_ms = i64::from_le_bytes(input.take(8)?.try_into().ok()?);
+    let time_ms = input.i64()?;
     let count = input.u32()? as usize;
     if count > MAX_BATCH_BUNDLES {
         return None;
@@ -150,31 +216,7 @@ fn decode_batch(input: &mut Input<'_>) -> Option<Arc<Batch>> {
         }
         bundles.push(Arc::new(Bundle::read_back(cose, requests.into_iter()).ok()?));
     }
-    // A batch without bundles is the null batch, whose digest and time are fixed.
     Some(Arc::new(Batch::new(time_ms, bundles)))
-}
-
-/// The rest of a payload.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(count)?;
-        self.0 = rest;
-        Some(head)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    fn digest(&mut self) -> Option<Digest> {
-        Some(Digest(self.take(32)?.try_into().ok()?))
-    }
 }
 
 /// Which vote.
@@ -202,10 +244,19 @@ impl DurableVote {
             Record::PrePrepared { view, sequence, batch } => {
                 Some(Self { phase: Phase::Prepare, view: *view, sequence: *sequence, digest: batch.digest() })
             }
+            Record::Chosen { view, sequence, digest } => {
+                Some(Self { phase: Phase::Prepare, view: *view, sequence: *sequence, digest: *digest })
+            }
             Record::Prepared { view, sequence, digest } => {
                 Some(Self { phase: Phase::Commit, view: *view, sequence: *sequence, digest: *digest })
             }
-            Record::Decided { .. } | Record::Learned { .. } => None,
+            Record::Decided { .. }
+            | Record::Learned { .. }
+            | Record::Leaves { .. }
+            | Record::Enters(_)
+            | Record::Leads { .. }
+            | Record::Checkpoint(_)
+            | Record::Stable(_) => None,
         }
     }
 
@@ -227,54 +278,5 @@ impl DurableVote {
     /// The digest voted for.
     pub fn digest(&self) -> Digest {
         self.digest
-    }
-}
-
-/// A proposal whose Q is durable at the leader: a leader that restarts must find what it proposed.
-#[derive(Clone, Debug)]
-pub struct DurableProposal {
-    view: View,
-    sequence: Sequence,
-    digest: Digest,
-    time_ms: TimeMs,
-    bundles: Arc<[Digest]>,
-}
-
-impl DurableProposal {
-    /// The proposal in a durable Q.
-    pub fn of(record: &Durable<Record>) -> Option<Self> {
-        match &**record {
-            Record::PrePrepared { view, sequence, batch } => {
-                let bundles = batch.bundles().iter().map(|bundle| bundle.digest()).collect();
-                let (digest, time_ms) = (batch.digest(), batch.time_ms());
-                Some(Self { view: *view, sequence: *sequence, digest, time_ms, bundles })
-            }
-            _ => None,
-        }
-    }
-
-    /// The view proposed in.
-    pub fn view(&self) -> View {
-        self.view
-    }
-
-    /// The sequence proposed for.
-    pub fn sequence(&self) -> Sequence {
-        self.sequence
-    }
-
-    /// The batch's digest.
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    /// The leader's time.
-    pub fn time_ms(&self) -> TimeMs {
-        self.time_ms
-    }
-
-    /// The digests of the batch's bundles.
-    pub fn bundles(&self) -> &[Digest] {
-        &self.bundles
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::Wanted;
 use super::batch::Batch;
-use super::record::{DurableProposal, DurableVote, Phase, Record};
+use super::record::{DurableVote, Phase, Record};
+use super::{Proposal, Wanted};
 use crate::log::Durable;
 use crate::types::{Digest, ReplicaId, TimeMs, View};
 
 /// A proposal of the present view, whose bundles may not be here yet.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Proposal {
+pub(super) struct Pending {
     pub(super) digest: Digest,
     pub(super) time_ms: TimeMs,
     pub(super) bundles: Vec<Digest>,
@@ -30,16 +30,19 @@ pub(super) enum Own<T> {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) proposal: Option<Proposal>,
+    pub(super) proposal: Option<Pending>,
+    /// What the present view chose here, until this replica has voted on it.
+    pub(super) chosen: Option<Digest>,
     /// The body of the accepted proposal or of the decided digest; released on execution.
     pub(super) batch: Option<Arc<Batch>>,
     /// The batch whose body stands in the log, or is staged for it.
     pub(super) logged: Option<Digest>,
-    /// Own Q.
+    /// Own Q of the present view.
     pub(super) q: Own<DurableVote>,
-    /// Own Q as a proposal, for the leader to send again: a peer may lack it long after this replica has executed.
-    pub(super) own_proposal: Option<DurableProposal>,
-    /// Own P.
+    /// What this replica proposed here as leader of the present view, to send again: a peer may lack it long after this
+    /// replica has executed.
+    pub(super) own_proposal: Option<Arc<Proposal>>,
+    /// Own P of the present view.
     pub(super) p: Own<DurableVote>,
     /// PREPAREs of the present view by replica.
     pub(super) prepares: Vec<Option<Digest>>,
@@ -62,6 +65,7 @@ impl Slot {
     pub(super) fn new(n: usize) -> Self {
         Self {
             proposal: None,
+            chosen: None,
             batch: None,
             logged: None,
             q: Own::None,
@@ -84,7 +88,6 @@ impl Slot {
         if let Some(vote) = DurableVote::of(record).filter(|vote| vote.phase() == Phase::Prepare) {
             self.q = Own::Durable(vote);
             self.logged = Some(vote.digest());
-            self.own_proposal = DurableProposal::of(record);
         }
     }
 
@@ -93,6 +96,20 @@ impl Slot {
         if let Some(vote) = DurableVote::of(record).filter(|vote| vote.phase() == Phase::Commit) {
             self.p = Own::Durable(vote);
         }
+    }
+
+    /// What belongs to a view is over.
+    pub(super) fn leave_view(&mut self) {
+        self.proposal = None;
+        self.chosen = None;
+        self.q = Own::None;
+        self.own_proposal = None;
+        self.p = Own::None;
+        self.prepares.fill(None);
+        self.rejected = None;
+        self.fetches = 0;
+        // What is decided is still wanted.
+        self.fetch_at_us = self.lacks().map(|_| 0);
     }
 
     pub(super) fn has_own_q(&self) -> bool {
@@ -131,7 +148,7 @@ impl Slot {
 
     /// Whether there is more to the slot than votes of others, which anybody may send for any sequence.
     pub(super) fn is_open(&self) -> bool {
-        self.proposal.is_some() || self.has_own_q() || self.decided.is_some()
+        self.proposal.is_some() || self.chosen.is_some() || self.has_own_q() || self.decided.is_some()
     }
 
     /// Replicas whose PREPARE for `digest` is here.
@@ -159,12 +176,12 @@ impl Slot {
         most(&self.told, one_correct)
     }
 
-    /// The digest whose body is lacking: the decided one, else the proposed one.
+    /// The digest whose body is lacking: the decided one, else the chosen one, else the proposed one.
     pub(super) fn lacks(&self) -> Option<Digest> {
         if self.executed {
             return None;
         }
-        let wanted = self.decided.or_else(|| {
+        let wanted = self.decided.or(self.chosen).or_else(|| {
             let undecided = self.proposal.as_ref().filter(|_| !self.has_own_q());
             undecided.map(|proposal| proposal.digest)
         })?;
@@ -176,7 +193,8 @@ impl Slot {
         if self.lacks() != Some(digest) {
             return None;
         }
-        Some(if self.decided == Some(digest) { Wanted::Decided } else { Wanted::Proposed })
+        let vouched = self.decided == Some(digest) || self.chosen == Some(digest);
+        Some(if vouched { Wanted::Decided } else { Wanted::Proposed })
     }
 }
 

@@ -38,6 +38,11 @@ impl Counters {
             Misbehaviour::Drift { .. } => "drift",
             Misbehaviour::BatchLimits { .. } => "batch_limits",
             Misbehaviour::BadBundle { .. } => "bad_bundle",
+            Misbehaviour::BadSignature { .. } => "bad_signature",
+            Misbehaviour::TwoCheckpoints { .. } => "two_checkpoints",
+            Misbehaviour::InvalidViewChange { .. } => "invalid_view_change",
+            Misbehaviour::TwoViewChanges { .. } => "two_view_changes",
+            Misbehaviour::InvalidNewView { .. } => "invalid_new_view",
             Misbehaviour::StatusBack => "status_back",
         };
         self.add(&format!("misbehaviour.replica-{replica}.{kind}"), 1);

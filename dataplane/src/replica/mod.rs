@@ -54,3 +54,6 @@ pub const MAX_BODIES_PER_ROUND: usize = 16;
 
 /// Other messages to one peer alone in a round: the proposals of a full status and what belongs to them.
 pub const MAX_TOLD_PER_ROUND: usize = 512;
+
+/// Bundles of clients that one peer may send on in a round; more are dropped, and sent on again.
+pub const MAX_RELAYED_PER_ROUND: usize = 64;

@@ -1,20 +1,24 @@
 //! The node: rounds, effects and the log.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::clients::Inbox;
 use super::counters::Counters;
 use super::reads::Reads;
-use super::{MAX_BODIES_PER_ROUND, MAX_TOLD_PER_ROUND};
+use super::supply::wire_bundle;
+use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
-use crate::execution::{Executed, Execution, ExecutionError};
+use crate::execution::{Admission, Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
+use crate::ordering::checkpoint::Statement;
 use crate::ordering::record::Record;
+use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
-use crate::types::{Digest, Now, ReplicaId};
+use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, PrePrepare, Vote, Votes};
 
@@ -78,6 +82,15 @@ pub enum NodeError {
     /// The history failed.
     #[error(transparent)]
     History(#[from] StoreError),
+    /// This replica came to another state than a quorum.
+    #[error(
+        "this replica's state at sequence {sequence} is not the one that a quorum signed: its disk, its memory or its program is at \
+         fault; keep the data directory for inspection and start it again with an empty one"
+    )]
+    Diverged {
+        /// The checkpoint.
+        sequence: Sequence,
+    },
 }
 
 /// What a node is told at start.
@@ -91,6 +104,8 @@ pub struct NodeConfig {
     pub genesis: Digest,
     /// What the epoch agrees on.
     pub agreed: Agreed,
+    /// What this replica signs with.
+    pub seals: Arc<Seals>,
     /// Local timing and resources.
     pub timing: Timing,
     /// Bytes of a log segment.
@@ -136,6 +151,8 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) links: u32,
     /// What was sent to each peer alone in this round.
     told: Vec<Told>,
+    /// Bundles that each peer sent on in this round.
+    relayed: Vec<usize>,
 }
 
 /// What was sent to one peer alone in a round.
@@ -157,15 +174,17 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         now: Now,
     ) -> Result<(Self, Recovery), NodeError> {
         let mut replay = Replay {
-            ordering: Ordering::new(config.me, config.agreed, config.timing),
+            ordering: Ordering::new(config.me, config.agreed, config.timing, Arc::clone(&config.seals)),
+            agreed: config.agreed,
+            members: config.genesis,
             execution,
             executed: Executed::default(),
             failed: None,
         };
         let recovered = log::recover(device, config.genesis, config.segment_bytes, |record| replay.record(&record))?;
-        let Replay { mut ordering, mut execution, executed, failed } = replay;
+        let Replay { mut ordering, mut execution, executed, failed, .. } = replay;
         if let Some(error) = failed {
-            return Err(error.into());
+            return Err(error);
         }
         execution.flush()?;
         ordering.start(now);
@@ -191,6 +210,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             executed,
             body: Vec::new(),
             links: 0,
+            relayed: vec![0; told.len()],
             told,
         };
         Ok((node, found))
@@ -240,12 +260,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub fn turn(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
         self.verify_pending(now, shell);
         self.carry_out(now, shell)?;
+        if self.ordering.doubts(now) {
+            self.drop_settled();
+        }
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
         self.execution.flush()?;
         self.answer_reads(now, shell);
         self.prune_routes();
         self.told.fill(Told::default());
+        self.relayed.fill(0);
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
         if self.log.durable() < self.urgent || idle || !self.backlog.is_empty() {
@@ -275,6 +299,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 Effect::Execute(sequence, batch) => {
                     self.execution.execute(sequence, &batch, &mut self.executed)?;
                     self.reply(shell);
+                    if sequence.is_multiple_of(self.config.agreed.interval) {
+                        self.ordering.checkpoint(statement(&mut self.execution, sequence, self.config.genesis));
+                    }
                 }
                 Effect::SupplyBatch(to, sequence, batch) => self.supply_batch(to, sequence, &batch, shell),
                 Effect::SupplyLoggedBatch(to, sequence, digest) => {
@@ -282,6 +309,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 }
                 Effect::SupplyDecided(to, first) => self.supply_decided(to, first, shell)?,
                 Effect::Report(replica, what) => self.counters.misbehaved(replica, &what),
+                Effect::Diverged(sequence) => return Err(NodeError::Diverged { sequence }),
             }
         }
         Ok(())
@@ -295,7 +323,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Effect::SupplyBatch(peer, ..) | Effect::SupplyLoggedBatch(peer, ..) | Effect::SupplyDecided(peer, _) => {
                 (peer, true)
             }
-            Effect::Log(_) | Effect::Send(To::All, _) | Effect::Execute(..) | Effect::Report(..) => return true,
+            Effect::Log(_)
+            | Effect::Send(To::All, _)
+            | Effect::Execute(..)
+            | Effect::Report(..)
+            | Effect::Diverged(_) => return true,
         };
         let Some(told) = self.told.get_mut(peer.index()) else { return false };
         let (count, limit) = match is_body {
@@ -304,6 +336,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         };
         *count += 1;
         *count <= limit
+    }
+
+    /// Counts a bundle that a peer sends on; false beyond what one may in a round.
+    pub(super) fn may_relay(&mut self, from: ReplicaId) -> bool {
+        let relayed = &mut self.relayed[from.index()];
+        *relayed += 1;
+        *relayed <= MAX_RELAYED_PER_ROUND
     }
 
     fn append(&mut self, record: Record, now: Now) -> Result<(), NodeError> {
@@ -345,6 +384,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 for peer in self.config.agreed.size.replicas().filter(|peer| *peer != self.config.me) {
                     shell.to_peer(peer, kind, &self.body);
                 }
+            }
+        }
+    }
+
+    /// Takes bundles out of the pool that nothing is left of: they are no reason to suspect the leader.
+    fn drop_settled(&mut self) {
+        for bundle in self.ordering.waiting() {
+            if matches!(self.execution.admit(&bundle), Admission::Settled(_)) {
+                self.ordering.drop_bundle(&bundle.digest());
             }
         }
     }
@@ -405,23 +453,52 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 }
 
+/// The state after a sequence, as a checkpoint states it.
+fn statement<A: Application, S: EntryStore>(
+    execution: &mut Execution<A, S>,
+    sequence: Sequence,
+    members: Digest,
+) -> Statement {
+    Statement {
+        sequence,
+        size: execution.size(),
+        history_root: execution.history_root(),
+        state_root: execution.state_root(),
+        sessions: execution.session_digest(),
+        members,
+    }
+}
+
 /// What the log's reading feeds.
 struct Replay<A: Application, S: EntryStore> {
     ordering: Ordering,
     execution: Execution<A, S>,
     executed: Executed,
-    failed: Option<ExecutionError>,
+    agreed: Agreed,
+    members: Digest,
+    failed: Option<NodeError>,
 }
 
 impl<A: Application, S: EntryStore> Replay<A, S> {
     fn record(&mut self, record: &Durable<Record>) {
+        if self.failed.is_some() {
+            return;
+        }
         self.ordering.replay(record);
         while let Some(effect) = self.ordering.next_effect() {
-            if let Effect::Execute(sequence, batch) = effect
-                && self.failed.is_none()
-                && let Err(error) = self.execution.execute(sequence, &batch, &mut self.executed)
-            {
-                self.failed = Some(error);
+            match effect {
+                Effect::Execute(sequence, batch) => {
+                    if let Err(error) = self.execution.execute(sequence, &batch, &mut self.executed) {
+                        self.failed = Some(error.into());
+                        return;
+                    }
+                    if sequence.is_multiple_of(self.agreed.interval) {
+                        self.ordering.checkpoint(statement(&mut self.execution, sequence, self.members));
+                    }
+                }
+                Effect::Diverged(sequence) => self.failed = Some(NodeError::Diverged { sequence }),
+                // What is to be logged stands in the log, or is staged again by the start.
+                _ => {}
             }
         }
     }
@@ -436,11 +513,11 @@ fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
     match outgoing {
         Outgoing::PrePrepare(proposal) => {
             let message = PrePrepare {
-                view: proposal.view(),
-                sequence: proposal.sequence(),
-                time_ms: proposal.time_ms(),
-                digest: proposal.digest().0,
-                bundles: proposal.bundles().iter().map(|digest| digest.0).collect(),
+                view: proposal.view,
+                sequence: proposal.sequence,
+                time_ms: proposal.time_ms,
+                digest: proposal.digest.0,
+                bundles: proposal.bundles.iter().map(|digest| digest.0).collect(),
             };
             message::encode(&message, body);
             Kind::PrePrepare
@@ -465,6 +542,30 @@ fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
         Outgoing::FetchBatch(sequence, digest) => {
             message::encode(&message::FetchBatch { sequence: *sequence, digest: digest.0 }, body);
             Kind::FetchBatch
+        }
+        Outgoing::ViewChange(change) => {
+            let (bytes, signature) = change.parts();
+            message::encode(&message::ViewChange { body: bytes.to_vec(), signature: signature.0 }, body);
+            Kind::ViewChange
+        }
+        Outgoing::NewView(new_view) => {
+            let (bytes, signature) = new_view.parts();
+            message::encode(&message::NewView { body: bytes.to_vec(), signature: signature.0 }, body);
+            Kind::NewView
+        }
+        Outgoing::Checkpoint(signed) => {
+            let message =
+                message::Checkpoint { body: signed.statement.bytes().to_vec(), signature: signed.signature.0 };
+            message::encode(&message, body);
+            Kind::Checkpoint
+        }
+        Outgoing::Stable(certificate) => {
+            message::encode(&message::Stable { certificate: certificate.bytes() }, body);
+            Kind::Stable
+        }
+        Outgoing::Relay(bundle) => {
+            message::encode(&message::Relay { bundle: wire_bundle(bundle) }, body);
+            Kind::Relay
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::node::{MAX_BACKLOG, Node};
-use crate::crypto::verify::BatchVerifier;
+use crate::crypto::verify::{BatchVerifier, verify};
+use crate::execution::Admission;
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::Wanted;
@@ -14,7 +15,7 @@ use crate::types::{Digest, Now, ReplicaId};
 use crate::wire::bundle::Bundle;
 use crate::wire::error::{FrameError, Malformed, Misbehaviour};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, ArchivedBatch, Decided, FetchBatch, PrePrepare, Status, Votes};
+use crate::wire::message::{self, ArchivedBatch, ArchivedRelay, Decided, FetchBatch, PrePrepare, Status, Votes};
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// A message from a replica, opened and authenticated as coming from it.
@@ -52,6 +53,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 let fetch = message::access::<FetchBatch>(body)?;
                 self.ordering.on_fetch(from, fetch.sequence.to_native(), Digest(fetch.digest));
             }
+            Kind::ViewChange => {
+                self.ordering.on_view_change(from, message::access::<message::ViewChange>(body)?, now);
+            }
+            Kind::NewView => self.ordering.on_new_view(from, message::access::<message::NewView>(body)?, now),
+            Kind::Checkpoint => self.ordering.on_checkpoint(from, message::access::<message::Checkpoint>(body)?),
+            Kind::Stable => self.ordering.on_stable(from, message::access::<message::Stable>(body)?),
+            Kind::Relay => self.peer_bundle(from, message::access::<message::Relay>(body)?, now)?,
             Kind::Batch => self.peer_batch(message::access::<message::Batch>(body)?, now)?,
             _ => return Err(Malformed::Direction("this kind of frame").into()),
         }
@@ -79,6 +87,31 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             return Ok(());
         }
         self.ordering.on_batch(sequence, Arc::new(batch), now);
+        Ok(())
+    }
+
+    /// A client's bundle that a backup waits for. It is verified like one from its client; where it is of no use it is dropped.
+    fn peer_bundle(&mut self, from: ReplicaId, message: &ArchivedRelay, now: Now) -> Result<(), FrameError> {
+        if !self.may_relay(from) {
+            return Ok(());
+        }
+        let requests: Vec<&[u8]> = message.bundle.requests.iter().map(|request| request.as_slice()).collect();
+        let bundle = Bundle::parse(&message.bundle.cose, requests.into_iter(), &self.config.origin)
+            .map_err(|_| Misbehaviour::BadBundle { sequence: 0 })?;
+        let is_wanted = !self.ordering.holds(&bundle.digest())
+            && self.ordering.has_room(bundle.key(), bundle.size())
+            && self.execution.check(&bundle).is_ok()
+            && matches!(self.execution.admit(&bundle), Admission::Order);
+        if !is_wanted {
+            return Ok(());
+        }
+        if !verify(bundle.key(), &bundle.signed_bytes(), bundle.signature()) {
+            return Err(Misbehaviour::BadBundle { sequence: 0 }.into());
+        }
+        if let Err(code) = self.ordering.submit(Arc::new(bundle), now) {
+            // Its client sends it again.
+            self.counters.refused(code);
+        }
         Ok(())
     }
 

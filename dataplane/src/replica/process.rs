@@ -32,6 +32,7 @@ use crate::history::store::{FileStore, StoreError};
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
 use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
 use crate::ordering::record::Record;
+use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Timing};
 use crate::state::Application;
 use crate::types::{Now, ReplicaId};
@@ -213,7 +214,14 @@ impl<A: Application> Process<A> {
             me: config.replica,
             origin: cluster.origin().to_owned(),
             genesis: cluster.genesis(),
+            seals: Arc::new(Seals::new(
+                cluster.origin().to_owned(),
+                0,
+                cluster.members().iter().map(|member| member.protocol_key).collect(),
+                keys.protocol,
+            )),
             agreed: Agreed {
+                interval: cluster.settings().checkpoint_interval,
                 size: cluster.size(),
                 window: cluster.settings().window,
                 drift_ms: cluster.settings().drift_ms as i64,

@@ -8,6 +8,7 @@ use crate::ordering::batch::Batch;
 use crate::ordering::record::Record;
 use crate::state::Application;
 use crate::types::{Digest, ReplicaId, Sequence};
+use crate::wire::bundle::Bundle;
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, Decided, Vote, WireBundle};
 
@@ -17,10 +18,7 @@ const MAX_SCAN: usize = 32_768;
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub(super) fn supply_batch(&mut self, to: ReplicaId, sequence: Sequence, batch: &Batch, shell: &mut impl Shell<D>) {
-        let bundles = batch.bundles().iter().map(|bundle| WireBundle {
-            cose: bundle.cose().to_vec(),
-            requests: bundle.requests().map(<[u8]>::to_vec).collect(),
-        });
+        let bundles = batch.bundles().iter().map(|bundle| wire_bundle(bundle));
         let message =
             message::Batch { sequence, digest: batch.digest().0, time_ms: batch.time_ms(), bundles: bundles.collect() };
         self.body.clear();
@@ -96,4 +94,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         Ok(())
     }
+}
+
+/// A bundle as it travels.
+pub(super) fn wire_bundle(bundle: &Bundle) -> WireBundle {
+    WireBundle { cose: bundle.cose().to_vec(), requests: bundle.requests().map(<[u8]>::to_vec).collect() }
 }

@@ -1,11 +1,17 @@
 //! A Byzantine replica: a real node whose outgoing messages are changed, withheld, doubled and invented.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::application::Operation;
 use super::plan::Tactic;
 use super::random::Random;
+use crate::ordering::Agreed;
 use crate::ordering::batch::batch_digest;
+use crate::ordering::choice::{Entry, Report};
+use crate::ordering::seal::Seals;
+use crate::ordering::view_change::lies;
+use crate::replica::NodeConfig;
 use crate::types::{Digest, PublicKey, ReplicaId, Signature};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::frame::Kind;
@@ -33,16 +39,22 @@ pub(super) struct Adversary {
     variants: BTreeMap<[u8; 32], [u8; 32]>,
     forged: BTreeMap<[u8; 32], Vec<u8>>,
     executed: u64,
+    me: ReplicaId,
+    agreed: Agreed,
+    seals: Arc<Seals>,
 }
 
 impl Adversary {
-    pub(super) fn new(tactics: &[Tactic], mut random: Random, origin: &str, forged_for: PublicKey) -> Self {
+    pub(super) fn new(tactics: &[Tactic], mut random: Random, config: &NodeConfig, forged_for: PublicKey) -> Self {
         let victims = random.next() as u32;
         Self {
             tactics: tactics.to_vec(),
             victims: if tactics.contains(&Tactic::Forge) { u32::MAX } else { victims },
             random,
-            origin: origin.to_owned(),
+            origin: config.origin.clone(),
+            me: config.me,
+            agreed: config.agreed,
+            seals: Arc::clone(&config.seals),
             forged_for,
             kept: Vec::new(),
             variants: BTreeMap::new(),
@@ -85,7 +97,18 @@ impl Adversary {
                 body = self.proposal(body);
             }
             Kind::Prepare | Kind::Commit => body = self.votes(to, kind, body, out),
-            Kind::Status if self.does(Tactic::Lie) => body = self.lie(to, body, out),
+            Kind::NewView if self.does(Tactic::Restless) => return,
+            Kind::ViewChange | Kind::NewView if self.does(Tactic::LieInChange) => body = self.change(to, kind, body),
+            Kind::Status => {
+                if self.does(Tactic::Restless) && self.random.chance(50) {
+                    let view = message::access::<Status>(&body).map_or(0, |status| status.view.to_native());
+                    let (body, signature) = lies::leave(view + self.random.between(1, 2), self.me, &self.seals);
+                    out.push((to, Kind::ViewChange, encode_change(Kind::ViewChange, body, signature)));
+                }
+                if self.does(Tactic::Lie) {
+                    body = self.lie(to, body, out);
+                }
+            }
             _ => {}
         }
         if self.does(Tactic::Mutate) && self.random.chance(100) && !body.is_empty() {
@@ -116,6 +139,43 @@ impl Adversary {
             }
             _ => {}
         }
+    }
+
+    /// A report that conceals and invents, another one for each replica.
+    fn change(&mut self, to: ReplicaId, kind: Kind, body: Vec<u8>) -> Vec<u8> {
+        let Ok(message) = message::access::<message::ViewChange>(&body) else { return body };
+        if !self.is_victim(to) && self.random.chance(500) {
+            return body;
+        }
+        let (random, variants) = (&mut self.random, &self.variants);
+        let view = message.body.first().copied().map_or(0, u64::from);
+        let lie = |report: &mut Report| {
+            report.prepared.retain(|_| random.chance(500));
+            report.pre_prepared.retain(|_| random.chance(700));
+            for list in [&mut report.prepared, &mut report.pre_prepared] {
+                for entry in list.iter_mut() {
+                    if !random.chance(300) {
+                        continue;
+                    }
+                    entry.digest = variants.get(&entry.digest.0).copied().map_or(Digest::NULL, Digest);
+                    entry.view = view.saturating_sub(random.between(1, 2));
+                }
+                if random.chance(300) {
+                    let sequence = report.h + random.between(1, 3);
+                    let known: Vec<_> = variants.iter().flat_map(|(a, b)| [*a, *b]).collect();
+                    let digest = known.get(random.index(known.len() + 1)).copied().map_or(Digest::NULL, Digest);
+                    list.push(Entry { sequence, digest, view: view.saturating_sub(1) });
+                }
+                list.sort_unstable();
+                list.dedup_by_key(|entry| (entry.sequence, entry.digest));
+            }
+            report.prepared.dedup_by_key(|entry| entry.sequence);
+        };
+        let changed = match kind {
+            Kind::ViewChange => lies::view_change(&message.body, &self.seals, lie),
+            _ => lies::new_view(&message.body, &self.agreed, &self.seals, lie),
+        };
+        changed.map_or(body, |(changed, signature)| encode_change(kind, changed, signature))
     }
 
     fn proposal(&mut self, body: Vec<u8>) -> Vec<u8> {
@@ -223,6 +283,7 @@ impl Adversary {
             view: status.view.to_native(),
             low: executed,
             executed,
+            active: self.random.chance(800),
             ask: self.random.chance(100),
             open: vec![open],
         };
@@ -246,4 +307,14 @@ fn encode(proposal: &PrePrepare) -> Vec<u8> {
     let mut body = Vec::new();
     message::encode(proposal, &mut body);
     body
+}
+
+/// VIEW-CHANGE and NEW-VIEW travel alike.
+fn encode_change(kind: Kind, body: Vec<u8>, signature: Signature) -> Vec<u8> {
+    let mut out = Vec::new();
+    match kind {
+        Kind::ViewChange => message::encode(&message::ViewChange { body, signature: signature.0 }, &mut out),
+        _ => message::encode(&message::NewView { body, signature: signature.0 }, &mut out),
+    }
+    out
 }

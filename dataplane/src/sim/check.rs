@@ -13,7 +13,7 @@ use super::client::Accepted;
 use crate::log::SimDisk;
 use crate::types::{Digest, Position, PublicKey};
 use crate::wire::frame::Kind;
-use crate::wire::message::Votes;
+use crate::wire::message::{self, ViewChange, Votes};
 
 type Vote = (Kind, u64, u64, [u8; 32]);
 
@@ -23,6 +23,8 @@ struct DurableVotes {
     segment: u32,
     offset: usize,
     votes: BTreeSet<Vote>,
+    /// Views that the replica asked for.
+    left: BTreeSet<u64>,
 }
 
 impl DurableVotes {
@@ -56,6 +58,12 @@ impl DurableVotes {
                     voted.copy_from_slice(&rest[8..40]);
                     self.votes.insert((Kind::Commit, number(&rest[..8]), number(sequence), voted));
                 }
+                5 => {
+                    let mut voted = [0; 32];
+                    voted.copy_from_slice(&rest[8..40]);
+                    self.votes.insert((Kind::Prepare, number(&rest[..8]), number(sequence), voted));
+                }
+                6 => drop(self.left.insert(number(&rest[..8]))),
                 _ => {}
             }
         }
@@ -64,6 +72,12 @@ impl DurableVotes {
 
 fn number(little_endian: &[u8]) -> u64 {
     little_endian.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+fn digest_at(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(bytes);
+    out
 }
 
 /// The digest of a logged batch: time, count, and of each bundle the COSE bytes' digest.
@@ -126,6 +140,8 @@ pub(super) struct Checker {
     executed_numbers: BTreeSet<(u32, u64, u64)>,
     accepted_at: BTreeSet<Position>,
     votes: BTreeMap<(usize, Kind, u64, u64), [u8; 32]>,
+    /// The latest view that each replica asked for.
+    asked_for: Vec<u64>,
     durable: Vec<DurableVotes>,
     seen: Vec<Seen>,
     /// Results that clients took.
@@ -146,6 +162,7 @@ impl Checker {
             executed_numbers: BTreeSet::new(),
             accepted_at: BTreeSet::new(),
             votes: BTreeMap::new(),
+            asked_for: vec![0; n],
             durable: (0..n).map(|_| DurableVotes::default()).collect(),
             seen: (0..n).map(|_| Seen::default()).collect(),
             accepted: 0,
@@ -171,6 +188,9 @@ impl Checker {
 
     /// A correct replica sends a message.
     pub(super) fn leaves(&mut self, replica: usize, kind: Kind, body: &[u8], disk: &SimDisk) -> Result<(), String> {
+        if kind == Kind::ViewChange {
+            return self.view_change_leaves(replica, body, disk);
+        }
         if !matches!(kind, Kind::Prepare | Kind::Commit) {
             return Ok(());
         }
@@ -178,6 +198,12 @@ impl Checker {
         let view = votes.view.to_native();
         if self.check_disk {
             self.durable[replica].read_on(disk);
+        }
+        if view < self.asked_for[replica] {
+            return Err(format!(
+                "replica {replica} sends {kind:?} for view {view} after it asked for {}",
+                self.asked_for[replica]
+            ));
         }
         for vote in votes.votes.iter() {
             let (sequence, voted) = (vote.sequence.to_native(), vote.digest);
@@ -189,6 +215,55 @@ impl Checker {
             if self.check_disk && !self.durable[replica].votes.contains(&(kind, view, sequence, voted)) {
                 return Err(format!(
                     "replica {replica} sends {kind:?} for view {view}, sequence {sequence} without a durable record"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A correct replica says that it leaves: on disk first, and never for a lower view than before. It must report every vote
+    /// that it ever sent above its checkpoint, but for later ones at the same sequence.
+    fn view_change_leaves(&mut self, replica: usize, body: &[u8], disk: &SimDisk) -> Result<(), String> {
+        let message = message::access::<ViewChange>(body).map_err(|error| format!("replica {replica}: {error}"))?;
+        let bytes = &message.body;
+        let view = number(&bytes[..8]);
+        if view < self.asked_for[replica] {
+            return Err(format!("replica {replica} asks for view {view} after {}", self.asked_for[replica]));
+        }
+        self.asked_for[replica] = view;
+        if self.check_disk {
+            self.durable[replica].read_on(disk);
+            if !self.durable[replica].left.contains(&view) {
+                return Err(format!("replica {replica} asks for view {view} without a durable record"));
+            }
+        }
+        let low = number(&bytes[9..17]);
+        let signatures = number(&bytes[153..157]) as usize;
+        let mut rest = &bytes[157 + 65 * signatures..];
+        let mut lists = [BTreeMap::new(), BTreeMap::new()];
+        for list in &mut lists {
+            let count = number(&rest[..4]) as usize;
+            for entry in rest[4..4 + 48 * count].chunks(48) {
+                list.insert((number(&entry[..8]), digest_at(&entry[8..40])), number(&entry[40..48]));
+            }
+            rest = &rest[4 + 48 * count..];
+        }
+        let [prepared, pre_prepared] = lists;
+        for ((_, kind, voted_in, sequence), voted) in
+            self.votes.range((replica, Kind::Handshake, 0, 0)..(replica + 1, Kind::Handshake, 0, 0))
+        {
+            if *sequence <= low || *voted_in >= view {
+                continue;
+            }
+            let reported = match kind {
+                Kind::Prepare => pre_prepared.get(&(*sequence, *voted)).is_some_and(|last| last >= voted_in),
+                _ => prepared.iter().any(|((at, digest), last)| {
+                    at == sequence && (last > voted_in || last == voted_in && digest == voted)
+                }),
+            };
+            if !reported {
+                return Err(format!(
+                    "replica {replica} asks for view {view} and conceals {kind:?} of view {voted_in}, sequence {sequence}"
                 ));
             }
         }

@@ -25,8 +25,20 @@ pub(super) fn message(kind: Kind, body: &[u8]) -> String {
                     format!("{}{}/{:b}/{:b}", o.sequence, if o.proposed { "+" } else { "" }, o.prepares, o.commits)
                 })
                 .collect();
-            format!("executed {} ask {} open {}", m.executed, m.ask, open.join(" "))
+            format!(
+                "view {}{} low {} executed {} ask {} open {}",
+                m.view,
+                if m.active { "" } else { "?" },
+                m.low,
+                m.executed,
+                m.ask,
+                open.join(" ")
+            )
         }),
+        Kind::ViewChange => message::access::<message::ViewChange>(body)
+            .map(|m| format!("view {}, {} bytes", m.body.first().copied().unwrap_or(0), m.body.len())),
+        Kind::NewView => message::access::<message::NewView>(body)
+            .map(|m| format!("view {}, {} bytes", m.body.first().copied().unwrap_or(0), m.body.len())),
         Kind::FetchBatch => {
             message::access::<FetchBatch>(body).map(|m| format!("{}:{:?}", m.sequence, Digest(m.digest)))
         }

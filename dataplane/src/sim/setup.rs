@@ -1,6 +1,7 @@
 //! The cluster that a plan describes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::SimConfig;
 use super::adversary::Adversary;
@@ -11,6 +12,7 @@ use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
 use crate::log::SimDisk;
 use crate::ordering::Agreed;
+use crate::ordering::seal::Seals;
 use crate::replica::NodeConfig;
 use crate::types::ReplicaId;
 
@@ -22,14 +24,14 @@ pub(super) fn machine(
     cluster: &Cluster,
     replica: usize,
     random: &mut Random,
-) -> Machine {
+) -> Result<Machine, String> {
     let mut disk = SimDisk::new(random.next(), cluster.genesis(), SEGMENT_BYTES);
     disk.skip_syncs(config.skip_syncs);
     disk.slow_segments(plan.slow_segments);
     let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
-    let adversary =
-        tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), cluster.origin(), client_key(0).public()));
-    Machine {
+    let node = node_config(plan, cluster, replica)?;
+    let adversary = tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), &node, client_key(0).public()));
+    Ok(Machine {
         node: None,
         disk: Some(disk),
         life: 0,
@@ -41,7 +43,7 @@ pub(super) fn machine(
         wake_us: u64::MAX,
         outbox: Outbox::default(),
         adversary,
-    }
+    })
 }
 
 pub(super) fn client_key(index: usize) -> SecretKey {
@@ -54,15 +56,26 @@ pub(super) fn node_config(plan: &Plan, cluster: &Cluster, replica: usize) -> Res
         me: ReplicaId(replica as u8),
         origin: cluster.origin().to_owned(),
         genesis: cluster.genesis(),
-        agreed: Agreed { size, window: plan.window, drift_ms: plan.drift_ms },
+        agreed: Agreed { size, window: plan.window, interval: plan.window, drift_ms: plan.drift_ms },
+        seals: Arc::new(seals(plan, cluster, replica)),
         timing: plan.timing,
         segment_bytes: SEGMENT_BYTES,
         idle_write_us: 100_000,
     })
 }
 
+/// The private key of a replica for one of its four purposes.
+fn replica_key(replica: usize, kind: usize) -> SecretKey {
+    SecretKey::from_seed(&[1 + (4 * replica + kind) as u8; 32])
+}
+
+/// What a replica signs VIEW-CHANGE, NEW-VIEW and CHECKPOINT with.
+pub(super) fn seals(plan: &Plan, cluster: &Cluster, replica: usize) -> Seals {
+    let members = (0..plan.n).map(|replica| replica_key(replica, 1).public()).collect();
+    Seals::new(cluster.origin().to_owned(), 0, members, replica_key(replica, 1))
+}
+
 pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
-    let key = |place: usize| SecretKey::from_seed(&[1 + place as u8; 32]).public();
     let mut text = format!(
         "origin = \"atlas.example/simulated\"\ncreated = 2026-09-01T00:00:00Z\n\n[settings]\ncheckpoint_interval = {}\nwindow = \
          {}\ndrift_ms = {}\nsession_window = 64\nsessions_per_identity = 4\nstate_interval_ms = 500\n",
@@ -72,7 +85,7 @@ pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
         plan.drift_ms.max(100),
     );
     for index in 0..plan.n {
-        let [link, protocol, log, cosign] = [0, 1, 2, 3].map(|kind| key(4 * index + kind));
+        let [link, protocol, log, cosign] = [0, 1, 2, 3].map(|kind| replica_key(index, kind).public());
         text += &format!(
             "\n[[replicas]]\nname = \"replica-{index}\"\naddress = \"127.0.0.1:{}\"\nlink_key = \"{link}\"\nprotocol_key = \
              \"{protocol}\"\nlog_key = \"{log}\"\ncosign_key = \"{cosign}\"\n",

@@ -140,8 +140,10 @@ impl World {
     pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
         let mut random = Random::new(config.seed);
         let plan = Plan::draw(&mut random, config.replicas);
-        let cluster = cluster(&plan).map_err(|what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() }))?;
-        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random)).collect();
+        let failed = |what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() });
+        let cluster = cluster(&plan).map_err(failed)?;
+        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random));
+        let machines = machines.collect::<Result<Vec<_>, String>>().map_err(failed)?;
         let mut clients = Vec::new();
         for index in 0..plan.clients {
             let lying = plan.lying_client && index + 1 == plan.clients;
@@ -542,7 +544,7 @@ impl World {
     }
 
     pub(super) fn must_converge(&self) -> bool {
-        self.plan.must_converge() && !self.config.safety_only
+        !self.config.safety_only
     }
 
     fn failure(&mut self, what: String) -> Box<Failure> {
@@ -559,6 +561,8 @@ impl World {
             decided[2] += decisions.told;
         }
         let mut faults = self.faults.clone();
+        let views = self.machines.iter().filter_map(|machine| machine.node.as_ref()).map(|node| node.ordering().view());
+        faults.insert("views".into(), views.max().unwrap_or(0));
         faults.insert("messages lost".into(), self.network.lost);
         faults.insert("messages doubled".into(), self.network.doubled);
         Report {

@@ -46,6 +46,16 @@ pub enum Misbehaviour {
     BatchLimits { sequence: u64 },
     #[error("a bundle in a batch for sequence {sequence} that is malformed or not properly signed")]
     BadBundle { sequence: u64 },
+    #[error("the signature of a {what} does not hold")]
+    BadSignature { what: &'static str },
+    #[error("two states at the checkpoint of sequence {sequence}")]
+    TwoCheckpoints { sequence: u64 },
+    #[error("a VIEW-CHANGE for view {view} that no correct replica signs")]
+    InvalidViewChange { view: u64 },
+    #[error("two VIEW-CHANGEs for view {view}")]
+    TwoViewChanges { view: u64 },
+    #[error("a NEW-VIEW for view {view} that does not follow from its VIEW-CHANGEs")]
+    InvalidNewView { view: u64 },
     #[error("a status that takes back what was said before")]
     StatusBack,
 }

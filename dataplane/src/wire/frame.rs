@@ -28,6 +28,16 @@ pub enum Kind {
     FetchBatch = 21,
     /// Replica to replica: the body of a batch.
     Batch = 22,
+    /// Replica to replica: what its sender, who leaves the view, has prepared and pre-prepared.
+    ViewChange = 23,
+    /// Replica to replica: how the view begins.
+    NewView = 24,
+    /// Replica to replica: the sender's state at a checkpoint.
+    Checkpoint = 25,
+    /// Replica to replica: a checkpoint with the signatures of a quorum.
+    Stable = 26,
+    /// Replica to replica: a client's bundle that the sender waits for.
+    Relay = 27,
     /// Client to replica: a signed bundle.
     Submit = 32,
     /// Replica to client: results of executed requests.
@@ -46,7 +56,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Handshake,
         Kind::PrePrepare,
         Kind::Prepare,
@@ -55,6 +65,11 @@ impl Kind {
         Kind::Status,
         Kind::FetchBatch,
         Kind::Batch,
+        Kind::ViewChange,
+        Kind::NewView,
+        Kind::Checkpoint,
+        Kind::Stable,
+        Kind::Relay,
         Kind::Submit,
         Kind::Replies,
         Kind::Refused,

@@ -68,3 +68,6 @@ const _: () = assert!(MAX_CLIENT_BODY <= MAX_BATCH_BYTES);
 const _: () = assert!(64 + MAX_VOTES * 40 <= MAX_PEER_BODY);
 const _: () = assert!(64 + MAX_BATCH_BUNDLES * 32 <= MAX_PEER_BODY);
 const _: () = assert!(MAX_PEER_BODY <= u32::MAX as usize);
+
+/// Longest certificate of a checkpoint, bytes: the statement and a signature of every replica.
+pub const MAX_CERTIFICATE: usize = 256 + 65 * MAX_REPLICAS;

@@ -15,8 +15,8 @@ use rkyv::{Archive, Portable, Serialize};
 use super::error::Malformed;
 use super::frame::Kind;
 use super::limits::{
-    ARCHIVED_LIST, MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_COUNTERS, MAX_QUERY, MAX_REPLIES,
-    MAX_STATUS_SLOTS, MAX_VOTES,
+    ARCHIVED_LIST, MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CERTIFICATE, MAX_COUNTERS, MAX_QUERY,
+    MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES,
 };
 
 /// The leader's proposal for one sequence: what is in the batch, by digest. Covers neither the leader nor the view with its
@@ -88,6 +88,8 @@ pub struct Status {
     pub low: u64,
     /// Highest sequence executed.
     pub executed: u64,
+    /// Whether the sender takes part in its view; otherwise it waits for the NEW-VIEW.
+    pub active: bool,
     /// Whether the sender asks to be answered with its own status (after a reconnect).
     pub ask: bool,
     /// Open sequences above `executed`, ascending.
@@ -126,6 +128,52 @@ pub struct Batch {
     pub time_ms: i64,
     /// The bundles in order.
     pub bundles: Vec<WireBundle>,
+}
+
+/// What its sender, who leaves every view below, reports. The body is plain bytes ([`crate::ordering::view_change`]).
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct ViewChange {
+    /// What is signed.
+    pub body: Vec<u8>,
+    /// The sender's signature.
+    pub signature: [u8; 64],
+}
+
+/// How a view begins. The body is plain bytes ([`crate::ordering::view_change`]).
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct NewView {
+    /// What is signed.
+    pub body: Vec<u8>,
+    /// The leader's signature.
+    pub signature: [u8; 64],
+}
+
+/// The sender's state at a checkpoint. The body is plain bytes ([`crate::ordering::checkpoint`]).
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Checkpoint {
+    /// What is signed.
+    pub body: Vec<u8>,
+    /// The sender's signature.
+    pub signature: [u8; 64],
+}
+
+/// A checkpoint with the signatures of a quorum, in plain bytes ([`crate::ordering::checkpoint`]).
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Stable {
+    /// The certificate.
+    pub certificate: Vec<u8>,
+}
+
+/// A client's bundle that a backup waits for, sent on to the leader.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Relay {
+    /// The bundle.
+    pub bundle: WireBundle,
 }
 
 /// A client's bundle.
@@ -378,6 +426,11 @@ messages! {
     Status, |m| list("open sequences in a status", &m.open, MAX_STATUS_SLOTS);
     FetchBatch, |_m| Ok(0);
     Batch, |m| check_batch(m);
+    ViewChange, |m| Ok(m.body.len());
+    NewView, |m| Ok(m.body.len());
+    Checkpoint, |m| list("bytes of a checkpoint", &m.body, MAX_CERTIFICATE);
+    Stable, |m| list("bytes of a certificate", &m.certificate, MAX_CERTIFICATE);
+    Relay, |m| check_bundle(&m.bundle).map(|(content, lists)| content + lists);
     Submit, |m| check_bundle(&m.bundle).map(|(content, lists)| content + lists);
     Replies, |m| check_replies(&m.replies);
     Refused, |_m| Ok(0);

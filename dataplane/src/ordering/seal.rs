@@ -1,0 +1,42 @@
+//! Signatures of replicas over what third parties must believe: CHECKPOINT, VIEW-CHANGE, NEW-VIEW.
+//!
+//! `context || epoch as u32 big-endian || length of the origin as u32 big-endian || origin || body`, under the protocol key. What is
+//! signed for one purpose, cluster or epoch is worth nothing for another.
+
+use crate::crypto::{SecretKey, verify};
+use crate::types::{Epoch, PublicKey, ReplicaId, Signature};
+
+/// What a replica signs with, and how it verifies the others.
+pub struct Seals {
+    origin: String,
+    epoch: Epoch,
+    members: Vec<PublicKey>,
+    key: SecretKey,
+}
+
+impl std::fmt::Debug for Seals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seals").field("origin", &self.origin).field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+impl Seals {
+    /// `members` are the protocol keys of the epoch's replicas by index; `key` is the private one of this replica.
+    pub fn new(origin: String, epoch: Epoch, members: Vec<PublicKey>, key: SecretKey) -> Self {
+        Self { origin, epoch, members, key }
+    }
+
+    fn message(&self, context: &[u8], body: &[u8]) -> Vec<u8> {
+        let length = self.origin.len() as u32;
+        [context, &self.epoch.to_be_bytes(), &length.to_be_bytes(), self.origin.as_bytes(), body].concat()
+    }
+
+    pub(crate) fn sign(&self, context: &[u8], body: &[u8]) -> Signature {
+        self.key.sign(&self.message(context, body))
+    }
+
+    pub(crate) fn holds(&self, replica: ReplicaId, context: &[u8], body: &[u8], signature: &Signature) -> bool {
+        let Some(key) = self.members.get(replica.index()) else { return false };
+        verify(key, &self.message(context, body), signature)
+    }
+}

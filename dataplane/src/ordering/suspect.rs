@@ -1,0 +1,102 @@
+//! Suspecting a leader.
+//!
+//! While something waits to be executed and nothing is, a backup first sends the leader what clients sent it ([`Timing::relay_us`]), then
+//! leaves the view ([`Timing::suspect_us`], doubled with each view that failed since the last stable checkpoint; sooner where
+//! the link to the leader is down: [`Timing::hint_us`]). Any execution begins the wait anew. A replica that has left gives the
+//! next leader the same time, but only once a quorum asks for that view: one that was cut off does not climb alone.
+//!
+//! Bundles whose requests were all executed or can never be, by this replica's own state, do not count: before it leaves, the node is
+//! asked to take them out ([`Ordering::doubts`], [`Ordering::drop_bundle`]).
+
+use std::sync::Arc;
+
+use super::{Ordering, Outgoing, Timing, To};
+use crate::types::{Digest, Now, ReplicaId};
+use crate::wire::bundle::Bundle;
+
+/// Bundles that are sent on to the leader at once, the oldest first.
+const MAX_RELAYED: usize = 64;
+
+/// Doublings of a timer at most.
+const MAX_DOUBLINGS: u32 = 6;
+
+impl Ordering {
+    /// Whether something waits to be executed.
+    fn has_work(&self) -> bool {
+        let mut open = self.slots.range(self.executed + 1..);
+        self.pool.len() > 0 || !self.unvoted.is_empty() || open.any(|(_, slot)| slot.is_open())
+    }
+
+    fn suspect_timeout_us(&self) -> u64 {
+        let Timing { suspect_us, hint_us, .. } = self.timing;
+        let leader_is_down = self.links_down & (1 << self.leader().0) != 0;
+        if leader_is_down { hint_us } else { suspect_us << self.failures.min(MAX_DOUBLINGS) }
+    }
+
+    pub(super) fn new_view_timeout_us(&self) -> u64 {
+        self.timing.suspect_us << self.failures.min(MAX_DOUBLINGS)
+    }
+
+    /// When this replica leaves its view if nothing is executed until then, us.
+    fn suspect_at_us(&self) -> Option<u64> {
+        if !self.active {
+            return self.new_view_at_us;
+        }
+        // A leader that gets nothing done is of no use either, though all may be the backups' fault: it is the last to ask.
+        let patience = if self.leader() == self.me { 2 } else { 1 };
+        Some(self.work_since_us?.saturating_add(patience * self.suspect_timeout_us()))
+    }
+
+    /// Whether it is about to leave its view, so that what it waits for is worth another look.
+    pub fn doubts(&self, now: Now) -> bool {
+        self.active && self.suspect_at_us().is_some_and(|at| at <= now.mono_us)
+    }
+
+    /// Bundles that stand in no proposal, for the node's look at them.
+    pub fn waiting(&self) -> Vec<Arc<Bundle>> {
+        self.pool.waiting().cloned().collect()
+    }
+
+    /// A bundle has nothing left that could be executed.
+    pub fn drop_bundle(&mut self, digest: &Digest) {
+        self.pool.remove(digest);
+    }
+
+    pub(super) fn look_at_leader(&mut self, now: Now) {
+        if self.restarted_leader {
+            self.restarted_leader = false;
+            return self.leave(self.view + 1);
+        }
+        if !self.has_work() {
+            self.work_since_us = None;
+        } else if self.work_since_us.is_none() {
+            self.work_since_us = Some(now.mono_us);
+            self.relay_at_us = now.mono_us + self.timing.relay_us;
+        }
+        if self.suspect_at_us().is_some_and(|at| at <= now.mono_us) {
+            self.failures = self.failures.saturating_add(1);
+            return self.leave(self.view + 1);
+        }
+        if self.active && self.leader() != self.me && self.work_since_us.is_some() && self.relay_at_us <= now.mono_us {
+            self.relay_at_us = now.mono_us + self.timing.suspect_us;
+            let leader = self.leader();
+            let waiting: Vec<_> = self.pool.waiting().take(MAX_RELAYED).cloned().collect();
+            for bundle in waiting {
+                self.send(To::One(leader), Outgoing::Relay(bundle));
+            }
+        }
+    }
+
+    /// When [`Ordering::look_at_leader`] has something to do, us.
+    pub(super) fn leader_deadline_us(&self) -> u64 {
+        let relays = self.active && self.leader() != self.me && self.work_since_us.is_some();
+        let relay = relays.then_some(self.relay_at_us);
+        [relay, self.suspect_at_us()].into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    /// The link to a peer came up or went down.
+    pub(super) fn note_link(&mut self, peer: ReplicaId, up: bool) {
+        let bit = 1 << peer.0;
+        self.links_down = if up { self.links_down & !bit } else { self.links_down | bit };
+    }
+}
