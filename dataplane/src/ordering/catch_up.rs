@@ -64,7 +64,9 @@ impl Ordering {
 
     /// Whether something is under way: more than votes of others, which anybody may send for any sequence.
     fn is_busy(&self) -> bool {
-        self.slots.range(self.executed + 1..).any(|(sequence, slot)| *sequence == self.executed + 1 || slot.is_open())
+        self.slots
+            .range(self.executed + 1..)
+            .any(|(sequence, slot)| slot.is_open() || *sequence == self.executed + 1 && slot.is_voted_on())
     }
 
     /// Whether f+1 peers say that they executed more.

@@ -151,6 +151,11 @@ impl Slot {
         self.proposal.is_some() || self.chosen.is_some() || self.has_own_q() || self.decided.is_some()
     }
 
+    /// Whether others voted on it in the present view, or say that it is decided.
+    pub(super) fn is_voted_on(&self) -> bool {
+        self.prepares.iter().chain(&self.told).any(Option::is_some)
+    }
+
     /// Replicas whose PREPARE for `digest` is here.
     pub(super) fn prepared_by(&self, digest: &Digest) -> usize {
         self.prepares.iter().filter(|vote| vote.as_ref() == Some(digest)).count()
