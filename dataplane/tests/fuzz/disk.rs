@@ -15,8 +15,8 @@ use atlas_dataplane::ordering::record::Record;
 use atlas_dataplane::state::Change;
 use atlas_dataplane::types::{Code, Digest, PublicKey};
 
+use crate::harness::{Reached, counted, mutated};
 use crate::samples::{self, Rng};
-use crate::{Reached, counted, mutated};
 
 // ---- Entries ------------------------------------------------------------------------------------------------------------
 
