@@ -55,6 +55,7 @@ use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, 
 
 pub mod batch;
 mod catch_up;
+pub mod choice;
 #[cfg(test)]
 mod late_body_tests;
 pub(crate) mod mutants;
