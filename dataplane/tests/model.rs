@@ -43,3 +43,53 @@ fn probe() {
         panic!("{}", trace::tell(&mut explorer, &found));
     }
 }
+
+const MUTANTS: &[(Mutant, Config)] = &[
+    (Mutant::CandidateNeedsP, ONE),
+    (Mutant::NobodyBlocks, ONE),
+    (Mutant::OneSupporter, ONE),
+    (Mutant::NullInsteadOfWaiting, ONE),
+    (Mutant::RangeEndsAtP, ONE),
+    (Mutant::SmallQuorum, ONE),
+    (Mutant::ProposalIsVote, ONE),
+    (Mutant::PrepareBeforeSync, ONE),
+    (Mutant::CommitBeforeSync, ONE),
+    (Mutant::VotesAfterLeaving, ONE),
+    (Mutant::ChoicesNotInQ, ONE),
+    (Mutant::NullNotKept, ONE),
+    (Mutant::QKeepsOneDigest, ONE),
+    (Mutant::QKeepsFirstView, ONE),
+    (Mutant::PKeepsFirst, ONE),
+    (Mutant::ChoicesBelieved, ONE),
+    (Mutant::ExecutedIsSilent, ONE),
+    (Mutant::AmnesiacVotes, Config { lies: Lies::Nobody, ..ONE }),
+    (Mutant::PreparesDecided, ONE),
+    (Mutant::NullHasTime, ONE),
+    (Mutant::StartIsLowest, TWO),
+    (Mutant::TimeIsNotMax, TWO),
+];
+
+const TWO: Config = Config { digests: &[2, 2], checkpoints: true, views: 2, ..ONE };
+
+#[test]
+fn mutants() {
+    let only = std::env::var("MUTANT").unwrap_or_default();
+    for (mutant, config) in MUTANTS {
+        if !format!("{mutant:?}").contains(&only) { continue; }
+        let views = std::env::var("V").ok().and_then(|t| t.parse().ok()).unwrap_or(config.views);
+        let (mut explorer, found) = explore(Config { mutant: Some(*mutant), views, ..*config });
+        match found {
+            Some(found) => println!("{}", trace::tell(&mut explorer, &found)),
+            None => println!("NOT FOUND {mutant:?}"),
+        }
+    }
+}
+
+#[test]
+fn two() {
+    let env = |name: &str, default: u64| std::env::var(name).ok().and_then(|t| t.parse().ok()).unwrap_or(default);
+    let (mut explorer, found) = explore(Config { n: env("N", 4) as usize, views: env("V", 2), checkpoints: env("C", 1) == 1, ..TWO });
+    if let Some(found) = found {
+        panic!("{}", trace::tell(&mut explorer, &found));
+    }
+}

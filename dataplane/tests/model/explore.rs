@@ -209,6 +209,9 @@ impl Explorer {
     /// Explores until the last view or a violation.
     pub(crate) fn run(&mut self) -> Option<Found> {
         for view in 0..=self.config.views {
+            for report in &self.reports {
+                report.validate(view, WINDOW, self.size).expect("a correct replica's report is valid");
+            }
             self.start_view(view);
             let mut seen = HashSet::new();
             let mut next = Vec::new();
@@ -225,11 +228,8 @@ impl Explorer {
         None
     }
 
-    /// Prepares the lies that are valid in a change to `view`; a correct replica's report must be valid too.
+    /// Prepares the lies that are valid in a change to `view`.
     pub(crate) fn start_view(&mut self, view: View) {
-        for report in &self.reports {
-            report.validate(view.max(1), WINDOW, self.size).expect("a correct replica's report is valid");
-        }
         self.outcomes.clear();
         self.lies = lies(&self.config, view);
         for lie in &self.lies {
@@ -246,10 +246,10 @@ impl Explorer {
         seen: &mut HashSet<State>,
         next: &mut Vec<Node>,
     ) -> Result<(), (Fault, Option<Step>)> {
-        let choices = if view == 0 { vec![Choices { start: 0, digests: Vec::new() }] } else { self.choices(state)? };
         if view == self.config.views {
-            return Ok(());
+            return self.yet_another_view(state);
         }
+        let choices = if view == 0 { vec![Choices { start: 0, digests: Vec::new() }] } else { self.choices(state)? };
         let options: Vec<Vec<Votes>> = (0..self.correct()).map(|i| self.options(state.locals[i], &choices)).collect();
         let mut picks = [0; MOST];
         loop {
@@ -296,6 +296,18 @@ impl Explorer {
             all.extend((NULL..wildest).map(|code| Choices { start: 0, digests: vec![digest(code)] }));
         }
         Ok(all)
+    }
+
+    /// Behind the last view that is explored: the correct replicas alone, who are what a stuck set would be made of.
+    fn yet_another_view(&mut self, state: &State) -> Result<(), (Fault, Option<Step>)> {
+        let locals = state.locals.iter().take(self.correct());
+        let reports = locals.enumerate().map(|(i, number)| (ReplicaId(i as u8), &self.reports[usize::from(*number)]));
+        let set: Vec<_> = reports.collect();
+        self.chosen += 1;
+        if rules::choose(self.config.mutant, &set, self.size) == Choice::Wait {
+            return Err((Fault::Stuck { lie: None }, None));
+        }
+        self.good_view(state)
     }
 
     /// A correct leader and the VIEW-CHANGEs of all correct replicas: q of them vote, or f+1 that decided tell the others.
