@@ -113,7 +113,9 @@ fn restated_at(
     for digest in digests {
         // The (f+1)-th highest view is the highest that f+1 members reach.
         let reach = |view: View| reports.iter().filter(|(_, r)| q(r, digest) >= Some(view)).count() >= needed;
-        let Some(v) = reports.iter().filter_map(|(_, r)| q(r, digest)).filter(|view| reach(*view)).max() else { continue };
+        let Some(v) = reports.iter().filter_map(|(_, r)| q(r, digest)).filter(|view| reach(*view)).max() else {
+            continue;
+        };
         let clear = reports.iter().filter(|(_, report)| match p(report) {
             None => true,
             Some((other, view)) => view < v || view == v && other == digest,
@@ -124,7 +126,8 @@ fn restated_at(
         }
     }
     if let Some(v) = candidates.iter().map(|(view, _)| *view).max() {
-        let mut best: Vec<Digest> = candidates.iter().filter(|(view, _)| *view == v).map(|(_, digest)| *digest).collect();
+        let mut best: Vec<Digest> =
+            candidates.iter().filter(|(view, _)| *view == v).map(|(_, digest)| *digest).collect();
         let named = |digest: &Digest| reports.iter().any(|(_, report)| p(report) == Some((*digest, v)));
         if best.iter().any(named) {
             best.retain(named);

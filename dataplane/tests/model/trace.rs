@@ -5,7 +5,8 @@ use std::fmt::Write;
 use atlas_dataplane::ordering::choice::{Choices, Entry, Report};
 use atlas_dataplane::types::{Digest, View};
 
-use crate::explore::{Code, Explorer, Fault, Found, MOST, NULL, State, Step, digest};
+use crate::explore::Explorer;
+use crate::state::{Code, Fault, Found, MOST, NULL, State, Step, digest};
 
 fn name(code: Code) -> String {
     match code {
