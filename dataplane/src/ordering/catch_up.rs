@@ -114,6 +114,9 @@ impl Ordering {
         if executed < self.executed {
             self.send_decided(from, executed + 1, now);
         }
+        if mutants::on(Mutant::NothingAgain) {
+            return;
+        }
         self.send_checkpoints(from, status.low);
         self.send_change(from, status, now);
         if status.view == self.view && status.active && self.active {
@@ -123,9 +126,6 @@ impl Ordering {
 
     /// Own votes and proposals that a peer lacks.
     fn send_again(&mut self, from: ReplicaId, status: &Status) {
-        if mutants::on(Mutant::NothingAgain) {
-            return;
-        }
         let me = 1u32 << self.me.0;
         let mut listed = status.open.iter().peekable();
         let (mut proposals, mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 
+use super::mutants::{self, Mutant};
 use super::record::Record;
 use super::slot::Own;
 use super::view_change::{SignedNewView, SignedViewChange, body};
@@ -53,7 +54,11 @@ impl Ordering {
         self.new_view = None;
         self.new_view_at_us = None;
         self.end_view();
-        let body = body(view, self.me, &self.stable, &self.held.report());
+        let mut report = self.held.report();
+        if mutants::on(Mutant::ConcealsP) {
+            report.prepared.clear();
+        }
+        let body = body(view, self.me, &self.stable, &report);
         self.effects.push_back(Effect::Log(Record::Leaves { view, body }));
     }
 

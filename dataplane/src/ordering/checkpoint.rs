@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use super::bytes::Input;
+use super::mutants::{self, Mutant};
 use super::record::Record;
 use super::seal::Seals;
 use super::{Effect, Ordering, Outgoing, To};
@@ -128,6 +129,9 @@ impl Certificate {
         if self.statement.sequence == 0 {
             return *self == Self::genesis();
         }
+        if mutants::on(Mutant::CertificatesBelieved) {
+            return true;
+        }
         let ascending = self.signatures.array_windows().all(|[(a, _), (b, _)]| a < b);
         let bytes = self.statement.bytes();
         ascending
@@ -137,6 +141,13 @@ impl Certificate {
                 .iter()
                 .all(|(replica, signature)| seals.holds(*replica, context::CHECKPOINT, &bytes, signature))
     }
+}
+
+/// A certificate that nobody signed, for the simulator's adversary.
+pub(crate) fn forged(sequence: Sequence) -> Certificate {
+    let genesis = Certificate::genesis();
+    let statement = Statement { sequence, ..genesis.statement };
+    Certificate { statement, signatures: (0..3).map(|index| (ReplicaId(index), Signature([index; 64]))).collect() }
 }
 
 impl Ordering {

@@ -13,8 +13,8 @@ use crate::wire::message::{self, PrePrepare, Vote, Votes};
 #[test]
 fn a_proposal_that_comes_after_the_commits_is_executed() {
     let now = Now { mono_us: 1, wall_ms: 1_000 };
-    let agreed = Agreed { size: Size::new(4).unwrap(), window: 16, drift_ms: 100 };
-    let mut core = Ordering::new(ReplicaId(3), agreed, Timing::default());
+    let agreed = Agreed { size: Size::new(4).unwrap(), window: 16, interval: 16, drift_ms: 100 };
+    let mut core = Ordering::new(ReplicaId(3), agreed, Timing::default(), super::seal::sample(3));
     core.start(now);
     let key = SecretKey::from_seed(&[1; 32]);
     let request = Request { class: 0, not_after_ms: None, operation: &OPEN_SESSION }.encode();

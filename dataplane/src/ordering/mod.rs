@@ -404,6 +404,7 @@ impl Ordering {
                 slot.logged = Some(batch.digest());
             }
             Record::Decided { .. } | Record::Learned { .. } => {}
+            Record::Leaves { .. } if mutants::on(Mutant::ForgetsView) => {}
             Record::Leaves { view, .. } => {
                 self.view = *view;
                 self.active = false;
@@ -445,6 +446,7 @@ impl Ordering {
             self.effects.push_back(Effect::Log(Record::Checkpoint(statement.0)));
         }
         self.restarted_leader = self.active && self.leader() == me && self.leading != Leading::NotYet;
+        self.restarted_leader &= !mutants::on(Mutant::LeaderGoesOn);
         self.status_at_us = now.mono_us;
     }
 

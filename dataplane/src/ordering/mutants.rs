@@ -24,6 +24,18 @@ pub(crate) enum Mutant {
     ExecutesTwice,
     /// What a peer lacks by its status is not sent again.
     NothingAgain,
+    /// A replica that restarts has forgotten that it left a view.
+    ForgetsView,
+    /// Votes that become durable after their view was left go out all the same.
+    VotesAfterLeaving,
+    /// A VIEW-CHANGE does not report what was prepared.
+    ConcealsP,
+    /// A NEW-VIEW's choices are believed, not worked out again.
+    ChoicesBelieved,
+    /// A leader that restarts goes on proposing in its view.
+    LeaderGoesOn,
+    /// Checkpoint certificates are believed.
+    CertificatesBelieved,
     /// Something is kept of every sequence that anybody names.
     NoWindow,
 }

@@ -166,7 +166,8 @@ impl Ordering {
         }
         let sequence = record.sequence();
         // A vote of a view that this replica has left never leaves.
-        let vote = DurableVote::of(record).filter(|vote| vote.view() == self.view && self.active);
+        let vote = DurableVote::of(record)
+            .filter(|vote| vote.view() == self.view && self.active || mutants::on(Mutant::VotesAfterLeaving));
         let (Some(vote), me) = (vote, self.me) else { return };
         let Some(slot) = self.slots.get_mut(&sequence) else { return };
         match vote.phase() {

@@ -174,7 +174,7 @@ impl LogRecord for Record {
             STABLE => Self::Stable(Arc::new(Certificate::read(&mut input)?)),
             _ => return None,
         };
-        input.0.is_empty().then_some(record)
+        (input.0.is_empty() && record.sequence() == sequence).then_some(record)
     }
 }
 

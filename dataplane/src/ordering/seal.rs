@@ -40,3 +40,11 @@ impl Seals {
         verify(key, &self.message(context, body), signature)
     }
 }
+
+/// The seals of one of four replicas, for tests.
+#[cfg(test)]
+pub(crate) fn sample(me: u8) -> std::sync::Arc<Seals> {
+    let key = |index: u8| SecretKey::from_seed(&[200 + index; 32]);
+    let members = (0..4).map(|index| key(index).public()).collect();
+    std::sync::Arc::new(Seals::new("atlas.example/test".to_owned(), 0, members, key(me)))
+}

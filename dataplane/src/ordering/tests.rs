@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::record::{DurableVote, Record};
+use super::seal;
 use super::{Agreed, Effect, Ordering, Outgoing, Timing, To, Wanted};
 use crate::cluster::Size;
 use crate::crypto::keys::SecretKey;
@@ -53,8 +54,8 @@ impl Core {
     }
 
     fn on(disk: SimDisk, me: u8, window: u64, timing: Timing) -> Self {
-        let agreed = Agreed { size: Size::new(4).unwrap(), window, drift_ms: 100 };
-        let mut ordering = Ordering::new(ReplicaId(me), agreed, timing);
+        let agreed = Agreed { size: Size::new(4).unwrap(), window, interval: window, drift_ms: 100 };
+        let mut ordering = Ordering::new(ReplicaId(me), agreed, timing, seal::sample(me));
         let recovered = log::recover(disk, GENESIS, SEGMENT, |record| ordering.replay(&record)).unwrap();
         ordering.start(at(0));
         Self { ordering, log: Some(recovered.log), now: at(0) }
@@ -141,9 +142,21 @@ impl Core {
 
     fn status(&mut self, from: u8, executed: Sequence, open: Vec<OpenSlot>) -> Vec<Effect> {
         let mut body = Vec::new();
-        message::encode(&Status { view: 0, low: executed, executed, ask: false, open }, &mut body);
+        message::encode(&Status { view: 0, low: 0, executed, active: true, ask: false, open }, &mut body);
         self.ordering.on_status(ReplicaId(from), message::access::<Status>(&body).unwrap());
         self.flush()
+    }
+
+    /// The leader of view 0 with a proposal of one bundle at sequence 1, which is not durable yet, and its batch.
+    fn leader_with_proposal(identity: u8) -> (Self, Arc<Batch>) {
+        let mut core = Self::new(0);
+        core.ordering.submit(bundle(identity, 0), core.now).unwrap();
+        assert_eq!(short(&core.flush()), ["log leads 0"]);
+        let effects = core.sync();
+        assert_eq!(short(&effects), ["PRE-PREPARE 1", "log Q 1"]);
+        let Some(Effect::Log(Record::PrePrepared { batch, .. })) = effects.last() else { unreachable!() };
+        let batch = Arc::clone(batch);
+        (core, batch)
     }
 
     /// A backup that has pre-prepared a batch of one bundle at sequence 1, durably.
@@ -167,15 +180,27 @@ fn short(effects: &[Effect]) -> Vec<String> {
         Effect::Log(Record::Prepared { sequence, .. }) => format!("log P {sequence}"),
         Effect::Log(Record::Decided { sequence, .. }) => format!("log decided {sequence}"),
         Effect::Log(Record::Learned { sequence, .. }) => format!("log learned {sequence}"),
+        Effect::Log(Record::Chosen { sequence, .. }) => format!("log Q again {sequence}"),
+        Effect::Log(Record::Leaves { view, .. }) => format!("log leaves for {view}"),
+        Effect::Log(Record::Enters(new_view)) => format!("log enters {}", new_view.view),
+        Effect::Log(Record::Leads { view }) => format!("log leads {view}"),
+        Effect::Log(Record::Checkpoint(statement)) => format!("log checkpoint {}", statement.sequence),
+        Effect::Log(Record::Stable(certificate)) => format!("log stable {}", certificate.sequence()),
+        Effect::Diverged(sequence) => format!("diverged {sequence}"),
         Effect::Send(to, message) => {
             let to = if let To::One(peer) = to { format!("to {peer} ") } else { String::new() };
             let what = match message {
-                Outgoing::PrePrepare(proposal) => format!("PRE-PREPARE {}", proposal.sequence()),
+                Outgoing::PrePrepare(proposal) => format!("PRE-PREPARE {}", proposal.sequence),
                 Outgoing::Prepare(prepares) => format!("PREPARE {}", votes(prepares)),
                 Outgoing::Commit(commits) => format!("COMMIT {}", votes(commits)),
                 Outgoing::Decided(decided) => format!("DECIDED {}", decided.len()),
                 Outgoing::Status(_) => "status".into(),
                 Outgoing::FetchBatch(sequence, _) => format!("fetch {sequence}"),
+                Outgoing::ViewChange(change) => format!("VIEW-CHANGE {}", change.view()),
+                Outgoing::NewView(new_view) => format!("NEW-VIEW {}", new_view.view),
+                Outgoing::Checkpoint(signed) => format!("CHECKPOINT {}", signed.statement.sequence),
+                Outgoing::Stable(certificate) => format!("stable {}", certificate.sequence()),
+                Outgoing::Relay(_) => "relay".into(),
             };
             to + &what
         }
@@ -193,14 +218,10 @@ fn open(sequence: Sequence, proposed: bool, prepares: u32, commits: u32) -> Vec<
 }
 
 #[test]
-fn a_leader_proposes_after_its_sync_and_commits_fast_when_all_prepare() {
-    let mut core = Core::new(0);
-    core.ordering.submit(bundle(1, 0), core.now).unwrap();
-    let effects = core.flush();
-    assert_eq!(short(&effects), ["log Q 1"]);
-    let Effect::Log(Record::PrePrepared { batch, .. }) = &effects[0] else { unreachable!() };
+fn a_leader_proposes_before_its_sync_votes_after_it_and_commits_fast_when_all_prepare() {
+    let (mut core, batch) = Core::leader_with_proposal(1);
     let digest = batch.digest();
-    assert_eq!(short(&core.sync()), ["PRE-PREPARE 1", "PREPARE 1"]);
+    assert_eq!(short(&core.sync()), ["PREPARE 1"]);
     assert!(core.prepare(1, 1, digest).is_empty());
     // A quorum stages P; the last PREPARE decides at once.
     assert_eq!(short(&core.prepare(2, 1, digest)), ["log P 1"]);
@@ -371,7 +392,7 @@ fn a_decided_body_that_is_missing_is_asked_of_who_vouched() {
     assert!(fetch == ["to 2 fetch 1"] || fetch == ["to 3 fetch 1"], "{fetch:?}");
     assert_eq!(core.ordering.wants(1, batch.digest()), Some(Wanted::Decided));
     core.ordering.on_batch(1, batch, core.now);
-    assert_eq!(short(&core.flush()), ["log Q 1", "log decided 1", "execute 1"]);
+    assert_eq!(short(&core.flush()), ["log learned 1", "execute 1"]);
 }
 
 #[test]
@@ -408,7 +429,7 @@ fn a_proposal_behind_a_sequence_that_was_told_is_accepted() {
     core.decided(2, 1, first.digest());
     core.decided(3, 1, first.digest());
     core.ordering.on_batch(1, first, core.now);
-    assert_eq!(short(&core.flush()), ["log Q 1", "log decided 1", "execute 1", "log Q 2"]);
+    assert_eq!(short(&core.flush()), ["log learned 1", "execute 1", "log Q 2"]);
 }
 
 #[test]
@@ -455,9 +476,7 @@ fn what_a_peer_lacks_by_its_status_is_sent_again() {
 
 #[test]
 fn a_leader_proposes_again_to_whom_lacks_the_proposal() {
-    let mut core = Core::new(0);
-    core.ordering.submit(bundle(1, 0), core.now).unwrap();
-    core.flush();
+    let (mut core, _) = Core::leader_with_proposal(1);
     core.sync();
     assert_eq!(short(&core.status(2, 0, Vec::new())), ["to 2 PRE-PREPARE 1", "to 2 PREPARE 1"]);
 }
@@ -465,10 +484,7 @@ fn a_leader_proposes_again_to_whom_lacks_the_proposal() {
 /// Found by seed 243: a replica whose COMMIT the others needed never got a proposal that the leader had executed.
 #[test]
 fn a_leader_proposes_again_what_it_has_executed() {
-    let mut core = Core::new(0);
-    core.ordering.submit(bundle(1, 0), core.now).unwrap();
-    let effects = core.flush();
-    let Effect::Log(Record::PrePrepared { batch, .. }) = &effects[0] else { unreachable!() };
+    let (mut core, batch) = Core::leader_with_proposal(1);
     core.sync();
     for from in 1..4 {
         core.prepare(from, 1, batch.digest());
@@ -477,39 +493,6 @@ fn a_leader_proposes_again_what_it_has_executed() {
     assert_eq!(core.ordering.executed(), 1);
     let effects = short(&core.status(2, 0, Vec::new()));
     assert!(effects.contains(&"to 2 PRE-PREPARE 1".to_owned()), "{effects:?}");
-}
-
-/// Found by seed 517: after a restart the PREPAREs that had decided are forgotten, and a peer needs this replica's COMMIT.
-#[test]
-fn a_restarted_replica_commits_what_it_had_decided_fast() {
-    let (mut core, batch) = Core::backup_with_q(1);
-    for from in [0, 2, 3] {
-        let mut body = Vec::new();
-        Votes { view: 0, votes: vec![Vote { sequence: 1, digest: batch.digest().0 }] }.encode(&mut body);
-        core.ordering.on_prepares(ReplicaId(from), Votes::access(&body).unwrap());
-    }
-    core.flush();
-    core.sync();
-    let mut core = core.restart(1);
-    core.effects();
-    assert_eq!(core.ordering.executed(), 1);
-    assert!(short(&core.status(2, 0, open(1, true, 0b0101, 0b0100))).contains(&"log P 1".to_owned()));
-    assert_eq!(short(&core.sync()), ["COMMIT 1"]);
-}
-
-/// Found by seed 2372: who had learned a decision held the only copy, and could not vote for it.
-#[test]
-fn a_replica_that_learned_a_decision_commits_it_for_a_peer_behind() {
-    let mut core = Core::new(1);
-    let batch = batch_of(WALL_MS, &[bundle(1, 0)]);
-    core.decided(2, 1, batch.digest());
-    core.decided(3, 1, batch.digest());
-    core.ordering.on_batch(1, batch, core.now);
-    assert_eq!(short(&core.flush()), ["log Q 1", "log decided 1", "execute 1"]);
-    assert_eq!(short(&core.sync()), ["PREPARE 1"]);
-    let answer = short(&core.status(2, 0, open(1, true, 0b0101, 0b0101)));
-    assert_eq!(answer, ["to 2 DECIDED 1", "to 2 PREPARE 1", "log P 1"]);
-    assert_eq!(short(&core.sync()), ["COMMIT 1"]);
 }
 
 #[test]
@@ -524,24 +507,29 @@ fn a_restarted_replica_stands_by_its_votes() {
     assert_eq!(short(&core.prepare(2, 1, batch.digest())), ["log P 1"]);
 }
 
+/// It may have proposed what its disk does not know, so it asks to be replaced.
 #[test]
-fn what_was_not_synced_is_forgotten_by_a_restart_and_was_never_sent() {
-    let mut core = Core::new(0);
-    core.ordering.submit(bundle(1, 0), core.now).unwrap();
-    assert_eq!(short(&core.flush()), ["log Q 1"]);
+fn a_leader_that_restarts_proposes_no_more_and_asks_for_the_next_view() {
+    let (core, _) = Core::leader_with_proposal(1);
     let mut core = core.restart(0);
     core.effects();
-    assert!(core.status(2, 0, Vec::new()).is_empty());
     core.ordering.submit(bundle(2, 0), core.now).unwrap();
-    assert_eq!(short(&core.flush()), ["log Q 1"]);
+    assert_eq!(short(&core.flush()), ["log leaves for 1"]);
+    assert_eq!(short(&core.sync()), ["VIEW-CHANGE 1"]);
+    assert!(!core.ordering.is_active());
+}
+
+#[test]
+fn a_leader_that_restarts_before_it_proposed_anything_leads_on() {
+    let core = Core::new(0);
+    let mut core = core.restart(0);
+    core.ordering.submit(bundle(2, 0), core.now).unwrap();
+    assert_eq!(short(&core.flush()), ["log leads 0"]);
 }
 
 #[test]
 fn a_new_client_can_start_while_one_replica_is_down() {
-    let mut core = Core::new(0);
-    core.ordering.submit(bundle(77, 0), core.now).unwrap();
-    let effects = core.flush();
-    let Effect::Log(Record::PrePrepared { batch, .. }) = &effects[0] else { unreachable!() };
+    let (mut core, batch) = Core::leader_with_proposal(77);
     core.sync();
     for from in [1, 2] {
         core.prepare(from, 1, batch.digest());
@@ -569,10 +557,11 @@ fn nothing_is_kept_of_sequences_outside_the_window() {
 #[test]
 fn a_leader_keeps_as_many_batches_open_as_it_may_and_the_rest_gathers() {
     let mut core = Core::with(0, 8, Timing { open_batches: 2, ..Timing::default() });
-    for identity in 1..=2 {
-        core.ordering.submit(bundle(identity, 0), core.now).unwrap();
-        assert_eq!(short(&core.flush()), [format!("log Q {identity}")]);
-    }
+    core.ordering.submit(bundle(1, 0), core.now).unwrap();
+    core.flush();
+    assert_eq!(short(&core.sync()), ["PRE-PREPARE 1", "log Q 1"]);
+    core.ordering.submit(bundle(2, 0), core.now).unwrap();
+    assert_eq!(short(&core.flush()), ["PRE-PREPARE 2", "log Q 2"]);
     for identity in 3..=9 {
         core.ordering.submit(bundle(identity, 0), core.now).unwrap();
         assert!(core.flush().is_empty());

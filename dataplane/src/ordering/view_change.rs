@@ -14,11 +14,12 @@ use super::Agreed;
 use super::bytes::Input;
 use super::checkpoint::Certificate;
 use super::choice::{Choice, Choices, Entry, Report, choose};
+use super::mutants::{self, Mutant};
 use super::record::Record;
 use super::seal::Seals;
 use crate::crypto::context;
 use crate::log::Durable;
-use crate::types::{ReplicaId, Signature, View};
+use crate::types::{Digest, ReplicaId, Signature, View};
 use crate::wire::error::Misbehaviour;
 
 /// Bytes of an entry of P or Q.
@@ -187,9 +188,11 @@ impl SignedNewView {
         let digests = (0..count).map(|_| input.digest()).collect::<Option<Vec<_>>>().ok_or(wrong)?;
         let set: Vec<&SignedViewChange> = set.iter().collect();
         let (choices, certificate) = chosen(&set, agreed).ok_or(wrong)?;
-        if !input.0.is_empty() || choices != (Choices { start, digests }) {
+        let said = Choices { start, digests };
+        if !input.0.is_empty() || choices != said && !mutants::on(Mutant::ChoicesBelieved) {
             return Err(wrong);
         }
+        let choices = said;
         Ok(Self { view, choices, certificate, body: body.into(), signature })
     }
 
@@ -226,8 +229,8 @@ fn set(input: &mut Input<'_>) -> Option<Vec<SignedViewChange>> {
 /// What a Byzantine replica makes of its own messages, for the simulator: well-formed, signed, and lies.
 pub(crate) mod lies {
     use super::{
-        Agreed, Arc, Certificate, Input, ReplicaId, Report, Seals, Signature, SignedNewView, SignedViewChange, View,
-        body, context, set,
+        Agreed, Arc, Certificate, Digest, Input, ReplicaId, Report, Seals, Signature, SignedNewView, SignedViewChange,
+        View, body, context, set,
     };
 
     /// A VIEW-CHANGE whose report was changed, signed again.
@@ -248,6 +251,22 @@ pub(crate) mod lies {
         let body = body(view, replica, &Certificate::genesis(), &Report::default());
         let signature = seals.sign(context::VIEW_CHANGE, &body);
         (body.to_vec(), signature)
+    }
+
+    /// A NEW-VIEW with other choices than those that follow from its set.
+    pub(crate) fn choices(
+        bytes: &[u8],
+        seals: &Seals,
+        lie: impl FnOnce(&mut Vec<Digest>),
+    ) -> Option<(Vec<u8>, Signature)> {
+        let mut read = SignedNewView::read_back(bytes, Signature([0; 64]))?;
+        let tail = 12 + 32 * read.choices.digests.len();
+        lie(&mut read.choices.digests);
+        let mut body = bytes[..bytes.len() - tail + 8].to_vec();
+        body.extend_from_slice(&(read.choices.digests.len() as u32).to_le_bytes());
+        read.choices.digests.iter().for_each(|digest| body.extend_from_slice(&digest.0));
+        let signature = seals.sign(context::NEW_VIEW, &body);
+        Some((body, signature))
     }
 
     /// A NEW-VIEW in which the leader's own VIEW-CHANGE says something else: as valid as the true one, if the set decides.

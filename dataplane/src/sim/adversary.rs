@@ -8,6 +8,7 @@ use super::plan::Tactic;
 use super::random::Random;
 use crate::ordering::Agreed;
 use crate::ordering::batch::batch_digest;
+use crate::ordering::checkpoint::forged;
 use crate::ordering::choice::{Entry, Report};
 use crate::ordering::seal::Seals;
 use crate::ordering::view_change::lies;
@@ -105,6 +106,12 @@ impl Adversary {
                     let (body, signature) = lies::leave(view + self.random.between(1, 2), self.me, &self.seals);
                     out.push((to, Kind::ViewChange, encode_change(Kind::ViewChange, body, signature)));
                 }
+                if self.does(Tactic::LieInChange) && self.random.chance(100) {
+                    let certificate = forged(self.random.between(1, 100)).bytes();
+                    let mut stable = Vec::new();
+                    message::encode(&message::Stable { certificate }, &mut stable);
+                    out.push((to, Kind::Stable, stable));
+                }
                 if self.does(Tactic::Lie) {
                     body = self.lie(to, body, out);
                 }
@@ -171,7 +178,9 @@ impl Adversary {
             }
             report.prepared.dedup_by_key(|entry| entry.sequence);
         };
+        let conceal = |choices: &mut Vec<Digest>| choices.iter_mut().for_each(|choice| *choice = Digest::NULL);
         let changed = match kind {
+            Kind::NewView if view % 2 == 0 => lies::choices(&message.body, &self.seals, conceal),
             Kind::ViewChange => lies::view_change(&message.body, &self.seals, lie),
             _ => lies::new_view(&message.body, &self.agreed, &self.seals, lie),
         };

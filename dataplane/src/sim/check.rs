@@ -13,7 +13,7 @@ use super::client::Accepted;
 use crate::log::SimDisk;
 use crate::types::{Digest, Position, PublicKey};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, ViewChange, Votes};
+use crate::wire::message::{self, PrePrepare, ViewChange, Votes};
 
 type Vote = (Kind, u64, u64, [u8; 32]);
 
@@ -191,6 +191,17 @@ impl Checker {
         if kind == Kind::ViewChange {
             return self.view_change_leaves(replica, body, disk);
         }
+        if kind == Kind::PrePrepare {
+            let proposal =
+                message::access::<PrePrepare>(body).map_err(|error| format!("replica {replica}: {error}"))?;
+            let (view, sequence) = (proposal.view.to_native(), proposal.sequence.to_native());
+            let first = *self.votes.entry((replica, kind, view, sequence)).or_insert(proposal.digest);
+            return if first == proposal.digest {
+                Ok(())
+            } else {
+                Err(format!("replica {replica} proposes twice for view {view}, sequence {sequence}"))
+            };
+        }
         if !matches!(kind, Kind::Prepare | Kind::Commit) {
             return Ok(());
         }
@@ -252,7 +263,7 @@ impl Checker {
         for ((_, kind, voted_in, sequence), voted) in
             self.votes.range((replica, Kind::Handshake, 0, 0)..(replica + 1, Kind::Handshake, 0, 0))
         {
-            if *sequence <= low || *voted_in >= view {
+            if *sequence <= low || *voted_in >= view || *kind == Kind::PrePrepare {
                 continue;
             }
             let reported = match kind {

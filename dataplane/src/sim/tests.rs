@@ -54,4 +54,10 @@ mutants! {
     finds_execution_twice: ExecutesTwice within 200;
     finds_what_is_never_sent_again: NothingAgain within 200;
     finds_slots_without_a_window: NoWindow within 200;
+    finds_a_restart_that_forgets_that_it_left: ForgetsView within 200;
+    finds_votes_of_a_view_that_was_left: VotesAfterLeaving within 200;
+    finds_a_view_change_that_conceals: ConcealsP within 200;
+    finds_choices_that_are_believed: ChoicesBelieved within 400;
+    finds_a_restarted_leader_that_goes_on: LeaderGoesOn within 200;
+    finds_certificates_that_are_believed: CertificatesBelieved within 400;
 }

@@ -106,8 +106,8 @@ pub(crate) fn run_entry(input: &[u8]) -> Reached {
 
 // ---- Log records --------------------------------------------------------------------------------------------------------
 
-/// Kinds of record: PRE-PREPARED, PREPARED, DECIDED, LEARNED.
-const KINDS: [u8; 4] = [1, 2, 3, 4];
+/// Kinds of record: PRE-PREPARED, PREPARED, DECIDED, LEARNED, CHOSEN, LEAVES, LEADS, CHECKPOINT, STABLE, ENTERS.
+const KINDS: [u8; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
 
 /// The kind and the payload of a record.
 pub(crate) fn record(rng: &mut Rng) -> Vec<u8> {
@@ -115,14 +115,20 @@ pub(crate) fn record(rng: &mut Rng) -> Vec<u8> {
 }
 
 fn sample_record(rng: &mut Rng) -> Vec<u8> {
-    let kind = KINDS[rng.below(4)];
+    let kind = KINDS[rng.below(KINDS.len())];
     let mut out = vec![kind];
-    out.extend_from_slice(&rng.number().to_le_bytes());
-    if kind <= 2 {
+    out.extend_from_slice(&if kind > 5 { 0 } else { rng.number() }.to_le_bytes());
+    if matches!(kind, 1 | 2 | 5 | 6 | 7) {
         out.extend_from_slice(&rng.number().to_le_bytes());
     }
-    if matches!(kind, 2 | 3) {
-        out.extend_from_slice(&[rng.next() as u8; 32]);
+    match kind {
+        2 | 3 | 5 => out.extend_from_slice(&[rng.next() as u8; 32]),
+        8 => out.extend_from_slice(&statement(rng)),
+        9 => out.extend_from_slice(&certificate(rng)),
+        10 => out.extend_from_slice(&new_view(rng)),
+        _ => {}
+    }
+    if !matches!(kind, 1 | 4) {
         return out;
     }
     let bundles: Vec<_> = (0..rng.below(3)).map(|_| samples::bundle(rng)).collect();
@@ -136,6 +142,43 @@ fn sample_record(rng: &mut Rng) -> Vec<u8> {
         out.extend_from_slice(bundle.cose());
         bundle.requests().for_each(|request| out.extend_from_slice(request));
     }
+    out
+}
+
+fn statement(rng: &mut Rng) -> Vec<u8> {
+    (0..144).map(|_| rng.next() as u8).collect()
+}
+
+fn certificate(rng: &mut Rng) -> Vec<u8> {
+    let count = rng.below(5);
+    let mut out = statement(rng);
+    out.extend_from_slice(&(count as u32).to_le_bytes());
+    out.extend((0..65 * count).map(|_| rng.next() as u8));
+    out
+}
+
+/// Signature, view, leader, VIEW-CHANGEs with theirs, start, choices.
+fn new_view(rng: &mut Rng) -> Vec<u8> {
+    let mut out = vec![7; 64];
+    out.extend_from_slice(&[rng.next() as u8; 9]);
+    let start = certificate(rng);
+    let changes = 1 + rng.below(4);
+    out.extend_from_slice(&(changes as u32).to_le_bytes());
+    for _ in 0..changes {
+        let mut change = [&[rng.next() as u8; 9][..], &start].concat();
+        for _ in 0..2 {
+            let entries = rng.below(4);
+            change.extend_from_slice(&(entries as u32).to_le_bytes());
+            change.extend((0..48 * entries).map(|_| rng.next() as u8));
+        }
+        out.extend_from_slice(&(change.len() as u32).to_le_bytes());
+        out.extend_from_slice(&change);
+        out.extend_from_slice(&[9; 64]);
+    }
+    out.extend_from_slice(&start[..8]);
+    let choices = rng.below(5);
+    out.extend_from_slice(&(choices as u32).to_le_bytes());
+    out.extend((0..32 * choices).map(|_| rng.next() as u8));
     out
 }
 

@@ -6,8 +6,8 @@ use atlas_dataplane::types::{PublicKey, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Header, Kind};
 use atlas_dataplane::wire::message::{
-    Answer, Batch, Counter, Decided, FetchBatch, OpenSlot, PrePrepare, Query, Refused, Replies, Reply, Status,
-    StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, encode,
+    Answer, Batch, Checkpoint, Counter, Decided, FetchBatch, NewView, OpenSlot, PrePrepare, Query, Refused, Relay,
+    Replies, Reply, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
 };
 pub(crate) use random::Rng;
 
@@ -141,6 +141,7 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
                 view: rng.number(),
                 low: rng.number(),
                 executed: rng.number(),
+                active: rng.one_in(2),
                 ask: rng.one_in(2),
                 open: rng.list(6, open_slot),
             },
@@ -156,6 +157,11 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
             },
             &mut out,
         ),
+        Kind::ViewChange => encode(&ViewChange { body: rng.bytes(300), signature: rng.array() }, &mut out),
+        Kind::NewView => encode(&NewView { body: rng.bytes(900), signature: rng.array() }, &mut out),
+        Kind::Checkpoint => encode(&Checkpoint { body: rng.bytes(144), signature: rng.array() }, &mut out),
+        Kind::Stable => encode(&Stable { certificate: rng.bytes(400) }, &mut out),
+        Kind::Relay => encode(&Relay { bundle: wire_bundle(rng) }, &mut out),
         Kind::Submit => encode(&Submit { bundle: wire_bundle(rng) }, &mut out),
         Kind::Replies => encode(&Replies { bundle: rng.array(), replies: rng.list(5, reply) }, &mut out),
         Kind::Refused => encode(

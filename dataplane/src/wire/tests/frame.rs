@@ -23,7 +23,12 @@ fn sender_of(kind: Kind) -> Sender {
         | Kind::Decided
         | Kind::Status
         | Kind::FetchBatch
-        | Kind::Batch => Sender::Replica,
+        | Kind::Batch
+        | Kind::ViewChange
+        | Kind::NewView
+        | Kind::Checkpoint
+        | Kind::Stable
+        | Kind::Relay => Sender::Replica,
         Kind::Submit | Kind::Query | Kind::StatusQuery => Sender::Client,
         Kind::Replies | Kind::Refused | Kind::Answer | Kind::StatusAnswer => Sender::Server,
     }

@@ -16,8 +16,8 @@ use crate::wire::limits::{
     MAX_QUERY, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES, MIN_REQUEST,
 };
 use crate::wire::message::{
-    Answer, Batch, Counter, Decided, FetchBatch, Message, OpenSlot, PrePrepare, Query, Refused, Replies, Reply, Status,
-    StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, access, encode,
+    self, Answer, Batch, Counter, Decided, FetchBatch, Message, OpenSlot, PrePrepare, Query, Refused, Replies, Reply,
+    Status, StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, access, encode,
 };
 
 fn bytes<M>(message: &M) -> Vec<u8>
@@ -108,7 +108,7 @@ fn every_message_is_read_as_it_was_written() {
     let text = round_trip(&Decided { decided: vec![Vote { sequence: 77, digest: [8; 32] }] });
     assert!(text.contains("77"), "{text}");
     let open = vec![OpenSlot { sequence: 9, proposed: true, prepares: 0b101, commits: 1 << 31 }];
-    let text = round_trip(&Status { view: 1, low: 2, executed: 3, ask: true, open });
+    let text = round_trip(&Status { view: 1, low: 2, executed: 3, active: true, ask: true, open });
     assert!(text.contains("true") && text.contains(&(1u32 << 31).to_string()), "{text}");
     round_trip(&FetchBatch { sequence: 1, digest: [2; 32] });
     round_trip(&Batch {
@@ -152,6 +152,11 @@ fn kinds_and_messages_agree() {
         Status::KIND,
         FetchBatch::KIND,
         Batch::KIND,
+        message::ViewChange::KIND,
+        message::NewView::KIND,
+        message::Checkpoint::KIND,
+        message::Stable::KIND,
+        message::Relay::KIND,
         Submit::KIND,
         Replies::KIND,
         Refused::KIND,
@@ -197,6 +202,7 @@ fn counts_beyond_their_limits_are_malformed() {
         view: 1,
         low: 2,
         executed: 3,
+        active: true,
         ask: false,
         open: vec![OpenSlot { sequence: 9, proposed: true, prepares: 0, commits: 0 }; n],
     });
@@ -240,7 +246,7 @@ fn the_largest_bundle_fits_a_clients_frame() {
 
 #[test]
 fn a_bool_is_zero_or_one_and_text_is_utf8() {
-    let mut body = bytes(&Status { view: 0, low: 0, executed: 0, ask: true, open: Vec::new() });
+    let mut body = bytes(&Status { view: 0, low: 0, executed: 0, active: false, ask: true, open: Vec::new() });
     let at = body.iter().position(|byte| *byte == 1).expect("the only 1 is `ask`");
     body[at] = 2;
     assert_eq!(access::<Status>(&body).err(), Some(Malformed::Archive));
