@@ -194,6 +194,7 @@ fn six_replicas() {
 fn two_sequences() {
     holds(Config { digests: &[1, 1], ..TWO });
     holds(Config { another: false, ..TWO });
+    holds(Config { views: 3, digests: &[1, 1], another: false, ..TWO });
     if full() {
         holds(TWO);
         holds(Config { views: 3, digests: &[1, 1], ..TWO });

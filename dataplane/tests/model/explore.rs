@@ -13,16 +13,23 @@ use crate::state::{
     code, digest, lies,
 };
 
+/// The search so far.
 pub(crate) struct Explorer {
     pub(crate) config: Config,
     pub(crate) size: Size,
+    /// The different replicas met, by number, and what each reports.
     pub(crate) locals: Vec<Local>,
     reports: Vec<Report>,
     numbers: HashMap<Local, u16>,
+    /// What becomes of a replica in a view.
     moves: HashMap<(u16, View, Votes, u8, bool), u16>,
+    /// What the Byzantine replica may report in the present view.
     pub(crate) lies: Vec<Report>,
+    /// By the correct members of S, and whether a checkpoint at 1 may be reported.
     outcomes: HashMap<(Vec<u16>, bool), Rc<Outcomes>>,
+    /// The states at the start of each view.
     pub(crate) levels: Vec<Vec<Node>>,
+    /// Sets S judged, and ways through a view taken.
     pub(crate) chosen: u64,
     pub(crate) steps: u64,
 }

@@ -95,7 +95,7 @@ fn what_was_committed_is_chosen() {
     // Prepared by one, known to no other in S: another member is needed.
     let p = report(0, &[entry(1, A, 0)], &[entry(1, A, 0)]);
     assert_eq!(chosen(4, &[p.clone(), none.clone(), none.clone()]), Choice::Wait);
-    assert_eq!(chosen(4, &[p.clone(), none.clone(), none.clone(), q]), choices(0, &[A]));
+    assert_eq!(chosen(4, &[p.clone(), none.clone(), none, q]), choices(0, &[A]));
     // P against a digest at the same view, and above.
     let b = report(0, &[], &[entry(1, B, 0)]);
     assert_eq!(chosen(4, &[p, b.clone(), b]), Choice::Wait);
