@@ -9,8 +9,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use atlas_dataplane::cluster::Size;
+use atlas_dataplane::crypto::SecretKey;
 use atlas_dataplane::log::{Log, MIN_SEGMENT_BYTES, SimDisk, recover};
+use atlas_dataplane::ordering::checkpoint::Statement;
 use atlas_dataplane::ordering::record::{DurableVote, Record};
+use atlas_dataplane::ordering::seal::Seals;
 use atlas_dataplane::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use atlas_dataplane::types::{Digest, Now, PublicKey, ReplicaId, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, Request};
@@ -19,6 +22,9 @@ use atlas_dataplane::wire::message::{self, PrePrepare, Vote, Votes};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const N: usize = 4;
+
+/// Sequences between two checkpoints.
+const K: u64 = 256;
 
 struct Replica {
     core: Ordering,
@@ -41,10 +47,14 @@ fn log(seed: u64) -> Log<Record, SimDisk> {
 impl Four {
     fn new() -> Self {
         let size = Size::new(N).expect("four replicas");
-        let agreed = Agreed { size, window: 256, drift_ms: 5_000 };
-        let replicas = size
-            .replicas()
-            .map(|me| Replica { core: Ordering::new(me, agreed, Timing::default()), log: log(u64::from(me.0)) });
+        let agreed = Agreed { size, window: K, interval: K, drift_ms: 5_000 };
+        let key = |me: ReplicaId| SecretKey::from_seed(&[me.0; 32]);
+        let members: Vec<_> = size.replicas().map(|me| key(me).public()).collect();
+        let seals = |me| Arc::new(Seals::new("bench".to_owned(), 0, members.clone(), key(me)));
+        let replicas = size.replicas().map(|me| Replica {
+            core: Ordering::new(me, agreed, Timing::default(), seals(me)),
+            log: log(u64::from(me.0)),
+        });
         let now = Now { mono_us: 1, wall_ms: 1_790_000_000_000 };
         Self { replicas: replicas.collect(), network: VecDeque::new(), now, number: 0, messages: 0 }
     }
@@ -102,7 +112,12 @@ impl Four {
                         self.network.push_back((me, peer, kind, Arc::clone(&body)));
                     }
                 }
-                Effect::Execute(_, batch) => drop(black_box(batch)),
+                Effect::Execute(sequence, batch) => {
+                    drop(black_box(batch));
+                    if sequence.is_multiple_of(K) {
+                        core.checkpoint(state_at(sequence));
+                    }
+                }
                 _ => {}
             }
         }
@@ -122,12 +137,21 @@ impl Four {
             }
             Kind::Prepare => core.on_prepares(from, Votes::access(body).expect("our own encoding")),
             Kind::Commit => core.on_commits(from, Votes::access(body).expect("our own encoding")),
+            Kind::Checkpoint => {
+                core.on_checkpoint(from, message::access::<message::Checkpoint>(body).expect("our own encoding"));
+            }
             _ => {}
         }
     }
 }
 
-/// The messages of the normal case; statuses are left out, they are timed and not part of a step.
+/// Nothing is executed here, so all states are alike.
+fn state_at(sequence: u64) -> Statement {
+    let none = Digest::NULL;
+    Statement { sequence, size: 0, history_root: none, state_root: none, sessions: none, members: none }
+}
+
+/// The messages of the normal case and the checkpoints; statuses are left out, they are timed and not part of a step.
 fn encode(message: &Outgoing) -> Option<(Kind, Arc<[u8]>)> {
     let mut body = Vec::new();
     let votes = |votes: &[DurableVote]| Votes {
@@ -137,11 +161,11 @@ fn encode(message: &Outgoing) -> Option<(Kind, Arc<[u8]>)> {
     let kind = match message {
         Outgoing::PrePrepare(proposal) => {
             let message = PrePrepare {
-                view: proposal.view(),
-                sequence: proposal.sequence(),
-                time_ms: proposal.time_ms(),
-                digest: proposal.digest().0,
-                bundles: proposal.bundles().iter().map(|digest| digest.0).collect(),
+                view: proposal.view,
+                sequence: proposal.sequence,
+                time_ms: proposal.time_ms,
+                digest: proposal.digest.0,
+                bundles: proposal.bundles.iter().map(|digest| digest.0).collect(),
             };
             message::encode(&message, &mut body);
             Kind::PrePrepare
@@ -153,6 +177,12 @@ fn encode(message: &Outgoing) -> Option<(Kind, Arc<[u8]>)> {
         Outgoing::Commit(commits) => {
             votes(commits).encode(&mut body);
             Kind::Commit
+        }
+        Outgoing::Checkpoint(signed) => {
+            let message =
+                message::Checkpoint { body: signed.statement.bytes().to_vec(), signature: signed.signature.0 };
+            message::encode(&message, &mut body);
+            Kind::Checkpoint
         }
         _ => return None,
     };

@@ -95,6 +95,16 @@ pub enum Problem {
         /// Its value.
         limit: u64,
     },
+    /// Two numbers that must be the same are not.
+    #[error("{found} is not {other} = {value}; they must be the same")]
+    NotSame {
+        /// What stands there.
+        found: u64,
+        /// The other key.
+        other: &'static str,
+        /// Its value.
+        value: u64,
+    },
     /// The origin breaks the rules for key names.
     #[error(transparent)]
     Origin(#[from] OriginError),

@@ -306,14 +306,13 @@ impl Cluster {
 fn read_settings(raw: RawSettings, source: &Source<'_>) -> Result<Settings, ConfigError> {
     let window_at = raw.window.as_ref().map(|window| window.span().start);
     let mut settings = Settings::read(raw, source)?;
-    let limit = settings.checkpoint_interval;
+    let value = settings.checkpoint_interval;
     match window_at {
-        None => settings.window = settings.window.min(limit),
-        Some(at) if settings.window > limit => {
-            let problem = Problem::MoreThan { found: settings.window, other: "checkpoint_interval", limit };
+        Some(at) if settings.window != value => {
+            let problem = Problem::NotSame { found: settings.window, other: "checkpoint_interval", value };
             return Err(source.error(at, "settings.window", problem));
         }
-        Some(_) => {}
+        _ => settings.window = value,
     }
     Ok(settings)
 }

@@ -115,9 +115,10 @@ settings! {
     /// What replicas agree on beside the membership. Stands in the cluster file.
     pub struct Settings (RawSettings, "settings") {
         /// A checkpoint is taken every so many sequences (K).
-        checkpoint_interval = 1024, 16..=65_536, "sequences";
-        /// So many sequences may be open above the last stable checkpoint; at most checkpoint_interval.
-        window = 256, 1..=4096, "sequences";
+        checkpoint_interval = 512, 16..=512, "sequences";
+        /// So many sequences may be open above the last stable checkpoint: as many as checkpoint_interval, since with fewer
+        /// the next checkpoint would never be reached.
+        window = 512, 16..=512, "sequences";
         /// A proposed time may differ from a backup's clock by so much.
         drift_ms = 5000, 100..=600_000, "milliseconds";
         /// The store holds at most so many properties.
@@ -181,6 +182,9 @@ settings! {
         pool_mib = 32, 1..=4096, "MiB";
         /// It tells its peers this often what it has and what it lacks.
         status_interval_ms = 100, 10..=60_000, "milliseconds";
+        /// It leaves a leader under which nothing is executed for so long while something waits; doubled while views fail.
+        /// A fifth of it is enough where the link to the leader is down.
+        leader_timeout_ms = 150, 20..=60_000, "milliseconds";
     }
 }
 

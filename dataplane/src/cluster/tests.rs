@@ -26,7 +26,7 @@ use crate::wire::limits::MAX_ENTRY;
 /// A cluster file of four replicas with the keys of seeds 1 to 16, two roles, and clients with seeds 100 and 101.
 fn good() -> String {
     let head = "# comment\norigin = \"twin.example/plant-7\"\ncreated = 2026-01-31T12:00:00.250Z\n\n\
-                [settings]\ncheckpoint_interval = 64\nwindow = 32\n\n";
+                [settings]\ncheckpoint_interval = 32\nwindow = 32\n\n";
     cluster_text(head, &[("operator-1", 100, &["*"]), ("gateway-1", 101, &["plant/*", "depot/a:command/*"])])
 }
 
@@ -38,7 +38,7 @@ fn a_good_file_says_what_it_says() {
     assert_ne!(cluster.genesis(), parse(&format!("{text} ")).unwrap().genesis());
     assert_eq!(cluster.origin(), "twin.example/plant-7");
     assert_eq!(cluster.created_ms(), 1_769_860_800_250);
-    let want = Settings { checkpoint_interval: 64, window: 32, ..Settings::default() };
+    let want = Settings { checkpoint_interval: 32, window: 32, ..Settings::default() };
     assert_eq!(cluster.settings(), &want);
     assert_eq!((cluster.n(), cluster.f(), cluster.quorum()), (4, 1, 3));
     assert_eq!(cluster.leader(6), ReplicaId(2));
@@ -65,9 +65,9 @@ fn a_good_file_says_what_it_says() {
 }
 
 #[test]
-fn a_window_that_is_not_given_never_exceeds_the_checkpoint_interval() {
+fn a_window_that_is_not_given_is_the_checkpoint_interval() {
     let cluster = parse(&good().replace("window = 32\n", "")).unwrap();
-    assert_eq!(cluster.settings().window, 64);
+    assert_eq!(cluster.settings().window, 32);
 }
 
 /// Parses `good()` with one replacement and returns the error's line, key and problem; checks that the message has all.
@@ -108,8 +108,8 @@ fn every_error_of_a_cluster_file_has_its_line_and_key() {
         ("created = 2026-01-31T12:00:00.250Z", "", 1, "created", "missing field `created`"),
         (".250Z", "", 3, "created", "2026-01-31T12:00:00Z"),
         ("2026-01-31T12:00:00.250Z", "5", 3, "created", "expected a TOML datetime"),
-        ("window = 32", "window = 65", 7, "settings.window", "at most that"),
-        ("window = 32", "window = 0", 7, "settings.window", "from 1 to 4096 (sequences)"),
+        ("window = 32", "window = 65", 7, "settings.window", "must be the same"),
+        ("window = 32", "window = 0", 7, "settings.window", "from 16 to 512 (sequences)"),
         ("window = 32", "window = -1", 7, "settings.window", "-1 does not fit"),
         ("window = 32", "window = \"32s\"", 7, "settings.window", "\"32s\" does not fit"),
         ("window = 32", "window = 3.5", 7, "settings.window", "(sequences)"),
@@ -210,7 +210,7 @@ fn the_genesis_entry_says_what_the_file_says() {
     assert_eq!(view.members.len(), 4);
     assert_eq!((view.members[3].index, view.members[3].name, view.members[3].cosign_key), (3, "r-3", public(16)));
     let number = |name: &str| Reader::new(view.setting(name).unwrap()).uint().unwrap();
-    assert_eq!((Settings::TABLE.len(), number("checkpoint_interval"), number("window")), (8, 64, 32));
+    assert_eq!((Settings::TABLE.len(), number("checkpoint_interval"), number("window")), (8, 32, 32));
     for Setting { key, default, .. } in Settings::TABLE.iter().skip(2) {
         assert_eq!(number(key), *default, "{key}");
     }
@@ -531,7 +531,7 @@ proptest! {
             Ok(cluster) => {
                 prop_assert!((MIN_REPLICAS..=MAX_REPLICAS).contains(&cluster.n()));
                 prop_assert_eq!(cluster.members().len(), cluster.n());
-                prop_assert!(cluster.settings().window <= cluster.settings().checkpoint_interval);
+                prop_assert!(cluster.settings().window == cluster.settings().checkpoint_interval);
                 prop_assert!(cluster.clients().iter().all(|c| usize::from(c.role.0) < cluster.roles().len()));
             }
             Err(ConfigError::At { line, .. }) => prop_assert!((1..=count + 1).contains(&line)),

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use super::mutants::{self, Mutant};
 use super::record::Record;
 use super::slot::Own;
-use super::view_change::{SignedNewView, SignedViewChange, body};
+use super::view_change::{self, SignedNewView, SignedViewChange, body};
 use super::{Effect, Ordering, Outgoing, To};
 use crate::log::Durable;
 use crate::types::{Digest, Now, ReplicaId, Sequence, Signature, View};
@@ -141,7 +141,7 @@ impl Ordering {
             return;
         }
         self.new_view_at_us.get_or_insert(now.mono_us.saturating_add(self.new_view_timeout_us()));
-        let set: Vec<&SignedViewChange> = self.changes.iter().flatten().filter(|change| change.view == view).collect();
+        let set = view_change::fitting(self.changes.iter().flatten().filter(|change| change.view == view));
         let own = set.iter().any(|change| change.replica == self.me);
         if self.leader() == self.me
             && own

@@ -25,6 +25,26 @@ use crate::wire::error::Misbehaviour;
 /// Bytes of an entry of P or Q.
 const ENTRY_BYTES: usize = 48;
 
+/// Longest NEW-VIEW, bytes: it must fit a record of the log. The VIEW-CHANGEs of correct replicas have about 100 bytes for each
+/// sequence of the window; one that a Byzantine replica inflates is left out where it does not fit.
+pub const MAX_NEW_VIEW: usize = 3 << 19;
+
+/// Most choices in a NEW-VIEW: a window.
+const MAX_CHOICES: usize = 512;
+
+/// The VIEW-CHANGEs that fit a NEW-VIEW together, the shortest first choice, ascending by replica.
+pub(super) fn fitting<'a>(changes: impl Iterator<Item = &'a SignedViewChange>) -> Vec<&'a SignedViewChange> {
+    let mut set: Vec<_> = changes.collect();
+    set.sort_by_key(|change| change.body.len());
+    let mut bytes = 0;
+    set.retain(|change| {
+        bytes += change.body.len() + 128;
+        bytes <= MAX_NEW_VIEW - 32 * MAX_CHOICES
+    });
+    set.sort_by_key(|change| change.replica);
+    set
+}
+
 /// A VIEW-CHANGE that was verified.
 #[derive(Clone, PartialEq, Debug)]
 pub struct SignedViewChange {
@@ -162,7 +182,7 @@ impl SignedNewView {
         let mut input = Input(body);
         let view = input.u64().unwrap_or_default();
         let wrong = Misbehaviour::InvalidNewView { view };
-        let leader = input.replica().ok_or(wrong)?;
+        let leader = input.replica().filter(|_| body.len() <= MAX_NEW_VIEW).ok_or(wrong)?;
         if leader != agreed.size.leader(view) || !seals.holds(leader, context::NEW_VIEW, body, &signature) {
             return Err(Misbehaviour::BadSignature { what: "NEW-VIEW" });
         }

@@ -230,6 +230,9 @@ impl<A: Application> Process<A> {
                 open_batches: config.local.max_open_batches,
                 pool_bytes: (config.local.pool_mib as usize) << 20,
                 busy_status_us: config.local.status_interval_ms * 1_000,
+                suspect_us: config.local.leader_timeout_ms * 1_000,
+                hint_us: config.local.leader_timeout_ms * 200,
+                relay_us: config.local.leader_timeout_ms * 250,
                 ..Timing::default()
             },
             segment_bytes,

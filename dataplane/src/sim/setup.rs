@@ -79,9 +79,9 @@ pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
     let mut text = format!(
         "origin = \"atlas.example/simulated\"\ncreated = 2026-09-01T00:00:00Z\n\n[settings]\ncheckpoint_interval = {}\nwindow = \
          {}\ndrift_ms = {}\nsession_window = 64\nsessions_per_identity = 4\nstate_interval_ms = 500\n",
-        plan.window.max(64),
-        plan.window,
-        // The cluster file's own bound is higher than some draws; the core is given the draw.
+        // The cluster file's own bounds are narrower than some draws; the core is given the draw.
+        64,
+        64,
         plan.drift_ms.max(100),
     );
     for index in 0..plan.n {

@@ -204,7 +204,7 @@ pub(crate) fn run_record(input: &[u8]) -> Reached {
 
 static CLUSTER: LazyLock<String> = LazyLock::new(|| {
     let key = |seed: u8| SecretKey::from_seed(&[seed; 32]).public();
-    let mut text = "origin = \"atlas.example/x\"\ncreated = 2026-01-31T12:00:00Z\n[settings]\nwindow = 32\n".to_owned();
+    let mut text = "origin = \"atlas.example/x\"\ncreated = 2026-01-31T12:00:00Z\n[settings]\ncheckpoint_interval = 32\nwindow = 32\n".to_owned();
     for i in 0..4u8 {
         let [link, protocol, log, cosign] = [1, 2, 3, 4].map(|kind| key(4 * i + kind));
         text += &format!(
