@@ -118,8 +118,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let bundle = match self.read_bundle(key, submit) {
             Ok(bundle) => bundle,
             Err((digest, code)) => {
-                let (bundle, first, count) = (digest.0, 0, submit.bundle.requests.len() as u32);
-                return self.refuse(client, &Refused { bundle, first, count, code: code.0, retry_after_ms: 0 }, shell);
+                // Its numbers may not have been readable, so it is refused without naming them: as a whole.
+                let (bundle, code) = (digest.0, code.0);
+                return self.refuse(client, &Refused { bundle, first: 0, count: 0, code, retry_after_ms: 0 }, shell);
             }
         };
         if self.inbox.closed {

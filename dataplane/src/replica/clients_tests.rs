@@ -3,6 +3,7 @@
 use std::io;
 
 use super::*;
+use crate::client::{ClientCore, ClientError, ClientMessage, CoreConfig, Output, Signer, SubmitOptions};
 use crate::cluster::sample::{cluster_text, parse};
 use crate::cluster::{Settings, Size};
 use crate::crypto::SecretKey;
@@ -14,19 +15,22 @@ use crate::ordering::{Agreed, Timing};
 use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN};
 use crate::replica::{HostStatus, NodeConfig};
 use crate::state::{Answer, Entries, OperationContext, Outcome, StateError};
-use crate::types::{EntryIndex, ReplicaId};
+use crate::types::{EntryIndex, ReplicaId, Signature};
 use crate::wire::bundle::{OPEN_SESSION, Request};
-use crate::wire::message::WireBundle;
+use crate::wire::message::{Reply, WireBundle};
 
 const ORIGIN: &str = "atlas.example/hostile";
 const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
+
+/// An operation of which each may change so much that few fit an entry: CBOR of 1.
+const LARGE: [u8; 1] = [1];
 
 /// Executes nothing and answers every query at once; a query that begins with 1 waits.
 struct Nothing;
 
 impl Application for Nothing {
-    fn check(&self, _: &[u8]) -> Result<usize, Code> {
-        Ok(0)
+    fn check(&self, operation: &[u8]) -> Result<usize, Code> {
+        Ok(if operation == LARGE { 1_000 } else { 0 })
     }
     fn execute(&mut self, _: &OperationContext<'_>, _: &[u8], _: &mut Outcome) {}
     fn query(&self, _: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
@@ -256,4 +260,59 @@ fn a_flood_of_status_questions_is_answered_from_one_look() {
     node.turn(NOW, &mut world).unwrap();
     let answers = world.sent.iter().filter(|(_, kind, _)| *kind == Kind::StatusAnswer).count();
     assert_eq!(answers, READS_A_TURN);
+}
+
+struct KeySigner(SecretKey);
+
+impl Signer for KeySigner {
+    fn public(&self) -> PublicKey {
+        self.0.public()
+    }
+    fn sign(&self, message: &[u8]) -> Signature {
+        self.0.sign(message)
+    }
+}
+
+fn submitted(core: &mut ClientCore) -> Arc<[u8]> {
+    match core.next_output() {
+        Some(Output::Send { kind: Kind::Submit, body, .. }) => body,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_bundle_that_is_refused_before_ordering_ends_its_ticket() {
+    let (mut node, mut world) = (node(), World::default());
+    let config = CoreConfig { origin: ORIGIN.into(), replicas: 1, session_window: 64, max_bundle_requests: 256 };
+    let mut core = ClientCore::new(config, Box::new(KeySigner(secret(0))));
+    core.on_link(ReplicaId(0), true, NOW);
+    // A session that is open, where numbers are not those of the first bundle.
+    core.submit(&[vec![2], vec![2]], &SubmitOptions::default(), NOW).unwrap();
+    let opening = submitted(&mut core);
+    let opening = message::access::<Submit>(&opening).unwrap();
+    let bundle = crate::crypto::hash::sha256(&[&opening.bundle.cose]).0;
+    let reply = |number: u64| Reply {
+        session: 7,
+        number,
+        sequence: 7,
+        entry: 7,
+        request: number as u16,
+        time_ms: NOW.wall_ms,
+        code: 0,
+        changes: vec![0x80],
+        detail: String::new(),
+    };
+    let mut body = Vec::new();
+    message::encode(&Replies { bundle, replies: (0..3).map(reply).collect() }, &mut body);
+    core.on_message(ReplicaId(0), ClientMessage::access(Kind::Replies, &body).unwrap(), NOW);
+    assert!(matches!(core.next_output(), Some(Output::Done { result: Ok(_), .. })));
+
+    let ticket = core.submit(&vec![LARGE.to_vec(); 10], &SubmitOptions::default(), NOW).unwrap();
+    let body = submitted(&mut core);
+    send(&mut node, &mut world, 0, &body);
+    let (_, kind, body) = world.sent.pop().unwrap();
+    core.on_message(ReplicaId(0), ClientMessage::access(kind, &body).unwrap(), NOW);
+    let refused = Err(ClientError::Refused { code: Code::TOO_LARGE, executed: Vec::new() });
+    assert_eq!(core.next_output(), Some(Output::Done { ticket, result: refused }));
+    assert_eq!(core.next_deadline(), None, "it is sent no further");
 }
