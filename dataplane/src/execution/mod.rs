@@ -26,6 +26,7 @@
 //!   FOREIGN_SESSION, and EXPIRED for one that may not open a session. So no old bundle can be replayed to make the history grow.
 //! * An identity's sessions remember at most 8 MiB of executed numbers (some 65,000). Beyond it those used longest ago forget the
 //!   replies below their windows, whose numbers are STALE_NUMBER then; where only numbers in open windows are left, they are closed.
+//!   So STALE_NUMBER says that the number was used up, never that its request did not run.
 //! * An identity has at most `sessions_per_identity` sessions; one more closes that whose last entry is oldest. A session without
 //!   an entry for `session_idle_ms` of agreed time is closed.
 //! * **An opening bundle opens once.** While its session exists its digest leads to it. When a session is closed, the client time of
@@ -49,6 +50,7 @@
 //! "Implementing Linearizability at Large Scale and Low Latency" (SOSP 2015), for exactly-once by windows of numbers.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
@@ -57,7 +59,7 @@ use crate::history::entry::{self, EntryView, StateView};
 use crate::history::store::{EntryStore, StoreError};
 use crate::history::tree::HistoryTree;
 use crate::ordering::batch::Batch;
-use crate::state::{Answer, Application, OperationContext, Outcome};
+use crate::state::{Answer, Application, Entries, OperationContext, Outcome};
 use crate::types::{Code, Digest, EntryIndex, Position, Sequence, TimeMs};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::limits::MAX_ENTRY;
@@ -76,6 +78,9 @@ pub const MAX_REPEATED_BYTES: usize = 256 << 10;
 /// Entries that are read for one repeated bundle at most. A bundle's requests are executed in one entry, unless its client signed
 /// their numbers again in other bundles; what lies beyond gets no reply.
 pub const MAX_REPEATED_ENTRIES: usize = 16;
+
+/// What reading an entry for a query counts beside the entry's bytes.
+pub const ENTRY_READ_BYTES: usize = 256;
 
 /// Requests of a bundle that are not executed, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -459,9 +464,12 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         Ok(self.store.flush()?)
     }
 
-    /// Answers a query from the state and the history as they are now; `answer` is overwritten.
-    pub fn query(&self, query: &[u8], answer: &mut Answer) -> Code {
-        self.application.query(&self.store, query, answer)
+    /// Answers a query from the state and the history as they are now; `answer` is overwritten. Gives also what it cost: the bytes
+    /// of the entries that were read for it, and [`ENTRY_READ_BYTES`] for each.
+    pub fn query(&self, query: &[u8], answer: &mut Answer) -> (Code, usize) {
+        let entries = CountedEntries { store: &self.store, bytes: Cell::new(0) };
+        let code = self.application.query(&entries, query, answer);
+        (code, entries.bytes.get())
     }
 
     /// The last executed sequence; 0 before the first.
@@ -523,6 +531,29 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// The application, for reading.
     pub fn application(&self) -> &A {
         &self.application
+    }
+}
+
+/// The history as a query sees it, and how much of it it has read.
+struct CountedEntries<'a, S> {
+    store: &'a S,
+    bytes: Cell<usize>,
+}
+
+impl<S: EntryStore> Entries for CountedEntries<'_, S> {
+    fn size(&self) -> EntryIndex {
+        Entries::size(self.store)
+    }
+
+    fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
+        let entry = self.store.entry(index);
+        let bytes = entry.as_ref().map_or(0, |entry| entry.len());
+        self.bytes.set(self.bytes.get().saturating_add(bytes).saturating_add(ENTRY_READ_BYTES));
+        entry
+    }
+
+    fn first_at_or_after(&self, time_ms: TimeMs) -> EntryIndex {
+        self.store.first_at_or_after(time_ms)
     }
 }
 
