@@ -373,6 +373,34 @@ fn a_lost_session_is_told_and_nothing_runs_again() {
 }
 
 #[test]
+fn what_replicas_may_have_forgotten_is_not_called_refused() {
+    // Executed, the replies lost, and its number forgotten since.
+    let mut hand = Hand::opened(64);
+    let ticket = hand.submit(&[operation(0, 1)]);
+    let (_, bundle) = hand.sent().remove(0);
+    hand.refuse(0, &bundle, Code::STALE_NUMBER, 0);
+    hand.refuse(1, &bundle, Code::STALE_NUMBER, 0);
+    assert_eq!(hand.result(ticket), Err(ClientError::SessionLost));
+    // The same of an opening, whose session was closed since: only what was sent once is known not to have run.
+    for again in [false, true] {
+        let mut hand = Hand::new(64);
+        let ticket = hand.submit(&[operation(0, 1)]);
+        let (_, bundle) = hand.sent().remove(0);
+        hand.refuse(0, &bundle, Code::EXPIRED, 0);
+        if again {
+            hand.core.on_link(ReplicaId(2), false, hand.now);
+            hand.core.on_link(ReplicaId(2), true, hand.now);
+            assert_eq!(hand.sent()[0].0, 1);
+        }
+        hand.refuse(1, &bundle, Code::EXPIRED, 0);
+        let refused = ClientError::Refused { code: Code::EXPIRED, executed: Vec::new() };
+        assert_eq!(hand.result(ticket), Err(if again { ClientError::SessionLost } else { refused }));
+        hand.submit(&[operation(0, 2)]);
+        assert_eq!(hand.sent()[0].1.header().session, None);
+    }
+}
+
+#[test]
 fn a_timeout_tells_who_said_what_and_the_bundle_goes_on() {
     let mut hand = Hand::opened(64);
     hand.core.on_link(ReplicaId(3), false, hand.now);
@@ -540,6 +568,25 @@ fn status_ends_with_what_was_said_in_time() {
     let ticket = hand.core.status(1_000, hand.now).unwrap();
     hand.wait(1_001);
     assert_eq!(hand.result(ticket), Ok(Completion::Status(vec![None; 4])));
+    assert_eq!(hand.core.next_deadline(), None);
+}
+
+#[test]
+fn a_status_question_that_got_lost_is_asked_again() {
+    let mut hand = Hand::new(64);
+    hand.core.status(10_000, hand.now).unwrap();
+    let asked = |outputs: Vec<Output>| {
+        let count = |output: &Output| match output {
+            Output::Send { to, kind: Kind::StatusQuery, .. } => to.iter().count(),
+            _ => 0,
+        };
+        outputs.iter().map(count).sum::<usize>()
+    };
+    assert_eq!(asked(hand.outputs()), 4);
+    hand.wait(499);
+    assert_eq!(asked(hand.outputs()), 0);
+    hand.wait(2);
+    assert_eq!(asked(hand.outputs()), 4);
 }
 
 #[test]
