@@ -274,6 +274,11 @@ impl<T: Record, D: Device> Log<T, D> {
         self.synced.lsn
     }
 
+    /// The last record that is durable or in the write in flight.
+    pub fn written(&self) -> Lsn {
+        self.writing.map_or(self.synced.lsn, |(_, run)| run.reach.lsn)
+    }
+
     /// The last staged record; 0 before the first.
     pub fn last(&self) -> Lsn {
         self.last

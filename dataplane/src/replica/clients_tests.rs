@@ -25,7 +25,7 @@ const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
 /// An operation of which each may change so much that few fit an entry: CBOR of 1.
 const LARGE: [u8; 1] = [1];
 
-/// Executes nothing and answers every query at once; a query that begins with 1 waits.
+/// Executes nothing and answers every query at once; a query that begins with 1 waits, one with 2 reads a MiB of entries.
 struct Nothing;
 
 impl Application for Nothing {
@@ -33,7 +33,11 @@ impl Application for Nothing {
         Ok(if operation == LARGE { 1_000 } else { 0 })
     }
     fn execute(&mut self, _: &OperationContext<'_>, _: &[u8], _: &mut Outcome) {}
-    fn query(&self, _: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
+    fn query(&self, entries: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
+        let mut read = 0;
+        while query.first() == Some(&2) && read < 1 << 20 {
+            read += entries.entry(0).unwrap().len();
+        }
         answer.wait = query.first() == Some(&1);
         answer.body = query.to_vec();
         Code::DONE
@@ -225,6 +229,24 @@ fn reads_are_answered_in_turns_one_key_after_the_other() {
     assert_eq!(world.answers(ClientId(0), Code::DONE), MAX_QUEUED_READS);
 }
 
+/// Reads that cost much and answer little.
+#[test]
+fn who_has_much_read_waits_longer_and_its_neighbours_do_not() {
+    let (mut node, mut world) = (node(), World::default());
+    for id in 0..20 {
+        query(&mut node, &mut world, 0, id, &[2], 0);
+        query(&mut node, &mut world, 1, id, &[7], 0);
+    }
+    for _ in 0..3 {
+        node.turn(NOW, &mut world).unwrap();
+        assert_eq!(node.next_deadline_us(), 0);
+    }
+    // One that takes more than a turn's bytes, and then none until the turns that it has used up are over.
+    assert_eq!((world.answers(ClientId(0), Code::DONE), world.answers(ClientId(1), Code::DONE)), (1, 20));
+    (0..200).for_each(|_| node.turn(NOW, &mut world).unwrap());
+    assert_eq!(world.answers(ClientId(0), Code::DONE), 20);
+}
+
 #[test]
 fn parked_reads_are_bounded_and_looked_at_when_something_changed() {
     let (mut node, mut world) = (node(), World::default());
@@ -260,6 +282,33 @@ fn a_flood_of_status_questions_is_answered_from_one_look() {
     node.turn(NOW, &mut world).unwrap();
     let answers = world.sent.iter().filter(|(_, kind, _)| *kind == Kind::StatusAnswer).count();
     assert_eq!(answers, READS_A_TURN);
+}
+
+#[test]
+fn a_status_waits_as_long_as_its_cost_asks_for_and_is_not_forgotten() {
+    let (mut node, mut world) = (node(), World::default());
+    let ask = |node: &mut TestNode, world: &mut World, id: u64| {
+        let mut body = Vec::new();
+        message::encode(&StatusQuery { id }, &mut body);
+        node.on_client(ClientId(2), &secret(2).public(), Kind::StatusQuery, &body, NOW, world).unwrap();
+    };
+    let answers = |world: &World| world.sent.iter().filter(|(_, kind, _)| *kind == Kind::StatusAnswer).count();
+    let at = |ms: u64| Now { mono_us: NOW.mono_us + ms * 1_000, ..NOW };
+    ask(&mut node, &mut world, 1);
+    node.turn(NOW, &mut world).unwrap();
+    // The next turn follows at once and finds out what the first one cost: 60 ms, so the next is due 1.2 s later.
+    assert_eq!((answers(&world), node.next_deadline_us()), (1, 0));
+    node.turn(at(60), &mut world).unwrap();
+    // The key has as many reads waiting as it may have.
+    for id in 0..crate::replica::MAX_PARKED_PER_CLIENT as u64 {
+        query(&mut node, &mut world, 2, id, &[1], 10_000);
+        node.turn(at(60), &mut world).unwrap();
+    }
+    ask(&mut node, &mut world, 2);
+    node.turn(at(1_100), &mut world).unwrap();
+    assert_eq!((answers(&world), node.next_deadline_us()), (1, at(1_260).mono_us));
+    node.turn(at(1_260), &mut world).unwrap();
+    assert_eq!(answers(&world), 2);
 }
 
 struct KeySigner(SecretKey);

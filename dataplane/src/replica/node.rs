@@ -243,15 +243,17 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
         self.execution.flush()?;
-        self.answer_reads(now, shell);
         self.prune_routes();
         self.told.fill(Told::default());
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
         if self.log.durable() < self.urgent || idle || !self.backlog.is_empty() {
             shell.start_write(&mut self.log)?;
-            self.lazy_since_us = None;
+            // What no write took, since one is in flight or its segment is being made, is looked at again later.
+            self.lazy_since_us = (self.log.last() > self.log.written()).then_some(now.mono_us);
         }
+        // The disk works meanwhile.
+        self.answer_reads(now, shell);
         Ok(())
     }
 
