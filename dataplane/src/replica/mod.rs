@@ -33,10 +33,12 @@ mod counters;
 mod crash;
 mod links;
 mod node;
+mod outbox;
 mod peers;
 pub mod process;
 mod reads;
 mod resolver;
+mod strangers;
 mod supply;
 
 pub use counters::Counters;

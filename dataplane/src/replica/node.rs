@@ -391,6 +391,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         &mut self.execution
     }
 
+    pub(super) fn count(&mut self, what: &str) {
+        self.counters.add(what, 1);
+    }
+
     /// A connection ended over what its peer sent.
     pub(super) fn count_link_error(&mut self, error: &SessionError) {
         let fault = match error.fault() {

@@ -22,8 +22,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::crash::{CrashPoint, Step};
-use super::links::{HANDSHAKES_A_ROUND, Links, MAX_UNPROVED, Outbox};
+use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
+use super::outbox::Outbox;
+use super::strangers::MAX_UNPROVED;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
@@ -334,8 +336,7 @@ impl<A: Application> Process<A> {
 
     fn event(&mut self, event: Event, now: Now) -> Result<(), RunError> {
         match event {
-            Event::Accepted { connection, .. } => self.links.accepted(&mut self.reactor, connection, now),
-            Event::Connected { connection } => self.links.connected(&mut self.reactor, connection),
+            Event::Accepted { connection, peer } => self.links.accepted(&mut self.reactor, connection, peer, now),
             Event::Received { connection, mut bytes } => {
                 self.receive(connection, &mut bytes, now);
             }
@@ -358,7 +359,8 @@ impl<A: Application> Process<A> {
                 self.links.end();
             }
             Event::Sent { connection } => self.links.sent(connection, &mut self.outbox),
-            Event::Written { .. } | Event::Woken => {}
+            // The first handshake message was queued when the connection was begun.
+            Event::Connected { .. } | Event::Written { .. } | Event::Woken => {}
         }
         Ok(())
     }
