@@ -361,14 +361,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.executed = executed;
     }
 
-    /// Syncs all that is staged. For a clean end, where the shell's writes are done and the log's own device takes over.
+    /// Syncs what is staged, except what waits for a segment that is still being made; true where that is all. For a clean end,
+    /// where the shell's writes are done and the log's own device takes over. What was never synced was promised to nobody.
     ///
     /// # Errors
     /// The log's end.
-    pub fn flush_log(&mut self) -> Result<(), NodeError> {
-        self.log.flush()?;
+    pub fn flush_log(&mut self) -> Result<bool, NodeError> {
+        let durable = self.log.flush_made()?;
         self.execution.flush()?;
-        Ok(())
+        Ok(durable == self.log.last() && self.backlog.is_empty())
     }
 
     /// The log, for the shell's device and for tests.
