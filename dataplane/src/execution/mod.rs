@@ -240,6 +240,11 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// What the present state says of a bundle: whether to order it, or what to answer at once.
     pub fn admit(&self, bundle: &Bundle) -> Admission {
+        self.admit_counted(bundle, &mut 0)
+    }
+
+    /// As [`Execution::admit`]; adds to `read_bytes` the bytes of the entries that were read for the answer.
+    pub fn admit_counted(&self, bundle: &Bundle, read_bytes: &mut usize) -> Admission {
         let header = bundle.header();
         let settled = Settled::new(bundle.digest(), 0);
         let Some(identity) = self.cluster.client_index(bundle.key()) else {
@@ -253,13 +258,19 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             Err(code) => Admission::Settled(settled.refuse_all(bundle, code)),
             Ok(Target::Opens) => Admission::Order,
             Ok(Target::Known(id)) => match self.sessions.get(id) {
-                Some(session) => self.admit_to(session, id, bundle, settled),
+                Some(session) => self.admit_to((id, session), bundle, settled, read_bytes),
                 None => Admission::Settled(settled.refuse_all(bundle, Code::UNKNOWN_SESSION)),
             },
         }
     }
 
-    fn admit_to(&self, session: &Session, id: u64, bundle: &Bundle, mut settled: Settled) -> Admission {
+    fn admit_to(
+        &self,
+        (id, session): (u64, &Session),
+        bundle: &Bundle,
+        mut settled: Settled,
+        read_bytes: &mut usize,
+    ) -> Admission {
         let mut repeated = Vec::new();
         for (index, request) in bundle.requests().enumerate() {
             let number = bundle.header().first + index as u64;
@@ -271,21 +282,23 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                 Standing::Refused(code) => settled.refuse(number, code),
             }
         }
-        self.read_replies(id, &repeated, &mut settled.replies);
+        *read_bytes += self.read_replies(id, &repeated, &mut settled.replies);
         Admission::Settled(settled)
     }
 
-    /// Reads the replies to executed requests from their entries, each entry once where they stand together.
-    fn read_replies(&self, session: u64, repeated: &[(u64, &Done)], replies: &mut Vec<Reply>) {
+    /// Reads the replies to executed requests from their entries, each entry once where they stand together. Gives the bytes read.
+    fn read_replies(&self, session: u64, repeated: &[(u64, &Done)], replies: &mut Vec<Reply>) -> usize {
+        let mut read_bytes = 0;
         let mut room = MAX_REPEATED_BYTES;
         for group in repeated.chunk_by(|left, right| left.1.entry == right.1.entry).take(MAX_REPEATED_ENTRIES) {
             let Some(bytes) = group.first().and_then(|first| self.store.entry(first.1.entry)) else { continue };
+            read_bytes += bytes.len();
             let Ok(EntryView::Bundle(view)) = EntryView::decode(&bytes) else { continue };
             let outcomes: Vec<_> = view.outcomes().collect();
             for (number, done) in group {
                 let Some(Some(outcome)) = outcomes.get(usize::from(done.index)) else { continue };
                 let detail = done.detail.as_deref().unwrap_or_default();
-                let Some(left) = room.checked_sub(outcome.changes.len() + detail.len()) else { return };
+                let Some(left) = room.checked_sub(outcome.changes.len() + detail.len()) else { return read_bytes };
                 room = left;
                 replies.push(Reply {
                     session,
@@ -300,6 +313,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                 });
             }
         }
+        read_bytes
     }
 
     /// Executes the batch of the next sequence. `out` is overwritten.

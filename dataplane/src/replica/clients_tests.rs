@@ -229,6 +229,32 @@ fn reads_are_answered_in_turns_one_key_after_the_other() {
     assert_eq!(world.answers(ClientId(0), Code::DONE), MAX_QUEUED_READS);
 }
 
+#[test]
+fn repeats_of_large_bundles_are_answered_within_a_rounds_bytes() {
+    let (mut node, mut world) = (node(), World::default());
+    let secret = secret(0);
+    let mut operation = vec![0x59, 0xea, 0x60];
+    operation.resize(3 + 60_000, 0);
+    let request = |operation: &[u8]| Request { class: 0, not_after_ms: None, operation }.encode();
+    let requests = [request(&OPEN_SESSION), request(&operation)];
+    let bundle = Bundle::sign(ORIGIN, secret.public(), None, 0, &requests, NOW.wall_ms, |bytes| secret.sign(bytes));
+    let bundle = Arc::new(bundle.unwrap());
+    let batch = crate::ordering::batch::Batch::new(NOW.wall_ms, vec![Arc::clone(&bundle)]);
+    node.execution_mut().execute(1, &batch, &mut crate::execution::Executed::default()).unwrap();
+    let bundle = WireBundle { cose: bundle.cose().to_vec(), requests: requests.to_vec() };
+    let mut body = Vec::new();
+    message::encode(&Submit { bundle }, &mut body);
+    (0..100).for_each(|_| send(&mut node, &mut world, 0, &body));
+    let replies = world.sent.iter().filter(|(_, kind, _)| *kind == Kind::Replies).count();
+    assert_eq!((replies, world.codes(ClientId(0)).len()), (18, 82));
+    // Who takes nothing has nothing read.
+    node.turn(NOW, &mut world).unwrap();
+    world.deaf = Some(ClientId(0));
+    let sent = world.sent.len();
+    send(&mut node, &mut world, 0, &body);
+    assert_eq!(world.sent.len(), sent);
+}
+
 /// Reads that cost much and answer little.
 #[test]
 fn who_has_much_read_waits_longer_and_its_neighbours_do_not() {
