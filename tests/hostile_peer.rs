@@ -114,7 +114,15 @@ fn original_mistake_votes_are_not_checked() {
         link.send_votes(Kind::Prepare, 0, &[(sequence, Digest([7; 32]))]).unwrap();
     }
     // A status is answered behind all that, so all was read.
-    link.send_message(&Status { view: 0, low: 0, executed: before.sequence, ask: true, open: Vec::new() }).unwrap();
+    link.send_message(&Status {
+        view: 0,
+        low: 0,
+        executed: before.sequence,
+        active: true,
+        ask: true,
+        open: Vec::new(),
+    })
+    .unwrap();
     cluster.wait_counted(0, "misbehaviour.replica-3.equivocation", 49);
     let after = cluster.status(0).unwrap();
     assert_eq!((after.sequence, after.state_digest), (before.sequence, before.state_digest), "two votes decided");
@@ -155,8 +163,15 @@ fn whatever_a_hostile_backup_says_nobody_follows() {
             let open =
                 (0..256).map(|step| OpenSlot { sequence: round * step, proposed: false, prepares: 0, commits: 0 });
             let executed = [0, u64::MAX, round][round as usize % 3];
-            link.send_message(&Status { view: round, low: u64::MAX, executed, ask: true, open: open.collect() })
-                .unwrap();
+            link.send_message(&Status {
+                view: round,
+                low: u64::MAX,
+                executed,
+                active: true,
+                ask: true,
+                open: open.collect(),
+            })
+            .unwrap();
             let _ = link.poll(Duration::from_micros(1));
             link.inbox.clear();
         }
@@ -199,7 +214,14 @@ fn a_flood_of_fetches_leaves_honest_clients_served() {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     let asked = (1..50).try_for_each(|sequence| {
                         link.send_message(&FetchBatch { sequence: sequence % 5, digest: [9; 32] })?;
-                        link.send_message(&Status { view: 0, low: 0, executed: 0, ask: true, open: Vec::new() })
+                        link.send_message(&Status {
+                            view: 0,
+                            low: 0,
+                            executed: 0,
+                            active: true,
+                            ask: true,
+                            open: Vec::new(),
+                        })
                     });
                     let _ = asked.and_then(|()| link.poll(Duration::from_micros(1)));
                     link.inbox.clear();
@@ -401,7 +423,10 @@ fn a_vote_survives_kill_9() {
         again.send(Kind::Submit, &submit_body(&bundle)).unwrap();
         leader.propose(1, 1, &Batch::new(batch.time_ms() + 1, vec![bundle]));
         cluster.wait_counted(1, "misbehaviour.replica-0.equivocation", 0);
-        leader.link(1).send_message(&Status { view: 0, low: 0, executed: 0, ask: true, open: Vec::new() }).unwrap();
+        leader
+            .link(1)
+            .send_message(&Status { view: 0, low: 0, executed: 0, active: true, ask: true, open: Vec::new() })
+            .unwrap();
         leader.wait_prepare(1, 1, &batch);
     }
 }
@@ -435,7 +460,7 @@ fn original_mistake_plain_tcp() {
     let identity = traitor(&mut cluster);
     let mut peer = Link::replica(&cluster, 0, identity).unwrap();
     let sequence = cluster.wait_agreed(&HONEST).sequence;
-    let page = Status { view: 0, low: 0, executed: sequence - 1, ask: false, open: Vec::new() };
+    let page = Status { view: 0, low: 0, executed: sequence - 1, active: true, ask: false, open: Vec::new() };
     peer.send_message(&page).unwrap();
     let decided = next(&mut peer, Kind::Decided, |_| true);
     let decided = message::access::<Decided>(&decided).unwrap();

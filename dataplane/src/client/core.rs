@@ -22,6 +22,7 @@ pub(super) enum Timer {
     Ticket(u64),
     Bundle(u64),
     Read(u64),
+    Status(u64),
     Poll(u64, u8),
 }
 
@@ -102,6 +103,9 @@ enum Stage {
         id: u64,
         body: Arc<[u8]>,
         answers: Vec<Option<ReplicaStatus>>,
+        /// Asked again then, us, and how often that was done.
+        due_us: u64,
+        attempt: u32,
     },
 }
 
@@ -199,7 +203,9 @@ impl ClientCore {
         let body: Arc<[u8]> = body.into();
         self.shared.send(u32::MAX, Kind::StatusQuery, &body);
         self.status_ids.insert(id, ticket);
-        let stage = Stage::Status { id, body, answers: vec![None; self.shared.replicas] };
+        let mut due_us = 0;
+        self.shared.reschedule(Timer::Status(ticket), &mut due_us, now.mono_us + resend_us(0));
+        let stage = Stage::Status { id, body, answers: vec![None; self.shared.replicas], due_us, attempt: 0 };
         Ok(self.add_ticket(ticket, timeout_ms, stage, None, false, now))
     }
 
@@ -325,6 +331,7 @@ impl ClientCore {
                 Timer::Ticket(ticket) => self.time_out(ticket),
                 Timer::Bundle(bundle) => self.submits.resend(bundle, now, &mut self.shared),
                 Timer::Read(id) => self.read_due(id, now),
+                Timer::Status(ticket) => self.resend_status(ticket, now),
                 Timer::Poll(stream, replica) => {
                     if let Some(stream) = self.streams.get_mut(&stream) {
                         stream.due(usize::from(replica));
@@ -393,7 +400,10 @@ impl ClientCore {
         if let Some(state) = self.remove_ticket(ticket) {
             match state.stage {
                 Stage::Read(id) => self.drop_read(id),
-                Stage::Status { id, .. } => drop(self.status_ids.remove(&id)),
+                Stage::Status { id, due_us, .. } => {
+                    self.status_ids.remove(&id);
+                    self.shared.stop(Timer::Status(ticket), due_us);
+                }
                 Stage::Queued | Stage::Bundle(_) => {}
             }
             self.shared.outputs.push_back(Output::Done { ticket: Ticket(ticket), result });
@@ -499,6 +509,20 @@ impl ClientCore {
             let answers = std::mem::take(answers);
             self.finish(ticket, Ok(Completion::Status(answers)));
         }
+    }
+
+    /// Asks those again that have not answered.
+    fn resend_status(&mut self, ticket: u64, now: Now) {
+        let Some(TicketState { stage: Stage::Status { body, answers, due_us, attempt, .. }, .. }) =
+            self.tickets.get_mut(&ticket)
+        else {
+            return;
+        };
+        let silent = answers.iter().enumerate().filter(|(_, answer)| answer.is_none());
+        let silent = silent.fold(0, |set, (replica, _)| set | bit(replica));
+        *attempt = attempt.saturating_add(1);
+        self.shared.reschedule(Timer::Status(ticket), due_us, now.mono_us + resend_us(*attempt));
+        self.shared.send(silent, Kind::StatusQuery, body);
     }
 
     fn poll_stream(&mut self, id: u64, now: Now) {

@@ -19,8 +19,10 @@
 //! * [`ClientError::Refused`]: f+1 replicas said the same code; they will not have it ordered.
 //! * [`ClientError::Timeout`]: it may have been executed, or may yet be until its `not_after_ms` (by default the deadline of the
 //!   ticket) has passed in agreed time. Its bundle is sent further, in the background, so that its number is used up.
-//! * [`ClientError::SessionLost`]: the replicas closed the session, by age or because the identity opened too many; whether it
-//!   was executed is unknown. Nothing is ever signed again under another number, so nothing is executed twice.
+//! * [`ClientError::SessionLost`]: the replicas closed the session, by age or because the identity opened too many, or forgot what
+//!   became of its numbers; whether it was executed is unknown. A refusal that replicas also give on what they executed long ago
+//!   (STALE_NUMBER, and EXPIRED on a session's opening that was sent more than once) counts as this. Nothing is ever signed
+//!   again under another number, so nothing is executed twice.
 //!
 //! # Reading
 //! A query goes to all. Replicas answer at different history sizes, and an answer says from which entry on it holds. It

@@ -75,6 +75,9 @@ struct OpenBundle {
     /// `None` once its ticket has ended.
     ticket: Option<u64>,
     replicas: Vec<FromReplica>,
+    /// Replicas that it was sent to, and whether to one of them more than once.
+    sent_to: u32,
+    sent_again: bool,
     attempt: u32,
     /// When all that owe an answer are asked again.
     resend_at_us: u64,
@@ -260,6 +263,8 @@ impl Submits {
             unresolved: count,
             ticket,
             replicas: vec![FromReplica::default(); shared.replicas],
+            sent_to: shared.links,
+            sent_again: false,
             attempt: 0,
             resend_at_us: now.mono_us + resend_us(0),
             due_us: 0,
@@ -272,9 +277,9 @@ impl Submits {
         }
     }
 
-    pub(super) fn resend_to(&self, replica_bit: u32, shared: &mut Shared) {
-        for bundle in self.bundles.values() {
-            shared.send(replica_bit & bundle.owing(|_| true), Kind::Submit, &bundle.body);
+    pub(super) fn resend_to(&mut self, replica_bit: u32, shared: &mut Shared) {
+        for bundle in self.bundles.values_mut() {
+            bundle.send(replica_bit & bundle.owing(|_| true), shared);
         }
     }
 
@@ -291,7 +296,7 @@ impl Submits {
             at => at <= now.mono_us,
         };
         let to = bundle.owing(is_due);
-        shared.send(to, Kind::Submit, &bundle.body);
+        bundle.send(to, shared);
         for (replica, from) in bundle.replicas.iter_mut().enumerate() {
             from.sendings = from.sendings.saturating_add(u32::from(to & bit(replica) != 0));
             if from.retry_at_us <= now.mono_us {
@@ -398,6 +403,7 @@ impl Submits {
     fn complete(&mut self, id: u64, shared: &mut Shared) {
         let Some(bundle) = self.remove(id, shared) else { return };
         let own = usize::from(bundle.opens);
+        let may_have_run = bundle.may_have_run();
         let (mut executed, mut refused, mut size) = (Vec::with_capacity(bundle.requests.len()), None, 0);
         for (place, open) in bundle.requests.into_iter().enumerate() {
             match open.verdict {
@@ -419,6 +425,7 @@ impl Submits {
         self.news.push_back((ticket, News::Proved(size)));
         if bundle.ticket.is_some() {
             let result = match refused {
+                Some(_) if may_have_run => Err(ClientError::SessionLost),
                 Some(code) => Err(ClientError::Refused { code, executed }),
                 None => Ok(executed),
             };
@@ -459,6 +466,23 @@ fn result(operation: usize, reply: Reply) -> RequestResult {
 }
 
 impl OpenBundle {
+    fn send(&mut self, to: u32, shared: &mut Shared) {
+        let to = to & shared.links;
+        self.sent_again |= self.sent_to & to != 0;
+        self.sent_to |= to;
+        shared.send(to, Kind::Submit, &self.body);
+    }
+
+    /// Whether a verdict is one that replicas also give on what they executed and have forgotten: a number is stale only once it
+    /// was used up, and an opening that came before may have run and its session be closed by now.
+    fn may_have_run(&self) -> bool {
+        self.requests.iter().any(|open| match open.verdict {
+            Some(Word::Refused(Code::STALE_NUMBER)) => true,
+            Some(Word::Refused(Code::EXPIRED)) => self.opens && self.sent_again,
+            _ => false,
+        })
+    }
+
     /// Replicas that have not said all about it, of those that `may_be_asked`.
     fn owing(&self, may_be_asked: impl Fn(&FromReplica) -> bool) -> u32 {
         let owes = |from: &FromReplica| from.answered < self.requests.len() && may_be_asked(from);

@@ -1,3 +1,4 @@
+mod status;
 mod world;
 
 use self::world::{ORIGIN, Random, TestPages, TestSigner, WALL_MS, World, body, core, operation};
@@ -373,6 +374,34 @@ fn a_lost_session_is_told_and_nothing_runs_again() {
 }
 
 #[test]
+fn what_replicas_may_have_forgotten_is_not_called_refused() {
+    // Executed, the replies lost, and its number forgotten since.
+    let mut hand = Hand::opened(64);
+    let ticket = hand.submit(&[operation(0, 1)]);
+    let (_, bundle) = hand.sent().remove(0);
+    hand.refuse(0, &bundle, Code::STALE_NUMBER, 0);
+    hand.refuse(1, &bundle, Code::STALE_NUMBER, 0);
+    assert_eq!(hand.result(ticket), Err(ClientError::SessionLost));
+    // The same of an opening, whose session was closed since: only what was sent once is known not to have run.
+    for again in [false, true] {
+        let mut hand = Hand::new(64);
+        let ticket = hand.submit(&[operation(0, 1)]);
+        let (_, bundle) = hand.sent().remove(0);
+        hand.refuse(0, &bundle, Code::EXPIRED, 0);
+        if again {
+            hand.core.on_link(ReplicaId(2), false, hand.now);
+            hand.core.on_link(ReplicaId(2), true, hand.now);
+            assert_eq!(hand.sent()[0].0, 1);
+        }
+        hand.refuse(1, &bundle, Code::EXPIRED, 0);
+        let refused = ClientError::Refused { code: Code::EXPIRED, executed: Vec::new() };
+        assert_eq!(hand.result(ticket), Err(if again { ClientError::SessionLost } else { refused }));
+        hand.submit(&[operation(0, 2)]);
+        assert_eq!(hand.sent()[0].1.header().session, None);
+    }
+}
+
+#[test]
 fn a_timeout_tells_who_said_what_and_the_bundle_goes_on() {
     let mut hand = Hand::opened(64);
     hand.core.on_link(ReplicaId(3), false, hand.now);
@@ -532,14 +561,6 @@ fn a_subscription_takes_nothing_from_one_replica_and_resumes() {
     hand.core.unsubscribe(subscription);
     assert_eq!(hand.core.next_deadline(), None);
     assert_eq!(hand.core.next_change(subscription, hand.now), None);
-}
-
-#[test]
-fn status_ends_with_what_was_said_in_time() {
-    let mut hand = Hand::new(64);
-    let ticket = hand.core.status(1_000, hand.now).unwrap();
-    hand.wait(1_001);
-    assert_eq!(hand.result(ticket), Ok(Completion::Status(vec![None; 4])));
 }
 
 #[test]

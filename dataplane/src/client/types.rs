@@ -320,9 +320,9 @@ pub enum ClientError {
         /// Whether anything was signed that replicas may still execute.
         sent: bool,
     },
-    /// The replicas do not know the session any more.
+    /// The replicas do not know the session, or what became of its numbers, any more.
     #[error(
-        "the replicas closed this client's session; whether the operation was executed is unknown: read before you repeat it"
+        "the replicas closed or forgot this client's session; whether the operation was executed is unknown: read before you repeat it"
     )]
     SessionLost,
 }

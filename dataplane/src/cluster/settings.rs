@@ -160,9 +160,9 @@ settings! {
 settings! {
     /// The transport of one replica.
     pub struct NetConfig (RawNet, "net") {
-        /// So many clients may be connected; one more is turned away.
+        /// So many clients may be connected, a quarter of them with one key. For one more the oldest is closed of the key with most.
         max_clients = 1024, 1..=60_000, "connections";
-        /// What waits to be sent on one connection; a peer that lets it fill up is disconnected.
+        /// What may wait to be sent on one connection; what there is no room for is lost, and made good by statuses and clients.
         send_queue_kib = 4096, 4096..=262_144, "KiB";
         /// A connection that has not finished its handshake by then is closed.
         handshake_timeout_ms = 5000, 100..=60_000, "milliseconds";

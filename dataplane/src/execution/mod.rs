@@ -26,6 +26,7 @@
 //!   FOREIGN_SESSION, and EXPIRED for one that may not open a session. So no old bundle can be replayed to make the history grow.
 //! * An identity's sessions remember at most 8 MiB of executed numbers (some 65,000). Beyond it those used longest ago forget the
 //!   replies below their windows, whose numbers are STALE_NUMBER then; where only numbers in open windows are left, they are closed.
+//!   So STALE_NUMBER says that the number was used up, never that its request did not run.
 //! * An identity has at most `sessions_per_identity` sessions; one more closes that whose last entry is oldest. A session without
 //!   an entry for `session_idle_ms` of agreed time is closed.
 //! * **An opening bundle opens once.** While its session exists its digest leads to it. When a session is closed, the client time of
@@ -49,6 +50,7 @@
 //! "Implementing Linearizability at Large Scale and Low Latency" (SOSP 2015), for exactly-once by windows of numbers.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
@@ -57,7 +59,7 @@ use crate::history::entry::{self, EntryView, StateView};
 use crate::history::store::{EntryStore, StoreError};
 use crate::history::tree::HistoryTree;
 use crate::ordering::batch::Batch;
-use crate::state::{Answer, Application, OperationContext, Outcome};
+use crate::state::{Answer, Application, Entries, OperationContext, Outcome};
 use crate::types::{Code, Digest, EntryIndex, Position, Sequence, TimeMs};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::limits::MAX_ENTRY;
@@ -76,6 +78,9 @@ pub const MAX_REPEATED_BYTES: usize = 256 << 10;
 /// Entries that are read for one repeated bundle at most. A bundle's requests are executed in one entry, unless its client signed
 /// their numbers again in other bundles; what lies beyond gets no reply.
 pub const MAX_REPEATED_ENTRIES: usize = 16;
+
+/// What reading an entry for a query counts beside the entry's bytes.
+pub const ENTRY_READ_BYTES: usize = 256;
 
 /// Requests of a bundle that are not executed, and why.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -235,6 +240,11 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// What the present state says of a bundle: whether to order it, or what to answer at once.
     pub fn admit(&self, bundle: &Bundle) -> Admission {
+        self.admit_counted(bundle, &mut 0)
+    }
+
+    /// As [`Execution::admit`]; adds to `read_bytes` the bytes of the entries that were read for the answer.
+    pub fn admit_counted(&self, bundle: &Bundle, read_bytes: &mut usize) -> Admission {
         let header = bundle.header();
         let settled = Settled::new(bundle.digest(), 0);
         let Some(identity) = self.cluster.client_index(bundle.key()) else {
@@ -248,13 +258,19 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             Err(code) => Admission::Settled(settled.refuse_all(bundle, code)),
             Ok(Target::Opens) => Admission::Order,
             Ok(Target::Known(id)) => match self.sessions.get(id) {
-                Some(session) => self.admit_to(session, id, bundle, settled),
+                Some(session) => self.admit_to((id, session), bundle, settled, read_bytes),
                 None => Admission::Settled(settled.refuse_all(bundle, Code::UNKNOWN_SESSION)),
             },
         }
     }
 
-    fn admit_to(&self, session: &Session, id: u64, bundle: &Bundle, mut settled: Settled) -> Admission {
+    fn admit_to(
+        &self,
+        (id, session): (u64, &Session),
+        bundle: &Bundle,
+        mut settled: Settled,
+        read_bytes: &mut usize,
+    ) -> Admission {
         let mut repeated = Vec::new();
         for (index, request) in bundle.requests().enumerate() {
             let number = bundle.header().first + index as u64;
@@ -266,21 +282,23 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                 Standing::Refused(code) => settled.refuse(number, code),
             }
         }
-        self.read_replies(id, &repeated, &mut settled.replies);
+        *read_bytes += self.read_replies(id, &repeated, &mut settled.replies);
         Admission::Settled(settled)
     }
 
-    /// Reads the replies to executed requests from their entries, each entry once where they stand together.
-    fn read_replies(&self, session: u64, repeated: &[(u64, &Done)], replies: &mut Vec<Reply>) {
+    /// Reads the replies to executed requests from their entries, each entry once where they stand together. Gives the bytes read.
+    fn read_replies(&self, session: u64, repeated: &[(u64, &Done)], replies: &mut Vec<Reply>) -> usize {
+        let mut read_bytes = 0;
         let mut room = MAX_REPEATED_BYTES;
         for group in repeated.chunk_by(|left, right| left.1.entry == right.1.entry).take(MAX_REPEATED_ENTRIES) {
             let Some(bytes) = group.first().and_then(|first| self.store.entry(first.1.entry)) else { continue };
+            read_bytes += bytes.len();
             let Ok(EntryView::Bundle(view)) = EntryView::decode(&bytes) else { continue };
             let outcomes: Vec<_> = view.outcomes().collect();
             for (number, done) in group {
                 let Some(Some(outcome)) = outcomes.get(usize::from(done.index)) else { continue };
                 let detail = done.detail.as_deref().unwrap_or_default();
-                let Some(left) = room.checked_sub(outcome.changes.len() + detail.len()) else { return };
+                let Some(left) = room.checked_sub(outcome.changes.len() + detail.len()) else { return read_bytes };
                 room = left;
                 replies.push(Reply {
                     session,
@@ -295,6 +313,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                 });
             }
         }
+        read_bytes
     }
 
     /// Executes the batch of the next sequence. `out` is overwritten.
@@ -459,9 +478,12 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         Ok(self.store.flush()?)
     }
 
-    /// Answers a query from the state and the history as they are now; `answer` is overwritten.
-    pub fn query(&self, query: &[u8], answer: &mut Answer) -> Code {
-        self.application.query(&self.store, query, answer)
+    /// Answers a query from the state and the history as they are now; `answer` is overwritten. Gives also what it cost: the bytes
+    /// of the entries that were read for it, and [`ENTRY_READ_BYTES`] for each.
+    pub fn query(&self, query: &[u8], answer: &mut Answer) -> (Code, usize) {
+        let entries = CountedEntries { store: &self.store, bytes: Cell::new(0) };
+        let code = self.application.query(&entries, query, answer);
+        (code, entries.bytes.get())
     }
 
     /// The last executed sequence; 0 before the first.
@@ -523,6 +545,29 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// The application, for reading.
     pub fn application(&self) -> &A {
         &self.application
+    }
+}
+
+/// The history as a query sees it, and how much of it it has read.
+struct CountedEntries<'a, S> {
+    store: &'a S,
+    bytes: Cell<usize>,
+}
+
+impl<S: EntryStore> Entries for CountedEntries<'_, S> {
+    fn size(&self) -> EntryIndex {
+        Entries::size(self.store)
+    }
+
+    fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
+        let entry = self.store.entry(index);
+        let bytes = entry.as_ref().map_or(0, |entry| entry.len());
+        self.bytes.set(self.bytes.get().saturating_add(bytes).saturating_add(ENTRY_READ_BYTES));
+        entry
+    }
+
+    fn first_at_or_after(&self, time_ms: TimeMs) -> EntryIndex {
+        self.store.first_at_or_after(time_ms)
     }
 }
 

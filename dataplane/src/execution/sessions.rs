@@ -277,8 +277,9 @@ impl Sessions {
     }
 
     /// Brings an identity back within its bytes: first its sessions used longest ago forget what lies below their windows, oldest
-    /// number first, which costs a client no more than a reply that it asks for again late; then, where only open windows are
-    /// left, those sessions are closed. The session in use is not.
+    /// number first; then, where only open windows are left, those sessions are closed. The session in use is not. A client
+    /// that asks late for a reply learns in both cases that nobody knows any more: it takes neither for "not executed".
+    /// What keeps nothing is left as it is, since closing it makes no room.
     fn make_room(&mut self, owner: usize, used: u64) {
         while let Some(identity) = self.identities.get_mut(owner).filter(|it| it.bytes > self.identity_bytes) {
             if let Some((entry, id)) = identity.with_past.first_key_value().map(|(entry, id)| (*entry, *id)) {
@@ -294,7 +295,11 @@ impl Sessions {
                 }
                 continue;
             }
-            let oldest = identity.by_use.first_key_value().map(|(_, id)| *id).filter(|id| *id != used);
+            let kept_by = |id: &u64| self.table.get(id).map_or(0, |session| session.bytes);
+            if kept_by(&used) >= identity.bytes {
+                return;
+            }
+            let oldest = identity.by_use.values().copied().find(|id| *id != used && kept_by(id) > 0);
             let Some(oldest) = oldest else { return };
             self.close(oldest);
         }

@@ -205,9 +205,9 @@ fn a_bundle_opens_a_session_and_runs_in_it() {
     assert_eq!((again.first_entry, again.size), (2, 2));
     assert!(again.bundles.iter().all(|settled| settled.replies.is_empty() && settled.refusals.is_empty()));
     let mut answer = Answer::default();
-    assert_eq!(execution.query(&[1], &mut answer), Code::DONE);
+    assert_eq!(execution.query(&[1], &mut answer).0, Code::DONE);
     assert_eq!((answer.valid_from, answer.body), (1, [5u64.to_be_bytes(), 2u64.to_be_bytes()].concat()));
-    assert_eq!(execution.query(&[7], &mut Answer::default()), Code::UNKNOWN_TWIN);
+    assert_eq!(execution.query(&[7], &mut Answer::default()).0, Code::UNKNOWN_TWIN);
 }
 
 #[test]
@@ -328,6 +328,17 @@ fn an_identity_remembers_so_much_and_no_more() {
     assert_eq!(refusals(&settled(execution.admit(&at(1, 3)))), [(3, 1, Code::UNKNOWN_SESSION.0)]);
     assert_eq!((execution.session_count(), execution.admit(&at(2, 8))), (1, Admission::Order));
     assert!(execution.session_memory_bound() < 64 << 20, "{}", execution.session_memory_bound());
+}
+
+#[test]
+fn a_session_that_keeps_nothing_makes_no_room() {
+    let mut execution = start();
+    execution.sessions.keep_numbers(1);
+    // The first session forgets its only number, which leaves it open; the second fills the room with its window.
+    step(&mut execution, START, &[&open(1, START, &[]), &open(1, START + 1, &[])]);
+    step(&mut execution, START, &[&sign(1, Some(2), 2, &[add(1, 1), add(1, 1)], START)]);
+    assert_eq!(execution.session_count(), 2);
+    assert_eq!(execution.admit(&sign(1, Some(1), 1, &[add(1, 1)], START)), Admission::Order);
 }
 
 #[test]

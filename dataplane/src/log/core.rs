@@ -261,8 +261,18 @@ impl<T: Record, D: Device> Log<T, D> {
 
     /// Makes everything staged durable by the device itself, waiting where needed. Refused while another ring has a write.
     pub fn flush(&mut self) -> Result<Lsn, LogError> {
+        self.flush_all(true)
+    }
+
+    /// As [`flush`](Self::flush), but leaves what belongs into a segment that is still being made: for an end that cannot wait
+    /// until the disk has taken a whole segment of zeros. Returns the last durable record.
+    pub fn flush_made(&mut self) -> Result<Lsn, LogError> {
+        self.flush_all(false)
+    }
+
+    fn flush_all(&mut self, wait: bool) -> Result<Lsn, LogError> {
         self.finish()?;
-        while let Some(write) = self.begin(true)? {
+        while let Some(write) = self.begin(wait)? {
             self.hand_over(&write)?;
             self.finish()?;
         }
@@ -272,6 +282,11 @@ impl<T: Record, D: Device> Log<T, D> {
     /// The last durable record; 0 before the first.
     pub fn durable(&self) -> Lsn {
         self.synced.lsn
+    }
+
+    /// The last record that is durable or in the write in flight.
+    pub fn written(&self) -> Lsn {
+        self.writing.map_or(self.synced.lsn, |(_, run)| run.reach.lsn)
     }
 
     /// The last staged record; 0 before the first.

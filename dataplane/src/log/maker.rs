@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -36,6 +38,8 @@ pub(super) struct Maker {
     /// The segment after the current one could not be made; asked for again once it is needed.
     gave_up: bool,
     thread: Option<Thread>,
+    /// The log ends: a segment that is being made is given up, so that nobody waits for the zeros of a whole one.
+    stop: Arc<AtomicBool>,
 }
 
 struct Thread {
@@ -46,7 +50,16 @@ struct Thread {
 
 impl Maker {
     pub(super) fn new(log_dir: &Path, genesis: Digest, segment_bytes: u32) -> Self {
-        Self { log_dir: log_dir.into(), genesis, segment_bytes, made: 0, asked: false, gave_up: false, thread: None }
+        Self {
+            log_dir: log_dir.into(),
+            genesis,
+            segment_bytes,
+            made: 0,
+            asked: false,
+            gave_up: false,
+            thread: None,
+            stop: Arc::default(),
+        }
     }
 
     /// Whether a segment exists; asks for the next when this one is the last.
@@ -98,13 +111,14 @@ impl Maker {
             let (orders, to_do) = sync_channel(2);
             let (done, outcomes) = sync_channel(2);
             let (dir, genesis, bytes) = (self.log_dir.clone(), self.genesis, self.segment_bytes);
+            let stop = Arc::clone(&self.stop);
             let work = move || {
                 let mut also: Option<File> = None;
                 for order in to_do {
                     match order {
                         Order::SyncAlso(file) => also = Some(file),
                         Order::Make(segment) => {
-                            let outcome = make_segment(&dir, genesis, segment, bytes);
+                            let outcome = make_segment(&dir, genesis, segment, bytes, &stop);
                             // An error of this disk shows at the log's next write as well, which is where it counts.
                             let _ = also.as_ref().map(File::sync_data);
                             if done.send(outcome).is_err() {
@@ -125,15 +139,16 @@ impl Maker {
 impl Drop for Maker {
     fn drop(&mut self) {
         if let Some(Thread { orders, outcomes, handle }) = self.thread.take() {
+            self.stop.store(true, Ordering::Relaxed);
             drop((orders, outcomes));
             let _ = handle.join();
         }
     }
 }
 
-fn make_segment(dir: &Path, genesis: Digest, segment: u32, bytes: u32) -> Result<(), LogError> {
+fn make_segment(dir: &Path, genesis: Digest, segment: u32, bytes: u32, stop: &AtomicBool) -> Result<(), LogError> {
     let header = segment_header(genesis, segment, u64::from(bytes));
-    let made = make_durable(dir, &segment_name(segment), |file| fill(file, &header, u64::from(bytes)));
+    let made = make_durable(dir, &segment_name(segment), |file| fill(file, &header, u64::from(bytes), stop));
     match made {
         Err(LogError::Io { source, .. }) if is_full(&source) => {
             Err(LogError::NoSpace { dir: dir.into(), needed: u64::from(bytes), free: free_bytes(dir) })
@@ -142,8 +157,9 @@ fn make_segment(dir: &Path, genesis: Digest, segment: u32, bytes: u32) -> Result
     }
 }
 
-/// Fills a file with a header and zeros, synced in small steps so that the log's own writes are not held up behind it.
-fn fill(file: &File, header: &[u8], bytes: u64) -> io::Result<()> {
+/// Fills a file with a header and zeros, synced in small steps so that the log's own writes are not held up behind it. Gives up
+/// between two steps when told to.
+fn fill(file: &File, header: &[u8], bytes: u64, stop: &AtomicBool) -> io::Result<()> {
     // SAFETY: plain call on an open file; it returns an error number and keeps nothing.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
         0 => {}
@@ -152,6 +168,9 @@ fn fill(file: &File, header: &[u8], bytes: u64) -> io::Result<()> {
     let zeros = vec![0; ZEROS];
     let mut at = 0;
     while at < bytes {
+        if stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let length = (bytes - at).min(ZEROS as u64);
         file.write_all_at(&zeros[..length as usize], at)?;
         file.sync_data()?;
@@ -202,5 +221,20 @@ fn free_bytes(dir: &Path) -> u64 {
     match unsafe { libc::statvfs(path.as_ptr(), &raw mut stat) } {
         0 => stat.f_bavail * stat.f_frsize,
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_given_up_when_the_log_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |stop: bool| make_segment(dir.path(), Digest([1; 32]), 3, 4 << 20, &AtomicBool::new(stop));
+        assert!(matches!(make(true), Err(LogError::Io { source, .. }) if source.kind() == io::ErrorKind::Interrupted));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        make(false).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

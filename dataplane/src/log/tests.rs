@@ -452,6 +452,15 @@ fn a_segment_that_is_not_ready_only_delays() {
 }
 
 #[test]
+fn a_log_that_ends_does_not_wait_for_a_segment() {
+    let mut log = sim(10);
+    log.device_mut().slow_segments(true);
+    append(&mut log, &[item(1, 900_000), item(2, 900_000)]);
+    assert_eq!(log.flush_made().unwrap(), Lsn(1));
+    assert_eq!(log.flush().unwrap(), Lsn(2));
+}
+
+#[test]
 fn a_new_log_whose_creation_was_cut_short_starts_again() {
     let mut disk = SimDisk::new(1, GENESIS, MIN_SEGMENT_BYTES);
     disk.prepare(0, true).unwrap();

@@ -18,6 +18,12 @@ pub struct ConnectionId {
 }
 
 impl ConnectionId {
+    /// One that a test makes up.
+    #[cfg(test)]
+    pub(crate) fn of_test(index: u32) -> Self {
+        Self { index, generation: 0 }
+    }
+
     /// Its place in the reactor's table, below `max_connections`: at any time no two open connections share one.
     pub fn index(self) -> usize {
         self.index as usize

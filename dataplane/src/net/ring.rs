@@ -12,8 +12,10 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 pub(super) const SUBMISSION_ENTRIES: u32 = 256;
 /// Entries of the completion queue. The kernel keeps what does not fit until there is room.
 pub(super) const COMPLETION_ENTRIES: u32 = 4096;
-/// How often `drain` waits a second for the kernel before it gives up.
-const DRAIN_ROUNDS: u32 = 10;
+/// How often `drain` waits for the kernel before it gives up, and how long each time. A process ends with it, which is to take
+/// no longer than a second here.
+const DRAIN_ROUNDS: u32 = 5;
+const DRAIN_WAIT: Duration = Duration::from_millis(200);
 
 /// An io_uring that one thread uses.
 pub(super) struct Ring {
@@ -118,7 +120,7 @@ impl Ring {
             unsafe { self.push(cancel) };
             while self.in_flight > 0 {
                 let idle = !self.is_ready();
-                let entered = self.enter(idle, Some(Duration::from_secs(1)));
+                let entered = self.enter(idle, Some(DRAIN_WAIT));
                 let mut progress = false;
                 while let Some(completion) = self.pop() {
                     each(&completion);

@@ -12,6 +12,9 @@ use crate::wire::message::{ArchivedDecided, ArchivedStatus, OpenSlot, Status};
 /// Bodies asked for at once; each may have up to a batch's bytes.
 const FETCHES_AT_ONCE: usize = 16;
 
+/// Digests of bundles in the proposals that one status is answered with, beyond its first; the rest follows the next status.
+const DIGESTS_AGAIN: usize = 16_384;
+
 /// Pages of old decisions are read from the log for one peer no more often than this, us.
 const LOGGED_PAGE_US: u64 = 2_000;
 
@@ -119,7 +122,10 @@ impl Ordering {
         }
         self.send_checkpoints(from, status.low);
         self.send_change(from, status, now);
-        if status.view == self.view && status.active && self.active {
+        // A correct peer tells more often only where it asks for a page, and says the rest again.
+        let is_due = now.mono_us >= self.again_at_us[from.index()];
+        if is_due && status.view == self.view && status.active && self.active {
+            self.again_at_us[from.index()] = now.mono_us + self.timing.busy_status_us / 2;
             self.send_again(from, status);
         }
     }
@@ -130,6 +136,7 @@ impl Ordering {
         let mut listed = status.open.iter().peekable();
         let (mut proposals, mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let first = status.executed.saturating_add(1);
+        let mut digests = 0;
         for (&sequence, slot) in self.slots.range(first..).take(MAX_STATUS_SLOTS) {
             while listed.next_if(|open| open.sequence < sequence).is_some() {}
             let (proposed, has_prepare, has_commit) = match listed.peek() {
@@ -140,7 +147,10 @@ impl Ordering {
             };
             if !proposed && self.leader() == self.me {
                 // Also where it is executed here: the peer may be one whose COMMIT the others need.
-                proposals.extend(slot.own_proposal.clone());
+                if let Some(proposal) = slot.own_proposal.as_ref().filter(|_| digests <= DIGESTS_AGAIN) {
+                    digests += proposal.bundles.len();
+                    proposals.push(proposal.clone());
+                }
             }
             if !has_prepare {
                 prepares.extend(slot.prepare_vote());

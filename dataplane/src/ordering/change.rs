@@ -69,6 +69,7 @@ impl Ordering {
         self.to_prepare.clear();
         self.unvoted.clear();
         self.work_since_us = None;
+        self.again_at_us.fill(0);
         self.slots.values_mut().for_each(super::slot::Slot::leave_view);
         self.pool.release_all();
         self.accepted = self.executed.max(self.stable.sequence());

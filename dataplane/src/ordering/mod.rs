@@ -77,6 +77,7 @@ use change::Leading;
 use checkpoint::{Certificate, SignedStatement, Statement};
 use choice::Held;
 use mutants::Mutant;
+pub use pool::BUNDLE_OVERHEAD;
 use pool::Pool;
 use record::{DurableVote, Record};
 use seal::Seals;
@@ -290,6 +291,8 @@ pub struct Ordering {
     supplied: Vec<usize>,
     /// When each peer may have its next page from the log, us.
     page_at_us: Vec<u64>,
+    /// What each peer lacks is looked for and sent again no earlier than this, us.
+    again_at_us: Vec<u64>,
     /// Peers were asked for decisions above this.
     asked: Sequence,
     /// Bytes of accepted bodies that are not executed.
@@ -350,6 +353,7 @@ impl Ordering {
             heard: vec![None; agreed.size.n()],
             supplied: vec![0; agreed.size.n()],
             page_at_us: vec![0; agreed.size.n()],
+            again_at_us: vec![0; agreed.size.n()],
             asked: Sequence::MAX,
             open_bytes: 0,
             status_at_us: 0,

@@ -6,8 +6,11 @@ use std::sync::Arc;
 use crate::types::{Code, Digest, PublicKey};
 use crate::wire::bundle::Bundle;
 
+/// An identity's share of the pool is at most one part in so many, however few use it: few together leave room for others.
+const SHARES: usize = 8;
+
 /// Memory that a waiting bundle takes beside its bytes: its struct, its index of requests, its places in the tables.
-const BUNDLE_OVERHEAD: usize = 512;
+pub const BUNDLE_OVERHEAD: usize = 512;
 
 #[derive(Debug)]
 struct Pooled {
@@ -47,8 +50,8 @@ impl Pool {
 
     /// Keeps a bundle; one that is there already is there once.
     ///
-    /// An identity may use the pool's bytes divided by the number of identities that use it, itself counted twice: so some
-    /// room is left for the next one, and who fills the pool is the first to be refused.
+    /// An identity may use the pool's bytes divided by the number of identities that use it, itself counted twice, and by
+    /// [`SHARES`] where those are fewer: so room is left for the next ones, and who fills the pool is the first to be refused.
     pub(super) fn insert(&mut self, bundle: Arc<Bundle>, now_us: u64) -> Result<(), Code> {
         let digest = bundle.digest();
         if self.bundles.contains_key(&digest) {
@@ -71,7 +74,7 @@ impl Pool {
         let cost = size + BUNDLE_OVERHEAD;
         let used = self.shares.get(key).copied().unwrap_or(0);
         let users = self.shares.len() + usize::from(used == 0);
-        used + cost <= self.limit / (users + 1) && self.bytes + cost <= self.limit
+        used + cost <= self.limit / (users + 1).max(SHARES) && self.bytes + cost <= self.limit
     }
 
     pub(super) fn get(&self, digest: &Digest) -> Option<&Arc<Bundle>> {
@@ -169,3 +172,7 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pool_tests.rs"]
+mod tests;

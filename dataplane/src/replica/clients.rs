@@ -8,6 +8,7 @@ use crate::crypto::verify::{BatchVerifier, verify};
 use crate::execution::{Admission, Settled};
 use crate::history::store::EntryStore;
 use crate::log::Device;
+use crate::ordering::BUNDLE_OVERHEAD;
 use crate::ordering::mutants::{self, Mutant};
 use crate::state::Application;
 use crate::types::{Code, Digest, Now, PublicKey};
@@ -25,8 +26,10 @@ const RETRY_AFTER_END_MS: u32 = 1_000;
 /// Bundles of one key that one round takes; more are told to come again.
 const MAX_BUNDLES_A_ROUND: usize = 256;
 
-/// Executed bundles of one key whose replies are read again in one round; more are told to come again.
+/// Executed bundles of one key whose replies are read again in one round, and bytes of the entries that are read for it; what
+/// is beyond is told to come again.
 const MAX_REPEATS_A_ROUND: usize = 128;
+const MAX_REPEAT_BYTES_A_ROUND: usize = 1 << 20;
 
 /// Keys that are remembered for a bad signature. Only keys of the cluster file get so far, so these are in fact all.
 const MAX_SUSPECTS: usize = 4_096;
@@ -46,6 +49,7 @@ struct Used {
     bundles: usize,
     bytes: usize,
     repeats: usize,
+    repeat_bytes: usize,
 }
 
 /// Bundles that came in this round.
@@ -118,8 +122,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let bundle = match self.read_bundle(key, submit) {
             Ok(bundle) => bundle,
             Err((digest, code)) => {
-                let (bundle, first, count) = (digest.0, 0, submit.bundle.requests.len() as u32);
-                return self.refuse(client, &Refused { bundle, first, count, code: code.0, retry_after_ms: 0 }, shell);
+                // Its numbers may not have been readable, so it is refused without naming them: as a whole.
+                let (bundle, code) = (digest.0, code.0);
+                return self.refuse(client, &Refused { bundle, first: 0, count: 0, code, retry_after_ms: 0 }, shell);
             }
         };
         if self.inbox.closed {
@@ -134,14 +139,21 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             pending.client = client;
             return;
         }
-        let Used { bundles, bytes, repeats } = *self.inbox.used.entry(*key).or_default();
-        if bundles >= MAX_BUNDLES_A_ROUND || repeats >= MAX_REPEATS_A_ROUND {
+        // Who does not take what is said to it costs nothing; it asks again when it does.
+        if !shell.takes(client) {
+            return;
+        }
+        let Used { bundles, bytes, repeats, repeat_bytes } = *self.inbox.used.entry(*key).or_default();
+        let repeats_too_much = repeats >= MAX_REPEATS_A_ROUND || repeat_bytes >= MAX_REPEAT_BYTES_A_ROUND;
+        if bundles >= MAX_BUNDLES_A_ROUND || repeats_too_much {
             return self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
         }
-        match self.execution.admit(&bundle) {
+        let mut read_bytes = 0;
+        match self.execution.admit_counted(&bundle, &mut read_bytes) {
             Admission::Settled(settled) => {
                 if let Some(used) = self.inbox.used.get_mut(key) {
                     used.repeats += usize::from(!settled.replies.is_empty());
+                    used.repeat_bytes += read_bytes;
                 }
                 self.send_settled(client, settled, shell);
             }
@@ -152,7 +164,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Admission::Order => {
                 if let Some(used) = self.inbox.used.get_mut(key) {
                     used.bundles += 1;
-                    used.bytes += bundle.size();
+                    used.bytes += bundle.size() + BUNDLE_OVERHEAD;
                 }
                 self.inbox.digests.insert(digest, self.inbox.pending.len());
                 self.inbox.pending.push(Pending { client, bundle: Arc::new(bundle) });
@@ -202,7 +214,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         for group in keys.into_values() {
             let mut verdict = Verdict::Good;
-            let all_hold = all_hold(&group);
+            // Of a key that sent a bad signature before one after the other is checked, and none behind a bad one.
+            let is_suspect = group.first().is_some_and(|one| self.inbox.suspects.contains_key(one.bundle.key()));
+            let all_hold = !is_suspect && all_hold(&group);
             for pending in group {
                 verdict = match verdict {
                     Verdict::Good if all_hold || holds(&pending.bundle) => Verdict::Good,

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::*;
+use crate::client::{ClientCore, ClientError, ClientMessage, CoreConfig, Output, Signer, SubmitOptions};
 use crate::cluster::sample::{cluster_text, parse};
 use crate::cluster::{Settings, Size};
 use crate::crypto::SecretKey;
@@ -14,22 +15,29 @@ use crate::ordering::{Agreed, Timing};
 use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN};
 use crate::replica::{HostStatus, NodeConfig};
 use crate::state::{Answer, Entries, OperationContext, Outcome, StateError};
-use crate::types::{EntryIndex, ReplicaId};
+use crate::types::{EntryIndex, ReplicaId, Signature};
 use crate::wire::bundle::{OPEN_SESSION, Request};
-use crate::wire::message::WireBundle;
+use crate::wire::message::{Reply, WireBundle};
 
 const ORIGIN: &str = "atlas.example/hostile";
 const NOW: Now = Now { mono_us: 1_000_000, wall_ms: 1_700_000_000_000 };
 
-/// Executes nothing and answers every query at once; a query that begins with 1 waits.
+/// An operation of which each may change so much that few fit an entry: CBOR of 1.
+const LARGE: [u8; 1] = [1];
+
+/// Executes nothing and answers every query at once; a query that begins with 1 waits, one with 2 reads a MiB of entries.
 struct Nothing;
 
 impl Application for Nothing {
-    fn check(&self, _: &[u8]) -> Result<usize, Code> {
-        Ok(0)
+    fn check(&self, operation: &[u8]) -> Result<usize, Code> {
+        Ok(if operation == LARGE { 1_000 } else { 0 })
     }
     fn execute(&mut self, _: &OperationContext<'_>, _: &[u8], _: &mut Outcome) {}
-    fn query(&self, _: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
+    fn query(&self, entries: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
+        let mut read = 0;
+        while query.first() == Some(&2) && read < 1 << 20 {
+            read += entries.entry(0).unwrap().len();
+        }
         answer.wait = query.first() == Some(&1);
         answer.body = query.to_vec();
         Code::DONE
@@ -223,6 +231,50 @@ fn reads_are_answered_in_turns_one_key_after_the_other() {
 }
 
 #[test]
+fn repeats_of_large_bundles_are_answered_within_a_rounds_bytes() {
+    let (mut node, mut world) = (node(), World::default());
+    let secret = secret(0);
+    let mut operation = vec![0x59, 0xea, 0x60];
+    operation.resize(3 + 60_000, 0);
+    let request = |operation: &[u8]| Request { class: 0, not_after_ms: None, operation }.encode();
+    let requests = [request(&OPEN_SESSION), request(&operation)];
+    let bundle = Bundle::sign(ORIGIN, secret.public(), None, 0, &requests, NOW.wall_ms, |bytes| secret.sign(bytes));
+    let bundle = Arc::new(bundle.unwrap());
+    let batch = crate::ordering::batch::Batch::new(NOW.wall_ms, vec![Arc::clone(&bundle)]);
+    node.execution_mut().execute(1, &batch, &mut crate::execution::Executed::default()).unwrap();
+    let bundle = WireBundle { cose: bundle.cose().to_vec(), requests: requests.to_vec() };
+    let mut body = Vec::new();
+    message::encode(&Submit { bundle }, &mut body);
+    (0..100).for_each(|_| send(&mut node, &mut world, 0, &body));
+    let replies = world.sent.iter().filter(|(_, kind, _)| *kind == Kind::Replies).count();
+    assert_eq!((replies, world.codes(ClientId(0)).len()), (18, 82));
+    // Who takes nothing has nothing read.
+    node.turn(NOW, &mut world).unwrap();
+    world.deaf = Some(ClientId(0));
+    let sent = world.sent.len();
+    send(&mut node, &mut world, 0, &body);
+    assert_eq!(world.sent.len(), sent);
+}
+
+/// Reads that cost much and answer little.
+#[test]
+fn who_has_much_read_waits_longer_and_its_neighbours_do_not() {
+    let (mut node, mut world) = (node(), World::default());
+    for id in 0..20 {
+        query(&mut node, &mut world, 0, id, &[2], 0);
+        query(&mut node, &mut world, 1, id, &[7], 0);
+    }
+    for _ in 0..3 {
+        node.turn(NOW, &mut world).unwrap();
+        assert_eq!(node.next_deadline_us(), 0);
+    }
+    // One that takes more than a turn's bytes, and then none until the turns that it has used up are over.
+    assert_eq!((world.answers(ClientId(0), Code::DONE), world.answers(ClientId(1), Code::DONE)), (1, 20));
+    (0..200).for_each(|_| node.turn(NOW, &mut world).unwrap());
+    assert_eq!(world.answers(ClientId(0), Code::DONE), 20);
+}
+
+#[test]
 fn parked_reads_are_bounded_and_looked_at_when_something_changed() {
     let (mut node, mut world) = (node(), World::default());
     for id in 0..80 {
@@ -257,4 +309,86 @@ fn a_flood_of_status_questions_is_answered_from_one_look() {
     node.turn(NOW, &mut world).unwrap();
     let answers = world.sent.iter().filter(|(_, kind, _)| *kind == Kind::StatusAnswer).count();
     assert_eq!(answers, READS_A_TURN);
+}
+
+#[test]
+fn a_status_waits_as_long_as_its_cost_asks_for_and_is_not_forgotten() {
+    let (mut node, mut world) = (node(), World::default());
+    let ask = |node: &mut TestNode, world: &mut World, id: u64| {
+        let mut body = Vec::new();
+        message::encode(&StatusQuery { id }, &mut body);
+        node.on_client(ClientId(2), &secret(2).public(), Kind::StatusQuery, &body, NOW, world).unwrap();
+    };
+    let answers = |world: &World| world.sent.iter().filter(|(_, kind, _)| *kind == Kind::StatusAnswer).count();
+    let at = |ms: u64| Now { mono_us: NOW.mono_us + ms * 1_000, ..NOW };
+    ask(&mut node, &mut world, 1);
+    node.turn(NOW, &mut world).unwrap();
+    // The next turn follows at once and finds out what the first one cost: 60 ms, so the next is due 1.2 s later.
+    assert_eq!((answers(&world), node.next_deadline_us()), (1, 0));
+    node.turn(at(60), &mut world).unwrap();
+    // The key has as many reads waiting as it may have.
+    for id in 0..crate::replica::MAX_PARKED_PER_CLIENT as u64 {
+        query(&mut node, &mut world, 2, id, &[1], 10_000);
+        node.turn(at(60), &mut world).unwrap();
+    }
+    ask(&mut node, &mut world, 2);
+    node.turn(at(1_100), &mut world).unwrap();
+    assert_eq!((answers(&world), node.next_deadline_us()), (1, at(1_260).mono_us));
+    node.turn(at(1_260), &mut world).unwrap();
+    assert_eq!(answers(&world), 2);
+}
+
+struct KeySigner(SecretKey);
+
+impl Signer for KeySigner {
+    fn public(&self) -> PublicKey {
+        self.0.public()
+    }
+    fn sign(&self, message: &[u8]) -> Signature {
+        self.0.sign(message)
+    }
+}
+
+fn submitted(core: &mut ClientCore) -> Arc<[u8]> {
+    match core.next_output() {
+        Some(Output::Send { kind: Kind::Submit, body, .. }) => body,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_bundle_that_is_refused_before_ordering_ends_its_ticket() {
+    let (mut node, mut world) = (node(), World::default());
+    let config = CoreConfig { origin: ORIGIN.into(), replicas: 1, session_window: 64, max_bundle_requests: 256 };
+    let mut core = ClientCore::new(config, Box::new(KeySigner(secret(0))));
+    core.on_link(ReplicaId(0), true, NOW);
+    // A session that is open, where numbers are not those of the first bundle.
+    core.submit(&[vec![2], vec![2]], &SubmitOptions::default(), NOW).unwrap();
+    let opening = submitted(&mut core);
+    let opening = message::access::<Submit>(&opening).unwrap();
+    let bundle = crate::crypto::hash::sha256(&[&opening.bundle.cose]).0;
+    let reply = |number: u64| Reply {
+        session: 7,
+        number,
+        sequence: 7,
+        entry: 7,
+        request: number as u16,
+        time_ms: NOW.wall_ms,
+        code: 0,
+        changes: vec![0x80],
+        detail: String::new(),
+    };
+    let mut body = Vec::new();
+    message::encode(&Replies { bundle, replies: (0..3).map(reply).collect() }, &mut body);
+    core.on_message(ReplicaId(0), ClientMessage::access(Kind::Replies, &body).unwrap(), NOW);
+    assert!(matches!(core.next_output(), Some(Output::Done { result: Ok(_), .. })));
+
+    let ticket = core.submit(&vec![LARGE.to_vec(); 10], &SubmitOptions::default(), NOW).unwrap();
+    let body = submitted(&mut core);
+    send(&mut node, &mut world, 0, &body);
+    let (_, kind, body) = world.sent.pop().unwrap();
+    core.on_message(ReplicaId(0), ClientMessage::access(kind, &body).unwrap(), NOW);
+    let refused = Err(ClientError::Refused { code: Code::TOO_LARGE, executed: Vec::new() });
+    assert_eq!(core.next_output(), Some(Output::Done { ticket, result: refused }));
+    assert_eq!(core.next_deadline(), None, "it is sent no further");
 }

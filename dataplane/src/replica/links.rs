@@ -1,13 +1,15 @@
 //! Connections: who is at the other end of each, dialling, and what waits to be sealed.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::node::{ClientId, Node, Shell};
+use super::outbox::{CLIENT_QUEUE_BYTES, Outbox, Target};
 use super::process::{Identity, report};
 use super::resolver::Resolver;
+use super::strangers::Strangers;
 use crate::cluster::{Cluster, ReplicaConfig};
 use crate::crypto::SecretKey;
 use crate::crypto::link::{LinkError, LinkIdentity};
@@ -17,17 +19,10 @@ use crate::log::Device;
 use crate::net::{Backoff, ConnectionId, Reactor, SendError, Waker};
 use crate::state::Application;
 use crate::types::{Now, PublicKey, ReplicaId};
-use crate::wire::frame::{Kind, Sender};
+use crate::wire::frame::Sender;
 use crate::wire::limits::{HEADER_BYTES, MAX_HANDSHAKE_BODY};
 
-/// Bytes that may wait to be sent to one client; one that does not take its replies loses them and asks again.
-const CLIENT_QUEUE_BYTES: usize = 1 << 20;
-
-/// Connections that were accepted and have proved no key; for one more the oldest is closed, so that who connects and says nothing
-/// keeps nobody out. They have places of their own.
-pub(super) const MAX_UNPROVED: usize = 256;
-
-/// A client key may have this part of `max_clients`; for one more its oldest connection is closed.
+/// A client key may have this part of `max_clients`; one more is closed at once.
 const CLIENT_SHARE: usize = 4;
 
 /// Handshakes that a round begins for those who connected; the others wait for the next, which follows at once.
@@ -35,79 +30,6 @@ pub(super) const HANDSHAKES_A_ROUND: usize = 16;
 
 /// What may come before the answer to the first handshake message, bytes; more is no handshake.
 const MAX_EARLY_BYTES: usize = HEADER_BYTES + MAX_HANDSHAKE_BODY;
-
-/// Messages that the node wants sent, until they are sealed into the connections' queues.
-#[derive(Debug)]
-pub(super) struct Outbox {
-    bytes: Vec<u8>,
-    messages: Vec<(Target, Kind, std::ops::Range<usize>)>,
-    /// Bytes for each, and how many there may be for a replica. Votes and proposals are never dropped here: they are few.
-    waiting: BTreeMap<Target, usize>,
-    peer_limit: usize,
-    /// Clients whose queues are full; they are sent nothing until those are empty.
-    full: BTreeSet<ClientId>,
-    /// Clients whose connections are to end once what is here was sent.
-    ending: Vec<ClientId>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Target {
-    Peer(ReplicaId),
-    Client(ClientId),
-}
-
-/// An outbox's memory above this is given back.
-const KEEP_OUTBOX: usize = 1 << 20;
-
-impl Outbox {
-    /// An outbox that holds at most `peer_limit` bytes of bodies and decisions for a replica.
-    pub(super) fn new(peer_limit: usize) -> Self {
-        Self {
-            bytes: Vec::new(),
-            messages: Vec::new(),
-            waiting: BTreeMap::new(),
-            peer_limit,
-            full: BTreeSet::new(),
-            ending: Vec::new(),
-        }
-    }
-
-    /// Whether there is room for an answer to a client.
-    pub(super) fn takes(&self, client: ClientId) -> bool {
-        let waiting = self.waiting.get(&Target::Client(client)).copied().unwrap_or(0);
-        waiting < CLIENT_QUEUE_BYTES && !self.full.contains(&client)
-    }
-
-    pub(super) fn close_client(&mut self, client: ClientId) {
-        self.ending.push(client);
-    }
-
-    pub(super) fn peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
-        self.put(Target::Peer(peer), kind, body);
-    }
-
-    pub(super) fn client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
-        self.put(Target::Client(client), kind, body);
-    }
-
-    fn put(&mut self, target: Target, kind: Kind, body: &[u8]) {
-        let limit = match target {
-            Target::Client(client) if self.full.contains(&client) => return,
-            Target::Client(_) => CLIENT_QUEUE_BYTES,
-            Target::Peer(_) if matches!(kind, Kind::Batch | Kind::Decided) => self.peer_limit,
-            Target::Peer(_) => usize::MAX,
-        };
-        let waiting = self.waiting.entry(target).or_default();
-        let bytes = waiting.saturating_add(frame_bytes(body.len()));
-        if bytes > limit {
-            return;
-        }
-        *waiting = bytes;
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(body);
-        self.messages.push((target, kind, start..self.bytes.len()));
-    }
-}
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug)]
@@ -156,10 +78,7 @@ pub(super) struct Links {
     max_clients: usize,
     /// Each client key's connections, the oldest first.
     of_key: BTreeMap<PublicKey, BTreeSet<ClientId>>,
-    /// Connections without a proved key by number, which is the order of their deadlines.
-    unproved: BTreeMap<u64, ConnectionId>,
-    /// Connections whose first bytes wait for their turn.
-    early: VecDeque<ConnectionId>,
+    strangers: Strangers,
     next_number: u64,
     dials: Vec<Option<Dial>>,
     resolver: Resolver,
@@ -200,8 +119,7 @@ impl Links {
             clients: BTreeMap::new(),
             max_clients: config.net.max_clients as usize,
             of_key: BTreeMap::new(),
-            unproved: BTreeMap::new(),
-            early: VecDeque::new(),
+            strangers: Strangers::default(),
             next_number: 0,
             dials: dials.collect(),
             resolver: Resolver::new(waker),
@@ -223,14 +141,14 @@ impl Links {
                 self.dial(reactor, ReplicaId(index as u8), now);
             }
         }
-        while let Some((&number, &id)) = self.unproved.first_key_value() {
+        while let Some((number, id)) = self.strangers.oldest() {
             match self.connections.get(&id).map(|connection| connection.role) {
                 Some(Role::Unknown(until)) if until > now.mono_us => return,
                 Some(Role::Unknown(_)) => {
                     self.forget(id, "the handshake took too long", now);
                     reactor.close(id);
                 }
-                _ => drop(self.unproved.remove(&number)),
+                _ => self.strangers.remove(number),
             }
         }
     }
@@ -259,10 +177,10 @@ impl Links {
 
     pub(super) fn next_deadline_us(&self) -> u64 {
         let dials = self.dials.iter().flatten().filter_map(|dial| dial.at_us);
-        if !self.early.is_empty() {
+        if self.strangers.is_any_waiting() {
             return 0;
         }
-        let oldest = self.unproved.first_key_value().and_then(|(_, id)| self.connections.get(id));
+        let oldest = self.strangers.oldest().and_then(|(_, id)| self.connections.get(&id));
         let handshake = oldest.map(|connection| match connection.role {
             Role::Unknown(until) => until,
             Role::Peer(_) | Role::Client(..) => 0,
@@ -302,7 +220,7 @@ impl Links {
         let _ = reactor.send_with(id, first.len(), |out| out.extend_from_slice(&first));
         let role = Role::Unknown(now.mono_us + self.handshake_us);
         let (number, session) = (self.next_number(), Some(session));
-        self.unproved.insert(number, id);
+        self.strangers.dialled(number, id);
         let early = Vec::new();
         self.connections.insert(id, Connection { id, number, session, early, role, dialled: Some(peer) });
     }
@@ -321,18 +239,14 @@ impl Links {
         }
     }
 
-    pub(super) fn accepted(&mut self, reactor: &mut Reactor, id: ConnectionId, now: Now) {
-        if self.unproved.len() >= MAX_UNPROVED {
-            let is_accepted = |id: &&ConnectionId| self.connections.get(id).is_some_and(|it| it.dialled.is_none());
-            if let Some(oldest) = self.unproved.values().find(is_accepted).copied() {
-                self.forget(oldest, "more connect than prove a key", now);
-                reactor.close(oldest);
-            }
-        }
+    pub(super) fn accepted(&mut self, reactor: &mut Reactor, id: ConnectionId, from: SocketAddr, now: Now) {
         let (number, role) = (self.next_number(), Role::Unknown(now.mono_us + self.handshake_us));
-        self.unproved.insert(number, id);
         let early = Vec::new();
         self.connections.insert(id, Connection { id, number, session: None, early, role, dialled: None });
+        if let Some(other) = self.strangers.accepted(number, id, from) {
+            self.forget(other, "more connect than prove a key", now);
+            reactor.close(other);
+        }
     }
 
     /// Keeps the first bytes of a connection for [`Links::next_early`]; true where it did.
@@ -342,7 +256,7 @@ impl Links {
             return false;
         }
         if connection.early.is_empty() {
-            self.early.push_back(id);
+            self.strangers.wait(connection.number);
         }
         let room = (MAX_EARLY_BYTES + 1).saturating_sub(connection.early.len());
         connection.early.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -353,24 +267,19 @@ impl Links {
     /// products on the curve and a signature, which anybody can ask for: so a round takes [`HANDSHAKES_A_ROUND`].
     pub(super) fn next_early(&mut self, reactor: &mut Reactor, now: Now) -> Option<(ConnectionId, Vec<u8>)> {
         loop {
-            let id = self.early.pop_front()?;
+            let id = self.strangers.next()?;
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             let bytes = std::mem::take(&mut connection.early);
-            match Session::responder(Arc::clone(&self.identity), &self.cluster.genesis(), 0) {
-                Ok(session) if bytes.len() <= MAX_EARLY_BYTES => {
-                    connection.session = Some(session);
-                    return Some((id, bytes));
-                }
-                _ => {
-                    self.forget(id, "this is no handshake", now);
-                    reactor.close(id);
-                }
+            if bytes.len() <= MAX_EARLY_BYTES
+                && let Ok(session) = Session::responder(Arc::clone(&self.identity), &self.cluster.genesis(), 0)
+            {
+                connection.session = Some(session);
+                return Some((id, bytes));
             }
+            self.forget(id, "this is no handshake", now);
+            reactor.close(id);
         }
     }
-
-    /// Nothing to do: the first handshake message was queued when the connection was begun.
-    pub(super) fn connected(&mut self, _reactor: &mut Reactor, _id: ConnectionId) {}
 
     /// Opens what came and hands it to the node.
     pub(super) fn received<A: Application, S: EntryStore, D: Device>(
@@ -459,11 +368,11 @@ impl Links {
         let Some(replica) = replica else {
             let client = ClientId(connection.number);
             connection.role = Role::Client(client, key);
-            self.unproved.remove(&client.0);
+            self.strangers.remove(client.0);
             return self.client_established(reactor, id, client, key, node, now);
         };
         connection.role = Role::Peer(replica);
-        self.unproved.remove(&connection.number);
+        self.strangers.remove(connection.number);
         if let Some(old) = self.peers[replica.index()].replace(id).filter(|old| *old != id) {
             self.connections.remove(&old);
             reactor.close(old);
@@ -474,12 +383,12 @@ impl Links {
             dial.reported = false;
         }
         report(&format!("link to replica {replica} stands"));
-        let _ = now;
         node.on_link(replica, true);
     }
 
-    /// A client's link stands. Where its key has more than its share, or all clients together have more than they may, the oldest
-    /// link of the key with most is closed: a key keeps itself out, and nobody else.
+    /// A client's link stands. One that its key has no place for is closed: were an older one closed for it, as many processes
+    /// would go on putting each other out. Where all clients together have more links than they may, the oldest of the key
+    /// with most is closed. So a key keeps itself out, and nobody else.
     fn client_established<A: Application, S: EntryStore, D: Device>(
         &mut self,
         reactor: &mut Reactor,
@@ -493,18 +402,19 @@ impl Links {
         reactor.set_send_limit(id, CLIENT_QUEUE_BYTES);
         let of_key = self.of_key.entry(key).or_default();
         of_key.insert(client);
-        let share = (self.max_clients / CLIENT_SHARE).max(1);
-        let too_many = if of_key.len() > share {
-            Some(&*of_key)
+        let closed = if of_key.len() > (self.max_clients / CLIENT_SHARE).max(1) {
+            Some((id, "its identity has as many connections as one may have"))
         } else if self.clients.len() > self.max_clients {
-            self.of_key.values().max_by_key(|links| links.len())
+            let most = self.of_key.values().max_by_key(|links| links.len());
+            let oldest = most.and_then(|links| links.first()).and_then(|oldest| self.clients.get(oldest));
+            oldest.map(|oldest| (*oldest, "there are too many clients, and most connections are its identity's"))
         } else {
             None
         };
-        let oldest = too_many.and_then(|links| links.first()).and_then(|oldest| self.clients.get(oldest)).copied();
-        if let Some(oldest) = oldest {
-            self.lost(oldest, "its identity has more connections than its share", node, now);
-            reactor.close(oldest);
+        if let Some((id, why)) = closed {
+            node.count("links.closed.too_many");
+            self.lost(id, why, node, now);
+            reactor.close(id);
         }
     }
 
@@ -527,7 +437,7 @@ impl Links {
         now: Now,
     ) {
         let Some(connection) = self.connections.remove(&id) else { return };
-        self.unproved.remove(&connection.number);
+        self.strangers.remove(connection.number);
         match connection.role {
             Role::Peer(peer) if self.peers[peer.index()] == Some(id) => {
                 self.peers[peer.index()] = None;
@@ -554,7 +464,7 @@ impl Links {
     /// As [`Links::lost`] for a connection that never had a role.
     fn forget(&mut self, id: ConnectionId, why: &str, now: Now) {
         let Some(connection) = self.connections.remove(&id) else { return };
-        self.unproved.remove(&connection.number);
+        self.strangers.remove(connection.number);
         if let Some(peer) = connection.dialled.filter(|peer| self.peers[peer.index()].is_none()) {
             self.dial_later(peer, why, now);
         }
@@ -582,7 +492,6 @@ impl Links {
                 outbox.full.insert(client);
             }
         }
-        outbox.waiting.clear();
         for client in outbox.ending.drain(..) {
             if let Some(connection) = self.clients.get(&client).and_then(|id| self.connections.get_mut(id)) {
                 // Nothing that it still sends is read.
@@ -590,11 +499,9 @@ impl Links {
                 reactor.close_after_flush(connection.id);
             }
         }
-        outbox.bytes.clear();
-        if outbox.bytes.capacity() > KEEP_OUTBOX {
-            outbox.bytes = Vec::new();
-        }
+        outbox.clear();
     }
+
     /// All that was queued on a connection has gone out: its client is answered again.
     pub(super) fn sent(&self, id: ConnectionId, outbox: &mut Outbox) {
         if let Some(Connection { role: Role::Client(client, _), .. }) = self.connections.get(&id) {

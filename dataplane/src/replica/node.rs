@@ -266,7 +266,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
         self.execution.flush()?;
-        self.answer_reads(now, shell);
         self.prune_routes();
         self.told.fill(Told::default());
         self.relayed.fill(0);
@@ -274,8 +273,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
         if self.log.durable() < self.urgent || idle || !self.backlog.is_empty() {
             shell.start_write(&mut self.log)?;
-            self.lazy_since_us = None;
+            // What no write took, since one is in flight or its segment is being made, is looked at again later.
+            self.lazy_since_us = (self.log.last() > self.log.written()).then_some(now.mono_us);
         }
+        // The disk works meanwhile.
+        self.answer_reads(now, shell);
         Ok(())
     }
 
@@ -407,14 +409,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.executed = executed;
     }
 
-    /// Syncs all that is staged. For a clean end, where the shell's writes are done and the log's own device takes over.
+    /// Syncs what is staged, except what waits for a segment that is still being made; true where that is all. For a clean end,
+    /// where the shell's writes are done and the log's own device takes over. What was never synced was promised to nobody.
     ///
     /// # Errors
     /// The log's end.
-    pub fn flush_log(&mut self) -> Result<(), NodeError> {
-        self.log.flush()?;
+    pub fn flush_log(&mut self) -> Result<bool, NodeError> {
+        let durable = self.log.flush_made()?;
         self.execution.flush()?;
-        Ok(())
+        Ok(durable == self.log.last() && self.backlog.is_empty())
     }
 
     /// The log, for the shell's device and for tests.
@@ -435,6 +438,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The execution, for status and for checks.
     pub fn execution_mut(&mut self) -> &mut Execution<A, S> {
         &mut self.execution
+    }
+
+    pub(super) fn count(&mut self, what: &str) {
+        self.counters.add(what, 1);
     }
 
     /// A connection ended over what its peer sent.

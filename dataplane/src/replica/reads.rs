@@ -18,22 +18,25 @@ pub(super) const MAX_QUEUED_READS: usize = 64;
 /// Reads that a turn answers; the rest come at the next, which follows at once.
 pub(super) const READS_A_TURN: usize = 16;
 
-/// Bytes of answers after which a turn answers no more reads.
-const ANSWER_BYTES_A_TURN: usize = 512 << 10;
+/// Bytes of entries read and of answers made after which a turn answers no more reads.
+const BYTES_A_TURN: usize = 512 << 10;
 
-/// The least time between two computations of a status's digests, us: they cost more than other answers. Who asks earlier waits,
-/// since a status tells what is, not what was.
-const STATUS_INTERVAL_US: u64 = 20_000;
+/// Of these, what one key may use in each turn. A read that takes more keeps its key waiting for the turns that it has used up.
+const KEY_BYTES_A_TURN: usize = 128 << 10;
+
+/// The least and the most time between two computations of a status's digests, us: they cost more than other answers. In
+/// between it is [`STATUS_PART`] times what the last one cost. Who asks earlier waits, since a status tells what is, not what was.
+const STATUS_INTERVAL_US: (u64, u64) = (20_000, 2_000_000);
+
+/// The digests of statuses take at most one part in so many of the time.
+const STATUS_PART: u64 = 20;
 
 /// How old what a status tells of the host may be, us.
 const HOST_AGE_US: u64 = 1_000_000;
 
 /// What is asked.
 enum Question {
-    Status {
-        /// Answered then at the earliest, us.
-        from_us: u64,
-    },
+    Status,
     Query {
         query: Vec<u8>,
         min_size: u64,
@@ -56,7 +59,7 @@ impl Read {
     /// Whether looking at it again can give another answer.
     fn is_due(&self, size: u64, now_us: u64) -> bool {
         match &self.question {
-            Question::Status { from_us } => *from_us <= now_us,
+            Question::Status => true,
             Question::Query { min_size, until_us, .. } => {
                 *until_us <= now_us || (self.seen_size != Some(size) && size >= *min_size)
             }
@@ -65,7 +68,7 @@ impl Read {
 
     fn until_us(&self) -> u64 {
         match &self.question {
-            Question::Status { from_us } => *from_us,
+            Question::Status => 0,
             Question::Query { until_us, .. } => *until_us,
         }
     }
@@ -83,13 +86,18 @@ pub(super) struct Reads {
     parked_of: BTreeMap<PublicKey, usize>,
     /// The parked were looked through at this size.
     seen_size: u64,
+    /// Bytes that keys have used and that no turn has made good for yet.
+    used: BTreeMap<PublicKey, usize>,
     status: Option<Facts>,
+    /// Status questions that wait for the next digests, one of each connection: its newest.
+    statuses: BTreeMap<ClientId, Read>,
 }
 
 /// What a status tells of one sequence, and of the host.
-#[derive(Clone)]
 struct Facts {
     at_us: u64,
+    /// The next may be found out then, us; unknown until the turn after, which follows at once, tells what these cost.
+    next_us: Option<u64>,
     sequence: Sequence,
     answer: StatusAnswer,
 }
@@ -101,7 +109,31 @@ impl Reads {
 
     /// When the next turn has something to do here, us; 0 for at once.
     pub(super) fn next_deadline_us(&self) -> u64 {
-        if self.queued.is_empty() { self.parked.iter().map(Read::until_us).min().unwrap_or(u64::MAX) } else { 0 }
+        let status = self.status.as_ref().map(|facts| facts.next_us);
+        if !self.queued.is_empty() || status == Some(None) {
+            return 0;
+        }
+        let status = status.flatten().filter(|_| !self.statuses.is_empty());
+        self.parked.iter().map(Read::until_us).chain(status).min().unwrap_or(u64::MAX)
+    }
+
+    /// A turn begins: every key gets its share of it.
+    fn begin(&mut self, size: u64, now_us: u64) {
+        self.used.retain(|_, used| {
+            *used = used.saturating_sub(KEY_BYTES_A_TURN);
+            *used > 0
+        });
+        if let Some(facts) = self.status.as_mut().filter(|facts| facts.next_us.is_none()) {
+            let (least, most) = STATUS_INTERVAL_US;
+            let cost_us = now_us.saturating_sub(facts.at_us);
+            facts.next_us = Some(now_us + cost_us.saturating_mul(STATUS_PART).clamp(least, most));
+        }
+        if self.status.as_ref().and_then(|facts| facts.next_us).is_none_or(|next_us| next_us <= now_us) {
+            for (_, read) in std::mem::take(&mut self.statuses) {
+                self.queue(read);
+            }
+        }
+        self.unpark(size, now_us);
     }
 
     fn has_room(&self, key: &PublicKey) -> bool {
@@ -147,13 +179,14 @@ impl Reads {
         Ok(())
     }
 
-    /// The next read, one key after the other.
+    /// The next read, one key after the other; none of a key that has used its share of the turn.
     fn next(&mut self) -> Option<Read> {
+        let may = |key: &PublicKey| self.used.get(key).is_none_or(|used| *used < KEY_BYTES_A_TURN);
         let after = self.last.and_then(|last| {
             let range = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
-            self.queued.range(range).next().map(|(key, _)| *key)
+            self.queued.range(range).map(|(key, _)| *key).find(may)
         });
-        let key = after.or_else(|| self.queued.first_key_value().map(|(key, _)| *key))?;
+        let key = after.or_else(|| self.queued.keys().copied().find(may))?;
         self.last = Some(key);
         let queue = self.queued.get_mut(&key)?;
         let read = queue.pop_front();
@@ -164,6 +197,7 @@ impl Reads {
     }
 
     pub(super) fn forget(&mut self, client: ClientId) {
+        self.statuses.remove(&client);
         for read in self.parked.extract_if(.., |read| read.client == client).collect::<Vec<_>>() {
             self.count_out(&read.key);
         }
@@ -199,33 +233,30 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// Queues a question for the status; one too many is dropped, and asked again.
     pub(super) fn client_status(&mut self, client: ClientId, key: &PublicKey, id: u64) {
         if self.reads.has_room(key) {
-            self.reads.queue(Read {
-                client,
-                key: *key,
-                id,
-                question: Question::Status { from_us: 0 },
-                seen_size: None,
-            });
+            self.reads.queue(Read { client, key: *key, id, question: Question::Status, seen_size: None });
         }
     }
 
     /// Answers what is due, as far as a turn's budget goes.
     pub(super) fn answer_reads(&mut self, now: Now, shell: &mut impl Shell<D>) {
-        self.reads.unpark(self.execution.size(), now.mono_us);
+        self.reads.begin(self.execution.size(), now.mono_us);
         let mut bytes = 0;
         for _ in 0..READS_A_TURN {
-            if bytes >= ANSWER_BYTES_A_TURN {
+            if bytes >= BYTES_A_TURN {
                 return;
             }
             let Some(read) = self.reads.next() else { return };
             // Who does not take answers gets none: it asks again when it does.
             if shell.takes(read.client) {
-                bytes += self.answer_read(read, now, shell);
+                let key = read.key;
+                let used = self.answer_read(read, now, shell);
+                *self.reads.used.entry(key).or_default() += used;
+                bytes += used;
             }
         }
     }
 
-    /// Answers a read, or parks it; gives the bytes of the answer.
+    /// Answers a read, or parks it; gives the bytes that were read and made for it.
     fn answer_read(&mut self, mut read: Read, now: Now, shell: &mut impl Shell<D>) -> usize {
         let (client, id, size) = (read.client, read.id, self.execution.size());
         let Question::Query { query, min_size, until_us } = &read.question else {
@@ -234,15 +265,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let late = *until_us <= now.mono_us;
         let mut answer = Answer::default();
         let has_grown = size >= *min_size;
-        let code = if has_grown { self.execution.query(query, &mut answer) } else { Code::UNAVAILABLE };
+        let (code, bytes) = if has_grown { self.execution.query(query, &mut answer) } else { (Code::UNAVAILABLE, 0) };
         if !late && (!has_grown || (code == Code::DONE && answer.wait)) {
             read.seen_size = Some(size);
             if self.reads.park(read).is_err() {
                 self.answer(client, id, Code::OVERLOADED, Answer::default(), shell);
             }
-            return 0;
+            return bytes;
         }
-        let bytes = answer.body.len();
+        let bytes = bytes + answer.body.len();
         self.answer(client, id, code, answer, shell);
         bytes
     }
@@ -261,23 +292,19 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell.to_client(client, Kind::Answer, &self.body);
     }
 
-    fn answer_status(&mut self, mut read: Read, now: Now, shell: &mut impl Shell<D>) -> usize {
+    fn answer_status(&mut self, read: Read, now: Now, shell: &mut impl Shell<D>) -> usize {
         let sequence = self.ordering.executed();
-        let known = self.reads.status.as_ref().map(|facts| {
-            let age_us = now.mono_us.saturating_sub(facts.at_us);
-            (facts.sequence == sequence && age_us < HOST_AGE_US, facts.at_us + STATUS_INTERVAL_US)
-        });
-        let answer = match (known, &self.reads.status) {
-            (Some((true, _)), Some(facts)) => facts.answer.clone(),
-            (Some((false, from_us)), _) if from_us > now.mono_us => {
-                read.question = Question::Status { from_us };
-                // One too many is dropped, and asked again.
-                drop(self.reads.park(read));
+        let answer = match &self.reads.status {
+            Some(facts) if facts.sequence == sequence && now.mono_us.saturating_sub(facts.at_us) < HOST_AGE_US => {
+                facts.answer.clone()
+            }
+            Some(facts) if facts.next_us.is_none_or(|next_us| next_us > now.mono_us) => {
+                self.reads.statuses.insert(read.client, read);
                 return 0;
             }
             _ => {
                 let answer = self.status(shell);
-                self.reads.status = Some(Facts { at_us: now.mono_us, sequence, answer: answer.clone() });
+                self.reads.status = Some(Facts { at_us: now.mono_us, next_us: None, sequence, answer: answer.clone() });
                 answer
             }
         };

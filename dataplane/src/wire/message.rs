@@ -222,11 +222,11 @@ pub struct Replies {
 #[derive(Archive, Serialize, Clone, PartialEq, Debug)]
 #[rkyv(derive(Debug))]
 pub struct Refused {
-    /// Digest of the bundle (zero where none could be read).
+    /// SHA-256 of the bytes that were sent as the bundle's COSE_Sign1, whether or not they are one.
     pub bundle: [u8; 32],
-    /// First request number it is about.
+    /// Number of the first request that it is about.
     pub first: u64,
-    /// How many requests.
+    /// How many requests; 0: all of the bundle's, whatever `first` says.
     pub count: u32,
     /// Why.
     pub code: u16,
@@ -234,7 +234,7 @@ pub struct Refused {
     pub retry_after_ms: u32,
 }
 
-/// A read: answered at the first moment when the replica's executed entry is at least `min_entry`.
+/// A read: answered as soon as the replica's history has at least `min_size` entries.
 #[derive(Archive, Serialize, Clone, PartialEq, Debug)]
 #[rkyv(derive(Debug))]
 pub struct Query {
