@@ -65,8 +65,11 @@ impl<W: Write> Story<'_, W> {
     fn check_absence(&mut self) {
         let Some(absence) = &self.absence else { return };
         let (replica, down) = (absence.replica, self.farm.meter.of(Phase::Down).count);
-        let found = format!("{down} operations");
-        self.verdict.add(down >= absence.due, format!("the work went on while replica {replica} was dead"), found);
+        let failover =
+            absence.failover.map_or("never".to_owned(), |took| format!("{} ms", ms(took.as_micros() as u64)));
+        let found = format!("{down} operations, the first after {failover}");
+        let what = format!("the work went on under another leader while replica {replica} was dead");
+        self.verdict.add(down >= absence.due, what, found);
         let found =
             absence.back.map_or("it is not".to_owned(), |took| format!("after {} ms", ms(took.as_micros() as u64)));
         let what = format!("replica {replica} came back from its disk to where the others are");

@@ -7,7 +7,7 @@
 //! 3. A rule ([`plan::Watch`]) finds the trip of a turbine in the data; what the store remembers of it is asked with a
 //!    `history` query. The identity `operator` then commands a release of the brake, in a transaction on the condition
 //!    that the turbine stands: refused while it does not, accepted once it does.
-//! 4. After a third of the day a follower is killed (SIGKILL), after two thirds it is started again from its files.
+//! 4. After a third of the day the leader is killed (SIGKILL) and another replica leads, after two thirds it is started again from its files.
 //! 5. All replicas must report the same state digest and history root at the same position, and the histories of all
 //!    measured properties must give the input file again, row by row, byte for byte ([`check::Book`]).
 //!
@@ -60,7 +60,7 @@ Examples:
   atlas demo --keep wind && atlas replica --config wind/replica-0/config.toml
 
 Replays a storm day of a wind farm on four replica processes, in less than a minute: a turbine trips, an
-operator's command is refused, a replica is killed and comes back, and in the end all that was recorded is read
+operator's command is refused, the leader is killed, replaced and comes back, and in the end all that was recorded is read
 back and compared with the input. Nothing is left behind unless --keep says so. Exit code 0 only if all held.")]
 pub struct DemoArgs {
     /// Leave the cluster (keys, logs, history) in this directory, which must be new or empty

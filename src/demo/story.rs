@@ -28,6 +28,8 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// A replica's absence.
 pub(super) struct Absence {
     pub(super) replica: usize,
+    /// How long the first operations after its death took.
+    pub(super) failover: Option<Duration>,
     /// When it was started again.
     started: Option<Instant>,
     /// How long after that it was where the others were.
@@ -112,7 +114,9 @@ impl<W: Write> Story<'_, W> {
                 self.restart(step.time_ns)?;
             }
             let operations: Vec<Operation> = step.rows.iter().map(plan::measurement).collect();
+            let written = Instant::now();
             self.farm.write(&operations)?;
+            self.note_failover(written.elapsed())?;
             let events = watch.look(*step);
             self.show(step.time_ns, !events.is_empty())?;
             for event in events {
@@ -261,20 +265,27 @@ impl<W: Write> Story<'_, W> {
 
     fn kill(&mut self, time_ns: i64, due: usize) -> Result<(), CliError> {
         let said = self.farm.status(Duration::from_secs(2))?;
-        // The highest that does not lead: without a leader nothing is ordered until a view change, which is another story.
-        let leads = |replica: &usize| said.iter().flatten().any(|status| usize::from(status.leader) == *replica);
-        let replica = (0..REPLICAS).rev().find(|replica| !leads(replica)).unwrap_or(REPLICAS - 1);
+        let leader = said.iter().flatten().map(|status| usize::from(status.leader)).next();
+        let replica = leader.unwrap_or(0);
         let size = said.get(replica).and_then(Option::as_ref).map_or(0, |status| status.size);
         let pid = self.farm.kill(replica)?;
-        self.absence = Some(Absence { replica, started: None, back: None, size, due });
-        self.screen.title(&format!("{} UTC: kill -9 {pid}, which is replica {replica}", clock(time_ns)))?;
+        self.absence = Some(Absence { replica, failover: None, started: None, back: None, size, due });
+        self.screen.title(&format!("{} UTC: kill -9 {pid}, which is replica {replica}, the leader", clock(time_ns)))?;
         let before = self.farm.meter.of(Phase::Before);
         self.screen.line(&format!("With all four: {} operations, commit {before}.", before.count))?;
         self.screen.line(
-            "Three of four are a quorum, so the work goes on; but the fast commit needs all four votes, and now",
+            "Three of four are a quorum: they notice, agree on how far things were, and another one leads. The fast",
         )?;
-        self.screen.line("every operation takes one more round of votes.")?;
+        self.screen.line("commit needs all four votes, so every operation takes one more round of votes now.")?;
         Ok(())
+    }
+
+    /// The first operations after the leader's death waited for the next leader.
+    fn note_failover(&mut self, took: Duration) -> Result<(), CliError> {
+        let Some(absence) = self.absence.as_mut().filter(|absence| absence.failover.is_none()) else { return Ok(()) };
+        absence.failover = Some(took);
+        let text = format!("ordered again: the next operations took {} ms", ms(took.as_micros() as u64));
+        Ok(self.screen.coloured(Colour::Green, &text)?)
     }
 
     fn restart(&mut self, time_ns: i64) -> Result<(), CliError> {

@@ -37,7 +37,7 @@ use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Timing};
 use crate::state::Application;
-use crate::types::{Now, ReplicaId};
+use crate::types::{Now, ReplicaId, View};
 use crate::wire::frame::Kind;
 
 /// How long a clean end waits for the write in flight before it is given up: the log is safe all the same. What follows takes no
@@ -124,6 +124,8 @@ struct Process<A: Application> {
     crash: CrashPoint,
     /// A write became durable in this round, so votes leave at its end.
     synced: bool,
+    /// The view that people were told of last, and whether this replica took part in it.
+    told_view: (View, bool),
 }
 
 enum Writer {
@@ -267,7 +269,9 @@ impl<A: Application> Process<A> {
         let links = Links::new(&config, cluster, keys.link, reactor.waker())?;
         let outbox = Outbox::new((config.net.send_queue_kib as usize) << 10);
         let crash = CrashPoint::from_environment();
-        Ok(Self { reactor, node, writer, links, outbox, started, ending: None, writing: false, crash, synced: false })
+        let told_view = (node.ordering().view(), node.ordering().is_active());
+        let (ending, writing, synced) = (None, false, false);
+        Ok(Self { reactor, node, writer, links, outbox, started, ending, writing, crash, synced, told_view })
     }
 
     fn run(&mut self) -> Result<(), RunError> {
@@ -328,10 +332,25 @@ impl<A: Application> Process<A> {
             node.turn(now, &mut shell)?;
             let written = shell.written;
             self.links.send(&mut self.reactor, &mut self.outbox);
+            self.report_view();
             if !written {
                 return Ok(());
             }
             self.node.log_finish(now)?;
+        }
+    }
+
+    /// Tells people when the view changes.
+    fn report_view(&mut self) {
+        let ordering = self.node.ordering();
+        let now = (ordering.view(), ordering.is_active());
+        if now == self.told_view {
+            return;
+        }
+        self.told_view = now;
+        match now {
+            (view, true) => report(&format!("view {view} has begun: replica {} leads", ordering.leader())),
+            (view, false) => report(&format!("asking for view {view}, which replica {} would lead", ordering.leader())),
         }
     }
 

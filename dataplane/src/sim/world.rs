@@ -10,6 +10,7 @@ use super::adversary::{Adversary, Sent};
 use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
+use super::converge::Idle;
 use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
@@ -129,8 +130,7 @@ pub(super) struct World {
     pub(super) random: Random,
     pub(super) checker: Checker,
     pub(super) stable: bool,
-    /// Where the watch over the idle cluster began: time, messages sent, executed.
-    pub(super) idle: Option<(u64, u64, u64)>,
+    pub(super) idle: Option<Idle>,
     pub(super) done: bool,
     pub(super) faults: BTreeMap<String, u64>,
     trace: Option<VecDeque<String>>,
