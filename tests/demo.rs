@@ -78,7 +78,7 @@ fn the_whole_story_holds_and_leaves_nothing() {
     let step = |line: &&str| line.get(5..6) == Some("|") && line.starts_with(|c: char| c.is_ascii_digit());
     assert_eq!(out.lines().filter(step).count(), 144, "{out}");
     assert!(!out.contains('\x1b') && !out.contains("FAILED"), "{out}");
-    assert!(out.contains("which is replica ") && out.contains("replica 3 is back after "), "{out}");
+    assert!(out.contains("which is replica 0, the leader") && out.contains("replica 0 is back after "), "{out}");
     assert!(is_empty(temporary.path()));
     assert_eq!(processes_of(temporary.path()), Vec::<String>::new());
 }

@@ -1,18 +1,22 @@
-//! The ordering core: PROTOCOL.md's normal case as a pure state machine.
+//! The ordering core: PBFT with a fast commit, as a pure state machine.
 //!
 //! [`Ordering`] takes an event and the time and leaves [`Effect`]s in a queue. It owns no socket, clock, thread, file or random
 //! source; the simulator and the replica drive the same code.
 //!
+//! # Where what is
+//! The normal case is in `normal`; what makes good for lost messages in `catch_up`; leaving a view and beginning the next in `change`
+//! with its messages in [`view_change`] and its rule in [`choice`]; when to leave in `suspect`; the low watermark in [`checkpoint`];
+//! what is logged, and the votes that this permits, in [`record`].
+//!
 //! # Messages and states
-//! Per sequence above the low watermark there is a [`slot`](self) that goes through
+//! Per sequence above the low watermark there is a [`slot`](self) that goes through, in each view,
 //!
 //! ```text
-//! empty -> proposed -> accepted (Q staged) -> Q durable: PREPARE -> prepared (P staged) -> P durable: COMMIT -> decided -> executed
+//! empty -> proposed or chosen -> Q staged -> Q durable: PREPARE -> prepared (P staged) -> P durable: COMMIT -> decided -> executed
 //! ```
 //!
-//! * The leader takes the next sequence, stages Q with the batch, and sends PRE-PREPARE and its own PREPARE when Q is durable.
-//!   (A leader whose restart ends its view may send PRE-PREPARE at once; that comes with the view change. Until then it goes on
-//!   in its view, so what it proposed must be on its disk first.)
+//! * The leader takes the next sequence, sends PRE-PREPARE and stages Q with the batch beside it. Before its first proposal in a view
+//!   it has made durable that it leads; one that finds this after a restart asks for the next view.
 //! * A backup accepts s only after s-1 in the same view, one digest per (view, sequence), when it holds every bundle. Bundles
 //!   come from the clients; one that is missing after [`Timing::fetch_us`] is asked for, from the leader, then from all.
 //! * PREPAREs of all n decide (fast). Own Q durable and PREPAREs of q: P is staged. COMMITs of q for one (view, sequence,
@@ -20,25 +24,31 @@
 //! * Decided batches execute in sequence; a decided body that is missing is fetched from those who vouched.
 //!
 //! # What is durable when
-//! Votes leave as [`DurableVote`]s, which can be made only from a record that the log has synced; proposals likewise
-//! ([`DurableProposal`]). Decisions are written without being waited for.
+//! Votes leave as [`DurableVote`]s, which can be made only from a record that the log has synced; VIEW-CHANGE and CHECKPOINT are
+//! signed from durable records likewise. Votes of a view that was left meanwhile do not leave at all. Decisions are written
+//! without being waited for.
 //!
 //! # Nobody is left behind
 //! Replicas exchange [`Status`] now and then and after each reconnect. Whoever sees that a peer
-//! lacks something sends it again: the proposal (the leader), its own PREPARE, its COMMIT (staging P first where a fast commit
-//! had made it needless), and DECIDED for what it has executed, a bounded page at a time. A COMMIT for a sequence that was
-//! decided here already is answered at once. So a lost message delays and never wedges.
+//! lacks something sends it again: the stable checkpoint and the own CHECKPOINT, NEW-VIEW or the own VIEW-CHANGE, and in the same view
+//! the proposal (the leader), its own PREPARE, its COMMIT (staging P first where a fast commit had made it needless); and DECIDED
+//! for what it has executed, a bounded page at a time. So a lost message delays and never wedges.
 //!
 //! # Memory
-//! Slots exist for `2 * window` sequences around the low watermark and nothing else is kept per sequence; bodies are released
-//! when executed and served from the log after that. The pool of bundles is bounded in bytes, and shared fairly among the
-//! identities that use it: at its limit a client is refused, its neighbours are not.
+//! Slots exist for `2 * window` sequences on either side of what is executed, and where this replica voted above the low watermark;
+//! bodies are released when executed and served from the log after that. The pool of bundles is bounded in bytes, and shared
+//! fairly among the identities that use it: at its limit a client is refused, its neighbours are not.
 //!
-//! # Until the view change exists
-//! The view stays 0 and the low watermark follows execution. A proposal whose time lies *behind* the drift bound is accepted
-//! (PROTOCOL.md refuses it): agreed time never goes back, so such a time cannot harm, while refusing it after a pause longer
-//! than the bound would stop the cluster for good, since nobody could replace the leader. A time *ahead* of the bound is refused: a leader whose clock ran
-//! ahead and was set back blocks until the clocks have caught up with what it proposed.
+//! # Where this differs from the letter of the rules
+//! * A proposal whose time lies *behind* the drift bound is accepted: agreed time never goes back, so such a time cannot harm, and
+//!   what waited longer than the bound would be refused for ever. A time *ahead* of the bound is refused.
+//! * The timer for a NEW-VIEW starts when a quorum asks for that view *or a higher one*: see `change`.
+//! * The leader applies its own timer, with twice the patience: a view in which all others have executed everything, and so suspect
+//!   nobody, would otherwise last though its leader can finish nothing.
+//! * The window equals the checkpoint interval: a smaller one would end before the next checkpoint.
+//!
+//! Not here yet: state transfer and truncation of the log (who is behind catches up from its peers' whole logs), suspicion of leaders
+//! that are merely slow or unfair to single clients, membership changes.
 //!
 //! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
 //! Kotla et al., Zyzzyva (SOSP 2007), with the repairs that PROTOCOL.md states.
@@ -65,6 +75,7 @@ pub(crate) mod mutants;
 mod normal;
 mod pool;
 pub mod record;
+mod recovery;
 pub mod seal;
 mod slot;
 mod suspect;
@@ -362,96 +373,6 @@ impl Ordering {
             decided_slow: 0,
             decided_told: 0,
         }
-    }
-
-    /// Takes back a record of the own log, in log order, before anything else happens. Executions come out as effects.
-    pub fn replay(&mut self, record: &Durable<Record>) {
-        let sequence = record.sequence();
-        match &**record {
-            Record::PrePrepared { .. } if mutants::on(Mutant::ForgetsQ) => {}
-            Record::PrePrepared { view, batch, .. } => {
-                self.held.pre_prepare(*view, sequence, batch.digest());
-                self.unvoted.remove(&sequence);
-                self.proposed_ms = self.proposed_ms.max(batch.time_ms());
-                if sequence > self.executed {
-                    let slot = self.slot(sequence);
-                    slot.logged = Some(batch.digest());
-                    slot.batch = Some(Arc::clone(batch));
-                }
-                self.replay_q(*view, record);
-            }
-            Record::Chosen { view, digest, .. } => {
-                self.held.pre_prepare(*view, sequence, *digest);
-                self.unvoted.remove(&sequence);
-                if sequence > self.executed && *digest == Digest::NULL {
-                    let slot = self.slot(sequence);
-                    slot.logged = Some(*digest);
-                    slot.batch = Some(Arc::new(Batch::null()));
-                }
-                self.replay_q(*view, record);
-            }
-            Record::Prepared { view, digest, .. } => {
-                self.held.prepare(*view, sequence, *digest);
-                if *view == self.view
-                    && let Some(slot) = self.slots.get_mut(&sequence)
-                {
-                    slot.own_p(record);
-                }
-            }
-            Record::Decided { digest, .. } if sequence > self.executed => {
-                self.slot(sequence).decided = Some(*digest);
-            }
-            Record::Learned { batch, .. } if sequence > self.executed => {
-                let slot = self.slot(sequence);
-                slot.decided = Some(batch.digest());
-                slot.batch = Some(Arc::clone(batch));
-                slot.logged = Some(batch.digest());
-            }
-            Record::Decided { .. } | Record::Learned { .. } => {}
-            Record::Leaves { .. } if mutants::on(Mutant::ForgetsView) => {}
-            Record::Leaves { view, .. } => {
-                self.view = *view;
-                self.active = false;
-                self.new_view = None;
-                self.end_view();
-                self.changes[self.me.index()] = SignedViewChange::own(record, &self.seals);
-            }
-            Record::Enters(new_view) => {
-                self.stabilise(Arc::clone(&new_view.certificate));
-                self.begin(Arc::clone(new_view));
-            }
-            Record::Leads { .. } => self.leading = Leading::Proposes,
-            Record::Checkpoint(statement) => self.replay_checkpoint(statement),
-            Record::Stable(certificate) => self.stabilise(Arc::clone(certificate)),
-        }
-        self.execute_decided(false);
-    }
-
-    /// Q of the present view; records of a view stand behind its beginning.
-    fn replay_q(&mut self, view: View, record: &Durable<Record>) {
-        let sequence = record.sequence();
-        if view == self.view && (sequence > self.executed || self.slots.contains_key(&sequence)) {
-            self.slot(sequence).own_q(record);
-        }
-    }
-
-    /// The log is read: goes on where it ended.
-    pub fn start(&mut self, now: Now) {
-        let me = self.me;
-        self.accepted = self.accepted.max(self.executed).max(self.stable.sequence());
-        while self.slots.get(&(self.accepted + 1)).is_some_and(Slot::has_own_q) {
-            self.accepted += 1;
-        }
-        for slot in self.slots.values_mut() {
-            slot.prepares[me.index()] = slot.own_q_digest();
-            slot.count_own_commit(me);
-        }
-        for statement in self.own_statements.values().filter(|(_, signature)| signature.is_none()) {
-            self.effects.push_back(Effect::Log(Record::Checkpoint(statement.0)));
-        }
-        self.restarted_leader = self.active && self.leader() == me && self.leading != Leading::NotYet;
-        self.restarted_leader &= !mutants::on(Mutant::LeaderGoesOn);
-        self.status_at_us = now.mono_us;
     }
 
     /// The stable checkpoint's sequence: the low watermark.
