@@ -73,7 +73,7 @@ impl Ordering {
     }
 
     /// Whether f+1 peers say that they executed more.
-    fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         let ahead = self.peers.iter().filter(|executed| **executed > self.executed).count();
         ahead >= self.agreed.size.one_correct()
     }

@@ -67,6 +67,8 @@ pub mod batch;
 mod bytes;
 mod catch_up;
 mod change;
+#[cfg(test)]
+mod change_tests;
 pub mod checkpoint;
 pub mod choice;
 #[cfg(test)]

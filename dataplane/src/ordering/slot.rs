@@ -171,6 +171,12 @@ impl Slot {
         bits(self.commits.iter().map(Option::is_some))
     }
 
+    /// How many replicas voted on it or say that it is decided.
+    pub(super) fn voters(&self) -> usize {
+        let told = bits(self.told.iter().map(Option::is_some));
+        (self.prepare_bits() | self.commit_bits() | told).count_ones() as usize
+    }
+
     /// A digest that `quorum` replicas COMMITted in one view.
     pub(super) fn committed(&self, quorum: usize) -> Option<Digest> {
         most(&self.commits, quorum).map(|(_, digest)| digest)

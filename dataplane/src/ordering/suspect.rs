@@ -23,8 +23,12 @@ const MAX_DOUBLINGS: u32 = 6;
 impl Ordering {
     /// Whether something waits to be executed.
     fn has_work(&self) -> bool {
+        let one_correct = self.agreed.size.one_correct();
+        // What f+1 replicas voted on a correct one has seen proposed, even if nothing but the votes came here.
         let mut open = self.slots.range(self.executed + 1..);
-        self.pool.len() > 0 || !self.unvoted.is_empty() || open.any(|(_, slot)| slot.is_open())
+        self.pool.len() > 0
+            || !self.unvoted.is_empty()
+            || open.any(|(_, slot)| slot.is_open() || slot.voters() >= one_correct)
     }
 
     fn suspect_timeout_us(&self) -> u64 {
@@ -43,7 +47,12 @@ impl Ordering {
             return self.new_view_at_us;
         }
         // A leader that gets nothing done is of no use either, though all may be the backups' fault: it is the last to ask.
-        let patience = if self.leader() == self.me { 2 } else { 1 };
+        // And who is behind what f+1 others executed has them to wait for, not the leader.
+        let patience = match (self.is_behind(), self.leader() == self.me) {
+            (true, _) => 8,
+            (false, true) => 2,
+            (false, false) => 1,
+        };
         Some(self.work_since_us?.saturating_add(patience * self.suspect_timeout_us()))
     }
 

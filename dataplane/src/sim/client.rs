@@ -14,6 +14,12 @@ use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, Refused, Replies, Reply, Submit, WireBundle};
 
+/// Requests of a bundle at most, with the one that opens a session.
+const MAX_REQUESTS: u64 = 5;
+
+/// The session window in the simulated cluster file.
+pub(super) const SESSION_WINDOW: u64 = 64;
+
 /// First pause before a bundle is sent again, us; doubles up to [`LONGEST_PAUSE_US`].
 const FIRST_PAUSE_US: u64 = 100_000;
 const LONGEST_PAUSE_US: u64 = 1_600_000;
@@ -103,9 +109,17 @@ impl SimClient {
     /// When [`SimClient::tick`] is due.
     pub(super) fn next_us(&self) -> u64 {
         let resend = self.open.values().map(|open| open.send_at_us).min().unwrap_or(u64::MAX);
-        let may_submit =
-            self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
-        if may_submit { resend.min(self.next_submit_us) } else { resend }
+        if self.may_submit() { resend.min(self.next_submit_us) } else { resend }
+    }
+
+    /// Whether another bundle may be begun: as the real client, none whose numbers pass the session's window above the oldest
+    /// that has no result.
+    fn may_submit(&self) -> bool {
+        let oldest = self.open.values().map(|open| open.first).min().unwrap_or(self.next);
+        self.left > 0
+            && self.open.len() < MAX_OPEN
+            && (self.session.is_some() || self.open.is_empty())
+            && self.next + MAX_REQUESTS <= oldest + SESSION_WINDOW
     }
 
     pub(super) fn tick(&mut self, now: Now) -> Vec<ToSend> {
@@ -121,9 +135,7 @@ impl SimClient {
             open.send_at_us = now.mono_us + open.pause_us;
             open.pause_us = (2 * open.pause_us).min(LONGEST_PAUSE_US);
         }
-        let may_submit =
-            self.left > 0 && self.open.len() < MAX_OPEN && (self.session.is_some() || self.open.is_empty());
-        if may_submit && self.next_submit_us <= now.mono_us {
+        if self.may_submit() && self.next_submit_us <= now.mono_us {
             self.left -= 1;
             self.next_submit_us = now.mono_us + self.random.between(1, self.think_us);
             self.submit(now, &mut out);
@@ -132,7 +144,7 @@ impl SimClient {
     }
 
     fn submit(&mut self, now: Now, out: &mut Vec<ToSend>) {
-        let count = self.random.between(1, 4);
+        let count = self.random.between(1, MAX_REQUESTS - 1);
         let first = self.next;
         let mut operations = Vec::new();
         if self.session.is_none() {

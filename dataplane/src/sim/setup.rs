@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::SimConfig;
 use super::adversary::Adversary;
+use super::client::SESSION_WINDOW;
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Machine, Outbox};
@@ -78,11 +79,12 @@ pub(super) fn seals(plan: &Plan, cluster: &Cluster, replica: usize) -> Seals {
 pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
     let mut text = format!(
         "origin = \"atlas.example/simulated\"\ncreated = 2026-09-01T00:00:00Z\n\n[settings]\ncheckpoint_interval = {}\nwindow = \
-         {}\ndrift_ms = {}\nsession_window = 64\nsessions_per_identity = 4\nstate_interval_ms = 500\n",
+         {}\ndrift_ms = {}\nsession_window = {}\nsessions_per_identity = 4\nstate_interval_ms = 500\n",
         // The cluster file's own bounds are narrower than some draws; the core is given the draw.
         64,
         64,
         plan.drift_ms.max(100),
+        SESSION_WINDOW,
     );
     for index in 0..plan.n {
         let [link, protocol, log, cosign] = [0, 1, 2, 3].map(|kind| replica_key(index, kind).public());
