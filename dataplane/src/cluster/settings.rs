@@ -115,10 +115,10 @@ settings! {
     /// What replicas agree on beside the membership. Stands in the cluster file.
     pub struct Settings (RawSettings, "settings") {
         /// A checkpoint is taken every so many sequences (K).
-        checkpoint_interval = 512, 16..=512, "sequences";
+        checkpoint_interval = 256, 16..=256, "sequences";
         /// So many sequences may be open above the last stable checkpoint: as many as checkpoint_interval, since with fewer
         /// the next checkpoint would never be reached.
-        window = 512, 16..=512, "sequences";
+        window = 256, 16..=256, "sequences";
         /// A proposed time may differ from a backup's clock by so much.
         drift_ms = 5000, 100..=600_000, "milliseconds";
         /// The store holds at most so many properties.

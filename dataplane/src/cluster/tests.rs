@@ -109,7 +109,7 @@ fn every_error_of_a_cluster_file_has_its_line_and_key() {
         (".250Z", "", 3, "created", "2026-01-31T12:00:00Z"),
         ("2026-01-31T12:00:00.250Z", "5", 3, "created", "expected a TOML datetime"),
         ("window = 32", "window = 65", 7, "settings.window", "must be the same"),
-        ("window = 32", "window = 0", 7, "settings.window", "from 16 to 512 (sequences)"),
+        ("window = 32", "window = 0", 7, "settings.window", "from 16 to 256 (sequences)"),
         ("window = 32", "window = -1", 7, "settings.window", "-1 does not fit"),
         ("window = 32", "window = \"32s\"", 7, "settings.window", "\"32s\" does not fit"),
         ("window = 32", "window = 3.5", 7, "settings.window", "(sequences)"),

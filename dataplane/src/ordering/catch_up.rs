@@ -44,7 +44,7 @@ impl Ordering {
         let owed = std::mem::take(&mut self.status_to);
         if now.mono_us >= self.status_at_us {
             // One that left alone and misses nothing may wait quietly: whoever follows it will say so.
-            let busy = self.is_busy() || self.is_behind() || self.new_view_at_us.is_some();
+            let busy = self.is_busy() || self.is_behind() || self.new_view_at_us.is_some() || self.has_work();
             let pause = if busy { self.timing.busy_status_us } else { self.timing.idle_status_us };
             self.status_at_us = now.mono_us + pause;
             let status = self.status(false);
@@ -138,6 +138,10 @@ impl Ordering {
         let first = status.executed.saturating_add(1);
         let mut digests = 0;
         for (&sequence, slot) in self.slots.range(first..).take(MAX_STATUS_SLOTS) {
+            if sequence <= status.executed {
+                prepares.extend(slot.prepare_vote());
+                continue;
+            }
             while listed.next_if(|open| open.sequence < sequence).is_some() {}
             let (proposed, has_prepare, has_commit) = match listed.peek() {
                 Some(open) if open.sequence == sequence => {
@@ -239,7 +243,7 @@ impl Ordering {
         match in_memory {
             Some(batch) => self.effects.push_back(Effect::SupplyBatch(to, sequence, batch)),
             // What this replica has pre-prepared stands in its log too.
-            None if sequence <= self.executed || self.slots.contains_key(&sequence) => {
+            None if (1..=self.executed).contains(&sequence) || self.slots.contains_key(&sequence) => {
                 self.effects.push_back(Effect::SupplyLoggedBatch(to, sequence, digest));
             }
             None => {}

@@ -64,6 +64,9 @@ impl Ordering {
 
     /// Forgets what belongs to the view that ends.
     pub(super) fn end_view(&mut self) {
+        self.restarted_leader = false;
+        self.progressed = false;
+        self.open_bytes = 0;
         self.leading = Leading::NotYet;
         self.votes.clear();
         self.to_prepare.clear();
@@ -89,14 +92,18 @@ impl Ordering {
 
     /// VIEW-CHANGE from a peer: its own.
     pub fn on_view_change(&mut self, from: ReplicaId, message: &ArchivedViewChange, now: Now) {
-        if !self.may_verify(from) {
-            return;
-        }
         let view = message.body.first_chunk().map_or(0, |view| View::from_le_bytes(*view));
         let known = self.changes[from.index()].as_ref();
         if known.is_some_and(|known| known.view > view || *known.parts().0 == *message.body) {
             return;
         }
+        // Views far ahead are asked for by who climbs alone, or by who wants signatures checked: those may wait.
+        let is_near = view <= self.view.saturating_add(1);
+        if !is_near && now.mono_us < self.far_at_us[from.index()] || !self.may_verify(from) {
+            return;
+        }
+        self.far_at_us[from.index()] = now.mono_us + SEND_AGAIN_US / 2;
+        let known = self.changes[from.index()].as_ref();
         match SignedViewChange::open(&message.body, Signature(message.signature), &self.agreed, &self.seals) {
             Err(what) => self.report(from, what),
             Ok(change) if change.replica != from => {
@@ -113,7 +120,8 @@ impl Ordering {
         }
     }
 
-    fn may_verify(&mut self, from: ReplicaId) -> bool {
+    /// Counts a signed message of a peer; false beyond what is verified of one in a round.
+    pub(super) fn may_verify(&mut self, from: ReplicaId) -> bool {
         let verified = &mut self.verified[from.index()];
         *verified += 1;
         *verified <= MAX_CHANGES_A_ROUND
@@ -148,9 +156,7 @@ impl Ordering {
             && own
             && let Some(new_view) = SignedNewView::own(view, self.me, &set, &self.agreed, &self.seals)
         {
-            let new_view = Arc::new(new_view);
-            self.send(To::All, Outgoing::NewView(Arc::clone(&new_view)));
-            self.enter(new_view, now);
+            self.enter(Arc::new(new_view), now);
         }
     }
 
@@ -172,9 +178,20 @@ impl Ordering {
         self.adopt(Arc::clone(&new_view.certificate));
         self.effects.push_back(Effect::Log(Record::Enters(Arc::clone(&new_view))));
         self.begin(new_view);
+        self.passes_on = self.leader() != self.me;
+        self.view_since_us = now.mono_us;
         // What others say meanwhile may have come too early to be kept.
         self.status_to = u32::MAX;
         self.accept_choices(now);
+    }
+
+    /// The beginning of a view is durable: its leader tells it. A leader that told it before could restart without knowing that it
+    /// did, and begin the view with another set.
+    pub(super) fn enters_synced(&mut self, new_view: &Arc<SignedNewView>) {
+        if self.active && new_view.view == self.view && self.leader() == self.me {
+            self.passes_on = true;
+            self.send(To::All, Outgoing::NewView(Arc::clone(new_view)));
+        }
     }
 
     /// Takes part in a view.
@@ -240,7 +257,7 @@ impl Ordering {
         }
         let own = self.changes[self.me.index()].clone().filter(|change| change.view == self.view);
         match (&self.new_view, own) {
-            (Some(new_view), _) if self.active => {
+            (Some(new_view), _) if self.active && self.passes_on => {
                 let new_view = Arc::clone(new_view);
                 self.send(To::One(to), Outgoing::NewView(new_view));
             }

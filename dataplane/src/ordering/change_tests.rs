@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::checkpoint::Statement;
 use super::record::Record;
 use super::{Agreed, Effect, Ordering, Outgoing, Timing, To, seal};
 use crate::cluster::Size;
@@ -16,6 +17,7 @@ use crate::wire::message::{self, Status, Vote, Votes};
 const GENESIS: Digest = Digest([1; 32]);
 const SEGMENT: u32 = 1 << 20;
 const WALL_MS: i64 = 1_790_000_000_000;
+const WINDOW: u64 = 16;
 
 struct Core {
     ordering: Ordering,
@@ -39,6 +41,12 @@ fn bundle(identity: u8) -> Arc<Bundle> {
     Arc::new(signed.unwrap())
 }
 
+/// Some state that is the same wherever the same was executed last.
+fn state_at(sequence: Sequence, last: Digest) -> Statement {
+    let none = Digest::NULL;
+    Statement { sequence, size: 0, history_root: last, state_root: none, sessions: none, members: none }
+}
+
 /// A batch's body in a log.
 fn find(log: &mut Log<Record, SimDisk>, sequence: Sequence, digest: Digest) -> Option<Arc<Batch>> {
     let mut scan = log.scan_from(sequence);
@@ -55,7 +63,7 @@ fn find(log: &mut Log<Record, SimDisk>, sequence: Sequence, digest: Digest) -> O
 
 impl Four {
     fn new() -> Self {
-        let agreed = Agreed { size: Size::new(4).unwrap(), window: 16, interval: 16, drift_ms: 1_000_000 };
+        let agreed = Agreed { size: Size::new(4).unwrap(), window: WINDOW, interval: WINDOW, drift_ms: 1_000_000 };
         let core = |me: u8| {
             let mut ordering = Ordering::new(ReplicaId(me), agreed, Timing::default(), seal::sample(me));
             let log = log::recover(SimDisk::new(1, GENESIS, SEGMENT), GENESIS, SEGMENT, |_| {}).unwrap().log;
@@ -106,7 +114,12 @@ impl Four {
                 Effect::SupplyLoggedBatch(to, sequence, digest) => {
                     bodies.extend(find(log, sequence, digest).map(|batch| (to.index(), sequence, batch)));
                 }
-                Effect::Execute(sequence, batch) => executed.push((sequence, batch.digest())),
+                Effect::Execute(sequence, batch) => {
+                    executed.push((sequence, batch.digest()));
+                    if sequence.is_multiple_of(WINDOW) {
+                        ordering.checkpoint(state_at(sequence, batch.digest()));
+                    }
+                }
                 Effect::Report(peer, what) => panic!("{at} accuses {peer}: {what}"),
                 _ => {}
             }
@@ -174,7 +187,15 @@ impl Four {
                 }
             }
             Outgoing::FetchBatch(sequence, digest) => core.on_fetch(from, *sequence, *digest),
-            Outgoing::Checkpoint(_) | Outgoing::Stable(_) => {}
+            Outgoing::Checkpoint(signed) => {
+                let statement = signed.statement.bytes().to_vec();
+                message::encode(&message::Checkpoint { body: statement, signature: signed.signature.0 }, &mut body);
+                core.on_checkpoint(from, message::access::<message::Checkpoint>(&body).unwrap());
+            }
+            Outgoing::Stable(certificate) => {
+                message::encode(&message::Stable { certificate: certificate.bytes() }, &mut body);
+                core.on_stable(from, message::access::<message::Stable>(&body).unwrap());
+            }
         }
     }
 
@@ -324,4 +345,34 @@ fn forged_view_changes_move_nobody() {
         core.flush(four.now);
         while core.next_effect().is_some() {}
     }
+}
+
+/// Found by seed 11336: a null batch came back from the log as an empty one with another digest.
+#[test]
+fn a_null_batch_is_read_back_as_one() {
+    let mut log = log::recover(SimDisk::new(1, GENESIS, SEGMENT), GENESIS, SEGMENT, |_| {}).unwrap().log;
+    let learned = Record::Learned { sequence: 7, batch: Arc::new(Batch::null()) };
+    log.append(learned.clone()).unwrap();
+    log.flush().unwrap();
+    let mut read = Vec::new();
+    log::recover(log.into_device(), GENESIS, SEGMENT, |record| read.push(Record::clone(&record))).unwrap();
+    assert_eq!(read, [learned]);
+}
+
+/// A leader that keeps one client's bundles moving and passes over another's is replaced.
+#[test]
+fn a_leader_that_passes_over_a_client_is_suspected() {
+    let mut four = Four::new();
+    // The leader never hears of the first client, and nobody's relay reaches it.
+    four.submit(200, &REST);
+    four.passes = |_, to, message| to != 0 || !matches!(message, Outgoing::Relay(_));
+    for identity in 1..=70 {
+        four.submit(identity, &ALL);
+        four.run(&ALL, 100);
+    }
+    assert!(four.views(&REST).iter().all(|(view, _)| *view > 0), "{:?}", four.views(&REST));
+    four.run(&ALL, 500);
+    // Two bundles may share a batch.
+    four.assert_executed(&ALL, four.cores[0].executed.len());
+    assert!(four.cores.iter().all(|core| core.ordering.pooled() == 0));
 }

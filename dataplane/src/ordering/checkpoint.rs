@@ -193,7 +193,7 @@ impl Ordering {
             return;
         }
         let known = self.statements.get(&sequence).and_then(|statements| statements[from.index()]);
-        if known.is_some_and(|known| known == signed) {
+        if known.is_some_and(|known| known == signed) || !self.may_verify(from) {
             return;
         }
         if !self.seals.holds(from, context::CHECKPOINT, &message.body, &signed.signature) {
@@ -222,7 +222,7 @@ impl Ordering {
     pub fn on_stable(&mut self, from: ReplicaId, message: &message::ArchivedStable) {
         let mut input = Input(&message.certificate);
         let Some(certificate) = Certificate::read(&mut input).filter(|_| input.0.is_empty()) else { return };
-        if certificate.sequence() <= self.stable.sequence() {
+        if certificate.sequence() <= self.stable.sequence() || !self.may_verify(from) {
             return;
         }
         if !certificate.holds(self.agreed.size, &self.seals) {

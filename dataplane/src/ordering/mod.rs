@@ -40,12 +40,14 @@
 //! fairly among the identities that use it: at its limit a client is refused, its neighbours are not.
 //!
 //! # Where this differs from the letter of the rules
-//! * A proposal whose time lies *behind* the drift bound is accepted: agreed time never goes back, so such a time cannot harm, and
-//!   what waited longer than the bound would be refused for ever. A time *ahead* of the bound is refused.
 //! * The timer for a NEW-VIEW starts when a quorum asks for that view *or a higher one*: see `change`.
 //! * The leader applies its own timer, with twice the patience: a view in which all others have executed everything, and so suspect
 //!   nobody, would otherwise last though its leader can finish nothing.
 //! * The window equals the checkpoint interval: a smaller one would end before the next checkpoint.
+//! * Bodies of choices are asked of the new leader first, then of all.
+//! * A NEW-VIEW must fit a record of the log ([`view_change::MAX_NEW_VIEW`]). Correct replicas' reports fit by far, unless several
+//!   Byzantine leaders in a row made each of them accept a different digest at every sequence of the window: with 4 replicas that
+//!   cannot reach the limit, with 19 or more five such views could.
 //!
 //! Not here yet: state transfer and truncation of the log (who is behind catches up from its peers' whole logs), suspicion of leaders
 //! that are merely slow or unfair to single clients, membership changes.
@@ -267,17 +269,25 @@ pub struct Ordering {
     changes: Vec<Option<SignedViewChange>>,
     /// VIEW-CHANGEs and NEW-VIEWs of each peer that were verified in this round.
     verified: Vec<usize>,
+    /// Whether the NEW-VIEW may be told to others: the own one once it is durable.
+    passes_on: bool,
     /// How the present view began.
     new_view: Option<Arc<SignedNewView>>,
     /// The present view's choices that this replica has not voted on.
     unvoted: BTreeMap<Sequence, Digest>,
     /// When each peer may be sent a VIEW-CHANGE or NEW-VIEW again, us.
     change_at_us: Vec<u64>,
-    /// Views that failed since the last stable checkpoint.
+    /// Views in which nothing was executed, since the last stable checkpoint.
     failures: u32,
+    /// Whether anything was executed in this view.
+    progressed: bool,
+    /// When each peer may have a VIEW-CHANGE for a view far ahead verified, us.
+    far_at_us: Vec<u64>,
     /// Since when something waits and nothing was executed, us.
     work_since_us: Option<u64>,
     relay_at_us: u64,
+    /// Since when this replica takes part in its view, us.
+    view_since_us: u64,
     /// When the next leader's time is up, us.
     new_view_at_us: Option<u64>,
     /// Replicas whose links are down, a bit each.
@@ -346,12 +356,16 @@ impl Ordering {
             own_statements: BTreeMap::new(),
             changes: vec![None; agreed.size.n()],
             verified: vec![0; agreed.size.n()],
+            passes_on: true,
             new_view: None,
             unvoted: BTreeMap::new(),
             change_at_us: vec![0; agreed.size.n()],
             failures: 0,
+            progressed: false,
+            far_at_us: vec![0; agreed.size.n()],
             work_since_us: None,
             relay_at_us: 0,
+            view_since_us: 0,
             new_view_at_us: None,
             links_down: 0,
             executed: 0,

@@ -90,6 +90,10 @@ impl Ordering {
         if drift_ms > self.agreed.drift_ms {
             return self.report(from, Misbehaviour::Drift { sequence, drift_ms });
         }
+        if drift_ms < -self.agreed.drift_ms {
+            // It may have been on its way for so long, which is nobody's fault.
+            return;
+        }
         if !self.held.accepts(sequence, digest) || self.unvoted.contains_key(&sequence) {
             return;
         }
@@ -161,6 +165,7 @@ impl Ordering {
         match &**record {
             Record::Leaves { .. } => return self.leaves_synced(record, now),
             Record::Leads { view } if *view == self.view && self.active => self.leading = Leading::Proposes,
+            Record::Enters(new_view) => return self.enters_synced(new_view),
             Record::Checkpoint(_) => return self.checkpoint_synced(record),
             _ => {}
         }
@@ -382,6 +387,7 @@ impl Ordering {
             self.executed = sequence;
             self.accepted = self.accepted.max(sequence);
             self.work_since_us = None;
+            self.progressed = true;
             self.effects.push_back(Effect::Execute(sequence, batch));
             // What is voted on in this view is kept until it is stable: others may need the votes.
             let old = self.executed.saturating_sub(2 * self.agreed.window);

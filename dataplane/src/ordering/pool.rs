@@ -124,6 +124,14 @@ impl Pool {
         waiting.filter(|pooled| !pooled.proposed).map(|pooled| &pooled.bundle)
     }
 
+    /// When the oldest bundle that stands in no proposal came, us.
+    pub(super) fn oldest_us(&self) -> Option<u64> {
+        self.arrived
+            .iter()
+            .find(|(_, digest)| self.bundles.get(digest).is_some_and(|pooled| !pooled.proposed))
+            .map(|(at, _)| *at)
+    }
+
     /// Takes what the leader proposes next, within the limits; nothing where nothing waits.
     pub(super) fn take(&mut self, max_bytes: usize, max_bundles: usize) -> Vec<Arc<Bundle>> {
         let (mut taken, mut bytes) = (Vec::new(), 0);

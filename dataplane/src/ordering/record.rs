@@ -92,7 +92,7 @@ impl Record {
 
     /// Whether something waits for the record to be durable; the others ride along with the next sync.
     pub fn is_urgent(&self) -> bool {
-        !matches!(self, Self::Decided { .. } | Self::Learned { .. } | Self::Enters(_) | Self::Stable(_))
+        !matches!(self, Self::Decided { .. } | Self::Learned { .. } | Self::Stable(_))
     }
 }
 
@@ -216,7 +216,8 @@ fn decode_batch(input: &mut Input<'_>) -> Option<Arc<Batch>> {
         }
         bundles.push(Arc::new(Bundle::read_back(cose, requests.into_iter()).ok()?));
     }
-    Some(Arc::new(Batch::new(time_ms, bundles)))
+    // No leader may propose an empty batch, so one without bundles is the null batch, whose digest covers nothing.
+    Some(Arc::new(if bundles.is_empty() { Batch::null() } else { Batch::new(time_ms, bundles) }))
 }
 
 /// Which vote.

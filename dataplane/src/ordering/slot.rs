@@ -107,6 +107,7 @@ impl Slot {
         self.p = Own::None;
         self.prepares.fill(None);
         self.rejected = None;
+        self.counted = 0;
         self.fetches = 0;
         // What is decided is still wanted.
         self.fetch_at_us = self.lacks().map(|_| 0);

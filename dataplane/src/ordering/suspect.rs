@@ -1,9 +1,12 @@
 //! Suspecting a leader.
 //!
-//! While something waits to be executed and nothing is, a backup first sends the leader what clients sent it ([`Timing::relay_us`]), then
-//! leaves the view ([`Timing::suspect_us`], doubled with each view that failed since the last stable checkpoint; sooner where
+//! While something waits to be executed and nothing is, a backup first sends all what clients sent it ([`Timing::relay_us`]), then
+//! leaves the view ([`Timing::suspect_us`], doubled with each view since the last stable checkpoint in which nothing was executed; sooner where
 //! the link to the leader is down: [`Timing::hint_us`]). Any execution begins the wait anew. A replica that has left gives the
 //! next leader the same time, but only once a quorum asks for that view: one that was cut off does not climb alone.
+//!
+//! A leader that keeps others' bundles moving is suspected as well where the oldest bundle here waits for [`FAIRNESS`] times as long:
+//! bundles are proposed in order of arrival, and what a client sent to few of the replicas was sent on to all.
 //!
 //! Bundles whose requests were all executed or can never be, by this replica's own state, do not count: before it leaves, the node is
 //! asked to take them out ([`Ordering::doubts`], [`Ordering::drop_bundle`]).
@@ -17,12 +20,15 @@ use crate::wire::bundle::Bundle;
 /// Bundles that are sent on to the leader at once, the oldest first.
 const MAX_RELAYED: usize = 64;
 
+/// A bundle may wait for so many times [`Timing::suspect_us`] in a view before its leader is suspected of passing it over.
+const FAIRNESS: u64 = 40;
+
 /// Doublings of a timer at most.
-const MAX_DOUBLINGS: u32 = 6;
+const MAX_DOUBLINGS: u32 = 12;
 
 impl Ordering {
     /// Whether something waits to be executed.
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         let one_correct = self.agreed.size.one_correct();
         // What f+1 replicas voted on a correct one has seen proposed, even if nothing but the votes came here.
         let mut open = self.slots.range(self.executed + 1..);
@@ -34,7 +40,8 @@ impl Ordering {
     fn suspect_timeout_us(&self) -> u64 {
         let Timing { suspect_us, hint_us, .. } = self.timing;
         let leader_is_down = self.links_down & (1 << self.leader().0) != 0;
-        if leader_is_down { hint_us } else { suspect_us << self.failures.min(MAX_DOUBLINGS) }
+        let base_us = if leader_is_down { hint_us } else { suspect_us };
+        base_us << self.failures.min(MAX_DOUBLINGS)
     }
 
     pub(super) fn new_view_timeout_us(&self) -> u64 {
@@ -53,7 +60,13 @@ impl Ordering {
             (false, true) => 2,
             (false, false) => 1,
         };
-        Some(self.work_since_us?.saturating_add(patience * self.suspect_timeout_us()))
+        let idle = self.work_since_us?.saturating_add(patience * self.suspect_timeout_us());
+        // Others' bundles are executed, and one that all were sent is passed over.
+        let unfair = self
+            .pool
+            .oldest_us()
+            .map(|at| at.max(self.view_since_us).saturating_add(FAIRNESS * self.timing.suspect_us));
+        Some(idle.min(unfair.unwrap_or(u64::MAX)))
     }
 
     /// Whether it is about to leave its view, so that what it waits for is worth another look.
@@ -80,26 +93,30 @@ impl Ordering {
             self.work_since_us = None;
         } else if self.work_since_us.is_none() {
             self.work_since_us = Some(now.mono_us);
-            self.relay_at_us = now.mono_us + self.timing.relay_us;
+            self.relay_at_us = self.relay_at_us.min(now.mono_us + self.timing.relay_us);
         }
         if self.suspect_at_us().is_some_and(|at| at <= now.mono_us) {
-            self.failures = self.failures.saturating_add(1);
+            self.failures = self.failures.saturating_add(u32::from(!self.progressed));
             return self.leave(self.view + 1);
         }
-        if self.active && self.leader() != self.me && self.work_since_us.is_some() && self.relay_at_us <= now.mono_us {
+        let old = self.pool.oldest_us().is_some_and(|at| at + FAIRNESS / 2 * self.timing.suspect_us <= now.mono_us);
+        let relays = self.active && self.leader() != self.me;
+        if relays
+            && (self.work_since_us.is_some_and(|at| at + self.timing.relay_us <= now.mono_us) || old)
+            && self.relay_at_us <= now.mono_us
+        {
             self.relay_at_us = now.mono_us + self.timing.suspect_us;
-            let leader = self.leader();
             let waiting: Vec<_> = self.pool.waiting().take(MAX_RELAYED).cloned().collect();
             for bundle in waiting {
-                self.send(To::One(leader), Outgoing::Relay(bundle));
+                self.send(To::All, Outgoing::Relay(bundle));
             }
         }
     }
 
     /// When [`Ordering::look_at_leader`] has something to do, us.
     pub(super) fn leader_deadline_us(&self) -> u64 {
-        let relays = self.active && self.leader() != self.me && self.work_since_us.is_some();
-        let relay = relays.then_some(self.relay_at_us);
+        let relays = self.active && self.leader() != self.me && self.pool.len() > 0;
+        let relay = self.work_since_us.filter(|_| relays).map(|at| self.relay_at_us.max(at + self.timing.relay_us));
         [relay, self.suspect_at_us()].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 

@@ -296,13 +296,14 @@ fn only_the_leader_may_propose() {
 }
 
 #[test]
-fn a_time_ahead_of_the_drift_bound_is_refused_and_one_behind_is_not() {
+fn a_time_ahead_of_the_drift_bound_is_misbehaviour_and_one_behind_is_late() {
     let mut core = Core::new(1);
     let one = bundle(1, 0);
     core.ordering.submit(Arc::clone(&one), core.now).unwrap();
     let effects = core.propose(LEADER, 1, &batch_of(WALL_MS + 101, &[Arc::clone(&one)]));
     assert!(matches!(effects[..], [Effect::Report(LEADER, Misbehaviour::Drift { drift_ms: 101, .. })]));
-    assert_eq!(short(&core.propose(LEADER, 1, &batch_of(WALL_MS - 10_000, &[one]))), ["log Q 1"]);
+    assert!(core.propose(LEADER, 1, &batch_of(WALL_MS - 101, &[Arc::clone(&one)])).is_empty());
+    assert_eq!(short(&core.propose(LEADER, 1, &batch_of(WALL_MS - 100, &[one]))), ["log Q 1"]);
 }
 
 #[test]

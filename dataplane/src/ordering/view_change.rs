@@ -30,7 +30,7 @@ const ENTRY_BYTES: usize = 48;
 pub const MAX_NEW_VIEW: usize = 3 << 19;
 
 /// Most choices in a NEW-VIEW: a window.
-const MAX_CHOICES: usize = 512;
+const MAX_CHOICES: usize = 256;
 
 /// The VIEW-CHANGEs that fit a NEW-VIEW together, the shortest first choice, ascending by replica.
 pub(super) fn fitting<'a>(changes: impl Iterator<Item = &'a SignedViewChange>) -> Vec<&'a SignedViewChange> {

@@ -13,7 +13,7 @@ use super::client::Accepted;
 use crate::log::SimDisk;
 use crate::types::{Digest, Position, PublicKey};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, PrePrepare, ViewChange, Votes};
+use crate::wire::message::{self, Checkpoint, Decided, NewView, PrePrepare, ViewChange, Votes};
 
 type Vote = (Kind, u64, u64, [u8; 32]);
 
@@ -142,6 +142,12 @@ pub(super) struct Checker {
     votes: BTreeMap<(usize, Kind, u64, u64), [u8; 32]>,
     /// The latest view that each replica asked for.
     asked_for: Vec<u64>,
+    /// What correct replicas said is decided, at each sequence.
+    decided: BTreeMap<u64, [u8; 32]>,
+    /// The NEW-VIEW of each view that a replica passed on or sent.
+    began: BTreeMap<(usize, u64), Vec<u8>>,
+    /// The state that was signed at each checkpoint.
+    checkpoints: BTreeMap<u64, Vec<u8>>,
     durable: Vec<DurableVotes>,
     seen: Vec<Seen>,
     /// Results that clients took.
@@ -163,6 +169,9 @@ impl Checker {
             accepted_at: BTreeSet::new(),
             votes: BTreeMap::new(),
             asked_for: vec![0; n],
+            decided: BTreeMap::new(),
+            began: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
             durable: (0..n).map(|_| DurableVotes::default()).collect(),
             seen: (0..n).map(|_| Seen::default()).collect(),
             accepted: 0,
@@ -188,6 +197,45 @@ impl Checker {
 
     /// A correct replica sends a message.
     pub(super) fn leaves(&mut self, replica: usize, kind: Kind, body: &[u8], disk: &SimDisk) -> Result<(), String> {
+        if kind == Kind::Decided {
+            let decided = message::access::<Decided>(body).map_err(|error| format!("replica {replica}: {error}"))?;
+            for item in decided.decided.iter() {
+                let (sequence, said) = (item.sequence.to_native(), item.digest);
+                let first = *self.decided.entry(sequence).or_insert(said);
+                if first != said {
+                    return Err(format!(
+                        "replica {replica} says another digest is decided at {sequence} than one before"
+                    ));
+                }
+            }
+            return Ok(());
+        }
+        if kind == Kind::NewView {
+            let message = message::access::<NewView>(body).map_err(|error| format!("replica {replica}: {error}"))?;
+            let view = number(&message.body[..8]);
+            let is_own = usize::from(message.body[8]) == replica;
+            let first = self.began.entry((replica, view)).or_insert_with(|| message.body.to_vec());
+            if is_own && *first != *message.body {
+                return Err(format!("replica {replica} begins view {view} twice"));
+            }
+            return if is_own && view < self.asked_for[replica] {
+                Err(format!("replica {replica} begins view {view} after it asked for {}", self.asked_for[replica]))
+            } else {
+                Ok(())
+            };
+        }
+        if kind == Kind::Checkpoint {
+            let message = message::access::<Checkpoint>(body).map_err(|error| format!("replica {replica}: {error}"))?;
+            let first = self.checkpoints.entry(number(&message.body[..8])).or_insert_with(|| message.body.to_vec());
+            return if *first == *message.body {
+                Ok(())
+            } else {
+                Err(format!(
+                    "replica {replica} signs another state at checkpoint {} than one before",
+                    number(&message.body[..8])
+                ))
+            };
+        }
         if kind == Kind::ViewChange {
             return self.view_change_leaves(replica, body, disk);
         }
@@ -195,6 +243,12 @@ impl Checker {
             let proposal =
                 message::access::<PrePrepare>(body).map_err(|error| format!("replica {replica}: {error}"))?;
             let (view, sequence) = (proposal.view.to_native(), proposal.sequence.to_native());
+            if view < self.asked_for[replica] {
+                return Err(format!(
+                    "replica {replica} proposes in view {view} after it asked for {}",
+                    self.asked_for[replica]
+                ));
+            }
             let first = *self.votes.entry((replica, kind, view, sequence)).or_insert(proposal.digest);
             return if first == proposal.digest {
                 Ok(())

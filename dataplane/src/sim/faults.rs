@@ -81,6 +81,12 @@ impl World {
         machine.paused_until_us = 0;
         let down_us = self.random.between(1, self.plan.fault_us);
         self.schedule(self.now_us + down_us, Event::Restart { replica });
+        // A process that dies closes its links; a machine without power does not.
+        for other in (0..self.plan.n).filter(|other| how == Crash::Kill && *other != replica) {
+            if let Some(node) = &mut self.machines[other].node {
+                node.on_link(ReplicaId(replica as u8), false);
+            }
+        }
     }
 
     /// From here on nothing goes wrong any more, except what Byzantine replicas and clients do.
