@@ -98,7 +98,7 @@ impl Adversary {
                 body = self.proposal(body);
             }
             Kind::Prepare | Kind::Commit => body = self.votes(to, kind, body, out),
-            Kind::NewView if self.does(Tactic::Restless) => return,
+            Kind::NewView if self.does(Tactic::Restless) && self.random.chance(800) => return,
             Kind::ViewChange | Kind::NewView if self.does(Tactic::LieInChange) => body = self.change(to, kind, body),
             Kind::Status => {
                 if self.does(Tactic::Restless) && self.random.chance(50) {
@@ -151,11 +151,13 @@ impl Adversary {
     /// A report that conceals and invents, another one for each replica.
     fn change(&mut self, to: ReplicaId, kind: Kind, body: Vec<u8>) -> Vec<u8> {
         let Ok(message) = message::access::<message::ViewChange>(&body) else { return body };
-        if !self.is_victim(to) && self.random.chance(500) {
+        let view = message.body.first().copied().map_or(0, u64::from);
+        // A NEW-VIEW that conceals says the same to all: nobody is there to contradict it.
+        let conceals = kind == Kind::NewView && self.victims >> (8 + view % 24) & 1 != 0;
+        if !conceals && !self.is_victim(to) && self.random.chance(500) {
             return body;
         }
         let (random, variants) = (&mut self.random, &self.variants);
-        let view = message.body.first().copied().map_or(0, u64::from);
         let lie = |report: &mut Report| {
             report.prepared.retain(|_| random.chance(500));
             report.pre_prepared.retain(|_| random.chance(700));
@@ -180,7 +182,7 @@ impl Adversary {
         };
         let conceal = |choices: &mut Vec<Digest>| choices.iter_mut().for_each(|choice| *choice = Digest::NULL);
         let changed = match kind {
-            Kind::NewView if view % 2 == 0 => lies::choices(&message.body, &self.seals, conceal),
+            _ if conceals => lies::choices(&message.body, &self.seals, conceal),
             Kind::ViewChange => lies::view_change(&message.body, &self.seals, lie),
             _ => lies::new_view(&message.body, &self.agreed, &self.seals, lie),
         };

@@ -140,6 +140,8 @@ pub(super) struct Checker {
     executed_numbers: BTreeSet<(u32, u64, u64)>,
     accepted_at: BTreeSet<Position>,
     votes: BTreeMap<(usize, Kind, u64, u64), [u8; 32]>,
+    /// What a quorum of correct replicas voted COMMIT for at each sequence, and the lowest view in which it did.
+    settled: BTreeMap<u64, (u64, [u8; 32])>,
     /// The latest view that each replica asked for.
     asked_for: Vec<u64>,
     /// What correct replicas said is decided, at each sequence.
@@ -168,6 +170,7 @@ impl Checker {
             executed_numbers: BTreeSet::new(),
             accepted_at: BTreeSet::new(),
             votes: BTreeMap::new(),
+            settled: BTreeMap::new(),
             asked_for: vec![0; n],
             decided: BTreeMap::new(),
             began: BTreeMap::new(),
@@ -282,6 +285,27 @@ impl Checker {
                     "replica {replica} sends {kind:?} for view {view}, sequence {sequence} without a durable record"
                 ));
             }
+            self.settles(replica, kind, view, sequence, voted)?;
+        }
+        Ok(())
+    }
+
+    /// What q correct replicas committed to is decided: later views may choose nothing else.
+    fn settles(&mut self, replica: usize, kind: Kind, view: u64, sequence: u64, voted: [u8; 32]) -> Result<(), String> {
+        if let Some((settled_in, settled)) = self.settled.get(&sequence) {
+            return if view > *settled_in && voted != *settled {
+                Err(format!(
+                    "replica {replica} sends {kind:?} in view {view} against what view {settled_in} decided at {sequence}"
+                ))
+            } else {
+                Ok(())
+            };
+        }
+        let n = self.seen.len();
+        let commits = (0..n).filter(|other| self.votes.get(&(*other, Kind::Commit, view, sequence)) == Some(&voted));
+        // More than half of n + f.
+        if commits.count() > (n + (n - 1) / 3) / 2 {
+            self.settled.insert(sequence, (view, voted));
         }
         Ok(())
     }

@@ -16,7 +16,8 @@ impl World {
         let place = self.random.index(self.plan.faults.len());
         let Some(fault) = self.plan.faults.get(place).copied() else { return Ok(()) };
         self.count(&format!("{fault:?}"));
-        let replica = self.random.index(self.plan.n);
+        // Half of them hit whoever leads: the view changes that follow are where agreement is hardest.
+        let replica = if self.random.chance(500) { self.leader() } else { self.random.index(self.plan.n) };
         self.trace_line(&format!("{fault:?} {replica}"));
         let until_us = self.now_us + self.random.between(1, self.plan.fault_us);
         match fault {
@@ -50,6 +51,13 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// The leader of the highest view that a replica is in.
+    fn leader(&self) -> usize {
+        let nodes = self.machines.iter().filter_map(|machine| machine.node.as_ref());
+        let view = nodes.map(|node| node.ordering().view()).max().unwrap_or(0);
+        (view % self.plan.n as u64) as usize
     }
 
     fn block_where(&mut self, until_us: u64, nodes: usize, blocked: impl Fn(usize, usize) -> bool) {

@@ -57,7 +57,7 @@ mutants! {
     finds_a_restart_that_forgets_that_it_left: ForgetsView within 200;
     finds_votes_of_a_view_that_was_left: VotesAfterLeaving within 200;
     finds_a_view_change_that_conceals: ConcealsP within 200;
-    finds_choices_that_are_believed: ChoicesBelieved within 400;
+    finds_choices_that_are_believed: ChoicesBelieved within 1000;
     finds_a_restarted_leader_that_goes_on: LeaderGoesOn within 200;
     finds_certificates_that_are_believed: CertificatesBelieved within 400;
 }
