@@ -53,6 +53,8 @@ pub enum Command {
     Init(InitArgs),
     /// Run one replica until SIGTERM or SIGINT
     Replica(ReplicaArgs),
+    /// Prepare the data directory of a replica whose disk was lost or set back
+    Recover(RecoverArgs),
     /// Set properties of a twin
     Set(SetArgs),
     /// Delete properties of a twin, or all of them
@@ -151,6 +153,25 @@ pub struct ReplicaArgs {
     /// End when this process, which has started the replica, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub parent: Option<u32>,
+}
+
+/// Arguments of `atlas recover`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  atlas recover --config plant/replica-0/config.toml
+
+A replica that does not know all that it promised must not vote: with an older log it could contradict itself. Use this when
+its disk was replaced, restored from a backup or snapshot, or cannot be trusted. A log that is there is moved aside, never
+deleted. The next start takes everything from the other replicas and votes again when nothing that it may have said before
+can matter any more; that needs all correct replicas. A damaged log does not need this command: a replica that finds one
+does the same by itself.
+
+The directory keys/ must be this replica's own; restore it from its backup first. One cluster bears f such replicas at a time.")]
+pub struct RecoverArgs {
+    /// The replica's configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
 }
 
 /// Arguments of `atlas set`.

@@ -1,4 +1,4 @@
-//! `atlas init` and `atlas replica`.
+//! `atlas init`, `atlas replica` and `atlas recover`.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,7 +7,7 @@ use atlas_dataplane::cluster::init::{self, InitError, InitOptions, InitSummary, 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde::Serialize;
 
-use super::args::{InitArgs, ReplicaArgs};
+use super::args::{InitArgs, RecoverArgs, ReplicaArgs};
 use super::error::CliError;
 use super::output::{Colour, Style, json_line};
 use super::time::now_ms;
@@ -110,10 +110,29 @@ pub fn replica(args: &ReplicaArgs) -> Result<(), CliError> {
             return Err(CliError::Failed(format!("process {parent}, which started this replica, has ended")));
         }
     }
-    crate::replica::run(&args.config).map_err(|error| match error {
+    crate::replica::run(&args.config).map_err(run_error)
+}
+
+fn run_error(error: RunError) -> CliError {
+    match error {
         RunError::Config(error) => CliError::Usage(error.to_string()),
         other => CliError::Failed(other.to_string()),
-    })
+    }
+}
+
+/// Prepares a data directory whose disk was lost or set back.
+///
+/// # Errors
+/// The configuration, a replica that runs there, the file system.
+pub fn recover(args: &RecoverArgs, out: &mut impl Write) -> Result<(), CliError> {
+    let aside = crate::replica::recover(&args.config).map_err(run_error)?;
+    match aside {
+        Some(aside) => writeln!(out, "the log is kept in {}", aside.display())?,
+        None => writeln!(out, "there is no log to keep")?,
+    }
+    writeln!(out, "the next start abstains from voting until that is safe:")?;
+    writeln!(out, "  atlas replica --config {}", quoted(&args.config))?;
+    Ok(())
 }
 
 #[cfg(test)]

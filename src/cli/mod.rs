@@ -1,7 +1,7 @@
 //! The commands of `atlas`: from what is typed to what is printed and the exit code.
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
-//! - `init`: `init` and `replica`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
+//! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
 //!   `watch`, `status`, `bench`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
@@ -57,6 +57,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
     match command {
         Command::Init(args) => init::init(args, out, style),
         Command::Replica(args) => init::replica(args),
+        Command::Recover(args) => init::recover(args, out),
         Command::Set(args) => write::set(args, out, style),
         Command::Delete(args) => write::delete(args, out, style),
         Command::Txn(args) => write::txn(args, out, style),

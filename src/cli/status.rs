@@ -60,6 +60,10 @@ struct Answer<'a> {
     anonymous_bytes: u64,
     /// Replicas that it has a link with.
     links: Vec<u32>,
+    /// Whether it lost its records and does not vote.
+    abstains: bool,
+    /// The sequence at which a checkpoint must be stable for it to vote again; null while it does not know, or votes.
+    votes_again_at: Option<u64>,
     pid: u32,
     version: &'a str,
     counters: serde_json::Map<String, serde_json::Value>,
@@ -80,6 +84,8 @@ impl<'a> Answer<'a> {
             resident_bytes: status.resident_bytes,
             anonymous_bytes: status.anonymous_bytes,
             links: (0..u32::BITS).filter(|replica| status.links >> replica & 1 == 1).collect(),
+            abstains: status.abstains,
+            votes_again_at: Some(status.needs).filter(|needs| *needs > 0),
             pid: status.pid,
             version: &status.version,
             counters: status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect(),
@@ -136,11 +142,27 @@ fn show(
         return Ok(());
     }
     table(out, style, &COLUMNS, &rows)?;
+    for (member, status) in
+        cluster.members().iter().zip(answers).filter_map(|(m, report)| Some((m, report.status.as_ref()?)))
+    {
+        if let Some(words) = abstention(status) {
+            writeln!(out, "{}", style.paint(Colour::Yellow, &format!("{} {words}", member.name)))?;
+        }
+    }
     for (member, report) in cluster.members().iter().zip(answers).filter(|(_, report)| report.status.is_none()) {
         let why = report.link.as_ref().map_or_else(|| "connected, no answer".to_owned(), ToString::to_string);
         writeln!(out, "{}", style.paint(Colour::Yellow, &format!("{} did not answer: {why}", member.name)))?;
     }
     Ok(())
+}
+
+/// That a replica lost its records and does not vote.
+fn abstention(status: &ReplicaStatus) -> Option<String> {
+    let until = match status.needs {
+        0 => "waits for the answers of a quorum of others".to_owned(),
+        needs => format!("votes again after the stable checkpoint at sequence {needs} or above"),
+    };
+    status.abstains.then(|| format!("lost its records and does not vote: it {until}"))
 }
 
 fn cells(status: &ReplicaStatus) -> Vec<String> {
@@ -226,6 +248,14 @@ mod tests {
         assert_eq!(lines[0]["counters"]["frames dropped"], 2);
         assert_eq!((&lines[0]["problem"], lines[1]["problem"].is_string()), (&serde_json::Value::Null, true));
         assert_eq!((&lines[1]["reachable"], &lines[1]["name"]), (&false.into(), &"replica-1".into()));
+    }
+
+    #[test]
+    fn who_does_not_vote_is_told() {
+        let says = |abstains, needs| abstention(&ReplicaStatus { abstains, needs, ..ReplicaStatus::default() });
+        assert_eq!(says(false, 0), None);
+        assert!(says(true, 0).unwrap().ends_with("does not vote: it waits for the answers of a quorum of others"));
+        assert!(says(true, 512).unwrap().ends_with("after the stable checkpoint at sequence 512 or above"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use toml::Value;
 use super::error::ConfigError;
 use super::file::{Address, Cluster};
 use super::policy::{OriginError, check_origin};
-use super::replica::KEY_FILES;
+use super::replica::{KEY_FILES, NEVER_RAN};
 use super::roles::{MAX_PATTERNS, Pattern, PatternError};
 use super::settings::{LocalConfig, LogConfig, NetConfig, Setting, Settings};
 use super::size::{MAX_REPLICAS, MIN_REPLICAS, Size};
@@ -276,6 +276,7 @@ fn write_cluster(dir: &Path, options: &InitOptions, size: Size) -> Result<Digest
         let address = Address { host: "127.0.0.1".to_owned(), port };
         push_replica(&mut text, index, &address, &public);
         write_file(&home.join(REPLICA_FILE), &replica_text(index, &address))?;
+        write_file(&keys.join(NEVER_RAN), "This identity has never run. Its first start removes this file.\n")?;
         sync_dir(&keys)?;
         sync_dir(&home)?;
     }

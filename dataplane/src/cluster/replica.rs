@@ -96,6 +96,10 @@ pub struct ReplicaKeys {
 /// Names of the key files in a replica's key directory.
 pub const KEY_FILES: [&str; 4] = ["link.key", "protocol.key", "log.key", "cosign.key"];
 
+/// A file beside the keys: this identity has never run. `atlas init` makes it, the first start removes it; without it an empty log is
+/// taken for a lost one, since the identity may have voted.
+pub const NEVER_RAN: &str = "never-ran";
+
 impl ReplicaKeys {
     /// Reads the four files of [`KEY_FILES`] in `dir` and compares them with what the cluster file says of the replica.
     ///

@@ -144,6 +144,29 @@ pub enum LogError {
     BadSegmentBytes(u64),
 }
 
+impl LogError {
+    /// Whether acknowledged records are lost: this directory's log can never be gone on with, and its replica must abstain until
+    /// that is safe. All other errors go away by what their messages say.
+    pub fn lost_records(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::WrongLength { .. } | Self::Damaged { .. } | Self::SyncedToDamaged { .. } => {
+                true
+            }
+            Self::Locked { .. }
+            | Self::Io { .. }
+            | Self::NoSpace { .. }
+            | Self::WrongCluster { .. }
+            | Self::WrongVersion { .. }
+            | Self::Undecodable { .. }
+            | Self::SyncFailed { .. }
+            | Self::Stopped
+            | Self::WriteElsewhere
+            | Self::OtherSegmentBytes { .. }
+            | Self::BadSegmentBytes(_) => false,
+        }
+    }
+}
+
 /// What is wrong at a damaged place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Damage {

@@ -48,6 +48,37 @@ struct Tail {
     map: Option<MmapMut>,
 }
 
+/// Moves `dir/log` to the first free of `dir/log.set-aside-1`, `-2` ... and says where it is now; `None` where there is none. Nothing is
+/// deleted. The replica that starts on the directory next finds no log.
+///
+/// # Errors
+/// [`LogError::Locked`] while a replica runs there; the file system's own.
+pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, LogError> {
+    let log_dir = dir.join("log");
+    let _lock = lock(dir)?;
+    if !log_dir.try_exists().map_err(fault(&log_dir, "look for"))? {
+        return Ok(None);
+    }
+    let free = (1..).map(|number| dir.join(format!("log.set-aside-{number}"))).find(|aside| !aside.exists());
+    let aside = free.unwrap_or_else(|| dir.join("log.set-aside"));
+    fs::rename(&log_dir, &aside).map_err(fault(&log_dir, "move aside"))?;
+    sync_dir(dir)?;
+    Ok(Some(aside))
+}
+
+/// Takes `dir/lock`, which the kernel frees when the file is closed.
+fn lock(dir: &Path) -> Result<File, LogError> {
+    let path = dir.join("lock");
+    let mut options = OpenOptions::new();
+    let options = options.create(true).truncate(false).write(true).mode(super::maker::FILE_MODE);
+    let lock = options.open(&path).map_err(fault(&path, "open"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(LogError::Locked { dir: dir.into() }),
+        Err(TryLockError::Error(source)) => Err(LogError::Io { file: path, doing: "lock", source }),
+    }
+}
+
 /// A log directory, held by its lock until this is dropped.
 pub struct FileDevice {
     log_dir: PathBuf,
@@ -68,14 +99,7 @@ impl FileDevice {
     pub fn open(dir: &Path, genesis: Digest, segment_bytes: u32, method: Method) -> Result<Self, LogError> {
         let log_dir = dir.join("log");
         DirBuilder::new().recursive(true).mode(0o700).create(&log_dir).map_err(fault(&log_dir, "create"))?;
-        let lock_path = dir.join("lock");
-        let mut options = OpenOptions::new();
-        let options = options.create(true).truncate(false).write(true).mode(super::maker::FILE_MODE);
-        let lock = options.open(&lock_path).map_err(fault(&lock_path, "open"))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => LogError::Locked { dir: dir.into() },
-            TryLockError::Error(source) => LogError::Io { file: lock_path.clone(), doing: "lock", source },
-        })?;
+        let lock = lock(dir)?;
         sync_dir(dir)?;
         let direct = method == Method::Direct && probe_direct(&log_dir)?;
         let mut device = Self {

@@ -113,7 +113,7 @@ use std::ops::Deref;
 pub use self::core::Log;
 pub use device::{Device, Write};
 pub use error::{AppendError, Damage, LogError, SyncFault};
-pub use files::{FileDevice, Method};
+pub use files::{FileDevice, Method, set_aside};
 pub use format::{BLOCK, FORMAT_VERSION, RECORD_HEADER};
 pub use reactor::{LOG_WRITE, ReactorWriter};
 pub use read::{Cursor, Entry, INDEX_STEP, Scan};

@@ -169,6 +169,40 @@ impl SimDisk {
         }
     }
 
+    /// All that a power cut at this instant would leave, as a disk of its own.
+    pub fn copy(&self) -> Self {
+        let file = |file: &File| File::durable(file.disk.clone());
+        Self {
+            segments: self.segments.iter().map(|(number, segment)| (*number, file(segment))).collect(),
+            synced_to: self.synced_to.as_ref().map(file),
+            in_flight: None,
+            fail_sync: false,
+            ..*self
+        }
+    }
+
+    /// The disk holds nothing any more.
+    pub fn wipe(&mut self) {
+        self.segments.clear();
+        self.synced_to = None;
+        self.in_flight = None;
+    }
+
+    /// One bit of what was written becomes another: of a segment, or of `synced_to` in one of eight cases.
+    pub fn flip(&mut self, place: u64, bit: u64) {
+        let flip = |bytes: &mut Vec<u8>| {
+            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+            if let Some(byte) = bytes.get_mut((place / 64) as usize % used) {
+                *byte ^= 1 << bit;
+            }
+        };
+        let segment = self.segments.keys().nth((place / 8) as usize % self.segments.len().max(1)).copied();
+        match segment {
+            Some(segment) if !place.is_multiple_of(8) => self.tamper(segment, flip),
+            _ => self.tamper_synced_to(flip),
+        }
+    }
+
     /// Removes a segment.
     pub fn remove(&mut self, segment: u32) {
         self.segments.remove(&segment);

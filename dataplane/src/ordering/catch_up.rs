@@ -7,7 +7,7 @@ use super::mutants::{self, Mutant};
 use super::{CATCH_UP_PAGE, Effect, Ordering, Outgoing, To};
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::limits::MAX_STATUS_SLOTS;
-use crate::wire::message::{ArchivedDecided, ArchivedStatus, OpenSlot, Status};
+use crate::wire::message::{ArchivedDecided, ArchivedStatus, Heard, OpenSlot, Status};
 
 /// Bodies asked for at once; each may have up to a batch's bytes.
 const FETCHES_AT_ONCE: usize = 16;
@@ -35,6 +35,9 @@ impl Ordering {
             executed: self.executed,
             active: self.active,
             ask,
+            abstains: self.standing.rejoin.is_some(),
+            needs: self.abstains().flatten().unwrap_or(0),
+            heard: self.heard_of_all(),
             open: open.collect(),
         }
     }
@@ -45,6 +48,7 @@ impl Ordering {
         if now.mono_us >= self.status_at_us {
             // One that left alone and misses nothing may wait quietly: whoever follows it will say so.
             let busy = self.is_busy() || self.is_behind() || self.new_view_at_us.is_some() || self.has_work();
+            let busy = busy || self.standing.rejoin.is_some();
             let pause = if busy { self.timing.busy_status_us } else { self.timing.idle_status_us };
             self.status_at_us = now.mono_us + pause;
             let status = self.status(false);
@@ -86,6 +90,10 @@ impl Ordering {
             prepares: open.prepares.to_native(),
             commits: open.commits.to_native(),
         });
+        let heard = status
+            .heard
+            .iter()
+            .map(|heard| Heard { view: heard.view.to_native(), sequence: heard.sequence.to_native() });
         let ask = status.ask || self.heard[from.index()].as_ref().is_some_and(|older| older.ask);
         self.heard[from.index()] = Some(Status {
             view: status.view.to_native(),
@@ -93,6 +101,9 @@ impl Ordering {
             executed: status.executed.to_native(),
             active: status.active,
             ask,
+            abstains: status.abstains,
+            needs: status.needs.to_native(),
+            heard: heard.collect(),
             open: open.collect(),
         });
     }
@@ -110,6 +121,7 @@ impl Ordering {
         let executed = status.executed;
         // A replica that lost its log may tell less than before, so this is no maximum.
         self.peers[from.index()] = executed;
+        self.take_standing(from, status, now);
         if status.ask {
             let own = self.status(false);
             self.send(To::One(from), Outgoing::Status(own));

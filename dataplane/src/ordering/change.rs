@@ -54,6 +54,7 @@ impl Ordering {
         self.new_view = None;
         self.new_view_at_us = None;
         self.end_view();
+        self.standing.says(view, 0);
         let mut report = self.held.report();
         if mutants::on(Mutant::ConcealsP) {
             report.prepared.clear();
@@ -80,6 +81,9 @@ impl Ordering {
 
     /// The own VIEW-CHANGE is durable.
     pub(super) fn leaves_synced(&mut self, record: &Durable<Record>, now: Now) {
+        if let Record::Leaves { view, .. } = &**record {
+            self.comes_back(*view);
+        }
         let Some(change) = SignedViewChange::own(record, &self.seals).filter(|change| change.view == self.view) else {
             return;
         };
@@ -110,10 +114,13 @@ impl Ordering {
                 self.report(from, Misbehaviour::InvalidViewChange { view: change.view });
             }
             Ok(change) => {
-                if known.is_some_and(|known| known.view == change.view) {
+                // Who lost its records says again what it may have said before, from a checkpoint that makes that void.
+                let is_void = |known: &SignedViewChange| known.report.h + self.agreed.window <= change.report.h;
+                if known.is_some_and(|known| known.view == change.view && !is_void(known)) {
                     return self.report(from, Misbehaviour::TwoViewChanges { view });
                 }
                 self.changes[from.index()] = Some(change);
+                self.note_asks(from, view, now);
                 self.join(from, view);
                 self.look_at_changes(now);
             }
@@ -129,6 +136,9 @@ impl Ordering {
 
     /// Leaves where f+1 others did, or where the leader of the present view asks for the next.
     fn join(&mut self, from: ReplicaId, view: View) {
+        if self.standing.rejoin.is_some() {
+            return;
+        }
         let higher = self.changes.iter().flatten().map(|change| change.view).filter(|view| *view > self.view);
         let (count, least) = higher.fold((0, View::MAX), |(count, least), view| (count + 1, least.min(view)));
         if count >= self.agreed.size.one_correct() {
@@ -140,7 +150,7 @@ impl Ordering {
 
     /// Begins the view as its leader if what is here decides; otherwise gives the leader time once a quorum asks for the view.
     fn look_at_changes(&mut self, now: Now) {
-        if self.active {
+        if self.active || self.standing.rejoin.is_some() {
             return;
         }
         let (view, quorum) = (self.view, self.agreed.size.quorum());
@@ -163,12 +173,18 @@ impl Ordering {
     /// NEW-VIEW, from its leader or from whoever has it.
     pub fn on_new_view(&mut self, from: ReplicaId, message: &ArchivedNewView, now: Now) {
         let view = message.body.first_chunk().map_or(0, |view| View::from_le_bytes(*view));
-        if view < self.view || view == self.view && self.active || view == 0 || !self.may_verify(from) {
+        let abstains = self.standing.rejoin.is_some();
+        let is_known = view < self.view || view == self.view && (self.active || abstains);
+        if is_known || view == 0 || !self.may_verify(from) {
             return;
         }
         let changes = &self.changes;
         let known = |replica: ReplicaId| changes.get(replica.index()).and_then(Option::as_ref);
         match SignedNewView::open(&message.body, Signature(message.signature), &self.agreed, &self.seals, known) {
+            Ok(new_view) if abstains => {
+                self.view = view;
+                self.adopt(Arc::clone(&new_view.certificate));
+            }
             Ok(new_view) => self.enter(Arc::new(new_view), now),
             Err(what) => self.report(from, what),
         }
@@ -245,13 +261,14 @@ impl Ordering {
             held.iter().for_each(|bundle| self.pool.mark_proposed(bundle));
             self.unvoted.remove(&sequence);
             self.held.pre_prepare(view, sequence, digest);
+            self.standing.says(view, sequence);
             self.effects.push_back(Effect::Log(record));
         }
     }
 
     /// What a peer that is not in this replica's view lacks: how the view began, or that this replica left.
     pub(super) fn send_change(&mut self, to: ReplicaId, status: &Status, now: Now) {
-        let is_here = status.view == self.view && status.active;
+        let is_here = status.view == self.view && (status.active || status.abstains);
         if status.view > self.view || is_here && self.active || now.mono_us < self.change_at_us[to.index()] {
             return;
         }

@@ -69,6 +69,7 @@ impl Four {
             let log = log::recover(SimDisk::new(1, GENESIS, SEGMENT), GENESIS, SEGMENT, |_| {}).unwrap().log;
             let now = Now { mono_us: 0, wall_ms: WALL_MS };
             ordering.start(now);
+            ordering.clear();
             Core { ordering, log, executed: Vec::new() }
         };
         let now = Now { mono_us: 0, wall_ms: WALL_MS };

@@ -161,6 +161,9 @@ impl Ordering {
             return;
         }
         self.own_statements.insert(sequence, (statement, None));
+        if self.standing.rejoin.is_some() {
+            return;
+        }
         self.effects.push_back(Effect::Log(Record::Checkpoint(statement)));
     }
 
@@ -240,6 +243,10 @@ impl Ordering {
         let own = self.own_statements.get(&sequence).map(|(own, _)| own);
         if own.is_some_and(|own| own != certificate.statement()) {
             return self.effects.push_back(Effect::Diverged(sequence));
+        }
+        let is_signed_here = certificate.signatures.iter().any(|(replica, _)| *replica == self.me);
+        if self.has_forgotten(sequence, is_signed_here) {
+            self.abstain();
         }
         self.effects.push_back(Effect::Log(Record::Stable(Arc::clone(&certificate))));
         self.stabilise(certificate);

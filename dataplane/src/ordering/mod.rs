@@ -6,7 +6,7 @@
 //! # Where what is
 //! The normal case is in `normal`; what makes good for lost messages in `catch_up`; leaving a view and beginning the next in `change`
 //! with its messages in [`view_change`] and its rule in [`choice`]; when to leave in `suspect`; the low watermark in [`checkpoint`];
-//! what is logged, and the votes that this permits, in [`record`].
+//! coming back after the disk was lost in `rejoin`; what is logged, and the votes that this permits, in [`record`].
 //!
 //! # Messages and states
 //! Per sequence above the low watermark there is a [`slot`](self) that goes through, in each view,
@@ -80,6 +80,7 @@ mod normal;
 mod pool;
 pub mod record;
 mod recovery;
+mod rejoin;
 pub mod seal;
 mod slot;
 mod suspect;
@@ -95,6 +96,7 @@ use mutants::Mutant;
 pub use pool::BUNDLE_OVERHEAD;
 use pool::Pool;
 use record::{DurableVote, Record};
+use rejoin::Standing;
 use seal::Seals;
 use slot::Slot;
 use view_change::{SignedNewView, SignedViewChange};
@@ -325,6 +327,8 @@ pub struct Ordering {
     decided_fast: u64,
     decided_slow: u64,
     decided_told: u64,
+    /// Whether this replica may vote, and what it knows of others who may not.
+    standing: Standing,
 }
 
 /// How many sequences were decided in which way.
@@ -388,6 +392,7 @@ impl Ordering {
             decided_fast: 0,
             decided_slow: 0,
             decided_told: 0,
+            standing: Standing::new(agreed.size.n()),
         }
     }
 
@@ -515,6 +520,7 @@ impl Ordering {
         self.supplied.fill(0);
         self.verified.fill(0);
         self.answer_statuses(now);
+        self.look_at_rejoin();
         self.look_at_leader(now);
         self.accept_choices(now);
         self.accept_proposals(now);
@@ -555,6 +561,9 @@ impl Ordering {
     }
 
     fn send(&mut self, to: To, message: Outgoing) {
+        if !self.may_say(&message) {
+            return;
+        }
         self.effects.push_back(Effect::Send(to, message));
     }
 

@@ -36,6 +36,8 @@ pub(crate) enum Mutant {
     LeaderGoesOn,
     /// Checkpoint certificates are believed.
     CertificatesBelieved,
+    /// A replica votes though it lost its records.
+    VotesUnknowing,
     /// Something is kept of every sequence that anybody names.
     NoWindow,
 }

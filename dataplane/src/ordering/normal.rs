@@ -25,7 +25,7 @@ impl Ordering {
             && self.accepted < self.stable.sequence() + self.agreed.window
             && self.accepted - self.executed < self.timing.open_batches
             && self.open_bytes <= MAX_OPEN_BYTES
-            && self.pool.has_unproposed()
+            && (self.pool.has_unproposed() || self.fills())
         {
             match self.leading {
                 Leading::NotYet => {
@@ -37,8 +37,11 @@ impl Ordering {
             }
             let bundles = self.pool.take(self.timing.batch_bytes.min(MAX_BATCH_BYTES), MAX_BATCH_BUNDLES);
             let time_ms = now.wall_ms.max(self.proposed_ms);
-            self.proposed_ms = time_ms;
-            let (view, sequence, batch) = (self.view, self.accepted + 1, Batch::new(time_ms, bundles));
+            if !bundles.is_empty() {
+                self.proposed_ms = time_ms;
+            }
+            let batch = if bundles.is_empty() { Batch::null() } else { Batch::new(time_ms, bundles) };
+            let (view, sequence, time_ms) = (self.view, self.accepted + 1, batch.time_ms());
             let bundles = batch.bundles().iter().map(|bundle| bundle.digest()).collect();
             let proposal = Arc::new(Proposal { view, sequence, digest: batch.digest(), time_ms, bundles });
             self.slot(sequence).own_proposal = Some(Arc::clone(&proposal));
@@ -51,7 +54,9 @@ impl Ordering {
     fn accept(&mut self, sequence: Sequence, batch: Arc<Batch>) {
         self.accepted = sequence;
         let view = self.view;
-        self.held.pre_prepare(view, sequence, batch.digest());
+        let digest = batch.digest();
+        self.held.pre_prepare(view, sequence, digest);
+        self.standing.says(view, sequence);
         let slot = self.slot(sequence);
         let before = std::mem::replace(&mut slot.counted, batch.size());
         // A decided body stays: what a Byzantine leader proposes beside it is voted on and never executed.
@@ -61,7 +66,10 @@ impl Ordering {
         slot.q = Own::Staged;
         slot.logged = Some(batch.digest());
         self.open_bytes = self.open_bytes - before + batch.size();
-        self.effects.push_back(Effect::Log(Record::PrePrepared { view, sequence, batch }));
+        self.effects.push_back(Effect::Log(match digest {
+            Digest::NULL => Record::Chosen { view, sequence, digest },
+            _ => Record::PrePrepared { view, sequence, batch },
+        }));
         // It may have been decided before its body was here.
         self.execute_decided(true);
     }
@@ -80,13 +88,16 @@ impl Ordering {
         let mut unique = bundles.clone();
         unique.sort_unstable();
         unique.dedup();
-        if unique.is_empty() || unique.len() != bundles.len() {
+        // A null batch, by which a leader fills up, has neither bundles nor a time.
+        let is_null = digest == Digest::NULL && unique.is_empty();
+        if unique.is_empty() != is_null || unique.len() != bundles.len() {
             return self.report(from, Misbehaviour::BatchLimits { sequence });
         }
-        if batch_digest(time_ms, bundles.iter().copied()) != digest && !mutants::on(Mutant::DigestBelieved) {
+        let expected = if is_null { Digest::NULL } else { batch_digest(time_ms, bundles.iter().copied()) };
+        if expected != digest && !mutants::on(Mutant::DigestBelieved) {
             return self.report(from, Misbehaviour::WrongDigest { sequence });
         }
-        let drift_ms = time_ms.saturating_sub(now.wall_ms);
+        let drift_ms = if is_null { 0 } else { time_ms.saturating_sub(now.wall_ms) };
         if drift_ms > self.agreed.drift_ms {
             return self.report(from, Misbehaviour::Drift { sequence, drift_ms });
         }
@@ -139,7 +150,8 @@ impl Ordering {
                 return;
             }
             let bundles = proposal.bundles.iter().filter_map(|digest| self.pool.get(digest).cloned()).collect();
-            let batch = Batch::new(proposal.time_ms, bundles);
+            let is_null = proposal.digest == Digest::NULL;
+            let batch = if is_null { Batch::null() } else { Batch::new(proposal.time_ms, bundles) };
             #[cfg(test)]
             let batch = if mutants::on(Mutant::DigestBelieved) { batch.claiming(proposal.digest) } else { batch };
             if batch.digest() != proposal.digest {
@@ -196,6 +208,7 @@ impl Ordering {
         }
         for vote in message.votes.iter() {
             let (sequence, digest) = (vote.sequence.to_native(), Digest(vote.digest));
+            self.standing.hears(from, view, sequence);
             // What is executed may have to be voted on once more, for those who have not.
             if !self.in_range(sequence) && !self.slots.contains_key(&sequence) {
                 continue;

@@ -63,6 +63,10 @@ pub enum Record {
         /// The VIEW-CHANGE's signed bytes.
         body: Arc<[u8]>,
     },
+    /// The first record of a replica that never ran before.
+    Begins,
+    /// This replica lost what it promised before, and says nothing that counts until it leaves its view.
+    Abstains,
     /// This replica takes part in the view: the NEW-VIEW by which it began. It stands before every Q and P of the view.
     Enters(Arc<SignedNewView>),
     /// This replica may make proposals as leader of the view from here on. One that finds this in its log after a restart does
@@ -86,7 +90,13 @@ impl Record {
             | Self::Decided { sequence, .. }
             | Self::Learned { sequence, .. }
             | Self::Chosen { sequence, .. } => *sequence,
-            Self::Leaves { .. } | Self::Enters(_) | Self::Leads { .. } | Self::Checkpoint(_) | Self::Stable(_) => 0,
+            Self::Leaves { .. }
+            | Self::Begins
+            | Self::Abstains
+            | Self::Enters(_)
+            | Self::Leads { .. }
+            | Self::Checkpoint(_)
+            | Self::Stable(_) => 0,
         }
     }
 
@@ -106,6 +116,8 @@ const LEADS: u8 = 7;
 const CHECKPOINT: u8 = 8;
 const STABLE: u8 = 9;
 const ENTERS: u8 = 10;
+const BEGINS: u8 = 11;
+const ABSTAINS: u8 = 12;
 
 impl LogRecord for Record {
     fn kind(&self) -> u8 {
@@ -117,6 +129,8 @@ impl LogRecord for Record {
             Self::Chosen { .. } => CHOSEN,
             Self::Leaves { .. } => LEAVES,
             Self::Enters(_) => ENTERS,
+            Self::Begins => BEGINS,
+            Self::Abstains => ABSTAINS,
             Self::Leads { .. } => LEADS,
             Self::Checkpoint(_) => CHECKPOINT,
             Self::Stable(_) => STABLE,
@@ -150,6 +164,7 @@ impl LogRecord for Record {
                 out.put(body);
             }
             Self::Leads { view } => out.put(&view.to_le_bytes()),
+            Self::Begins | Self::Abstains => {}
             Self::Checkpoint(statement) => out.put(&statement.bytes()),
             Self::Stable(certificate) => out.put(&certificate.bytes()),
         }
@@ -170,6 +185,8 @@ impl LogRecord for Record {
                 Self::Enters(Arc::new(SignedNewView::read_back(std::mem::take(&mut input.0), signature)?))
             }
             LEADS => Self::Leads { view: input.u64()? },
+            BEGINS => Self::Begins,
+            ABSTAINS => Self::Abstains,
             CHECKPOINT => Self::Checkpoint(Statement::read(&mut input)?),
             STABLE => Self::Stable(Arc::new(Certificate::read(&mut input)?)),
             _ => return None,
@@ -254,6 +271,8 @@ impl DurableVote {
             Record::Decided { .. }
             | Record::Learned { .. }
             | Record::Leaves { .. }
+            | Record::Begins
+            | Record::Abstains
             | Record::Enters(_)
             | Record::Leads { .. }
             | Record::Checkpoint(_)

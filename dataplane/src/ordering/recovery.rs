@@ -25,6 +25,7 @@ impl Ordering {
             Record::PrePrepared { .. } if mutants::on(Mutant::ForgetsQ) => {}
             Record::PrePrepared { view, batch, .. } => {
                 self.held.pre_prepare(*view, sequence, batch.digest());
+                self.standing.says(*view, sequence);
                 self.unvoted.remove(&sequence);
                 self.proposed_ms = self.proposed_ms.max(batch.time_ms());
                 if sequence > self.executed {
@@ -36,6 +37,7 @@ impl Ordering {
             }
             Record::Chosen { view, digest, .. } => {
                 self.held.pre_prepare(*view, sequence, *digest);
+                self.standing.says(*view, sequence);
                 self.unvoted.remove(&sequence);
                 if sequence > self.executed && *digest == Digest::NULL {
                     let slot = self.slot(sequence);
@@ -64,6 +66,8 @@ impl Ordering {
             Record::Decided { .. } | Record::Learned { .. } => {}
             Record::Leaves { .. } if mutants::on(Mutant::ForgetsView) => {}
             Record::Leaves { view, .. } => {
+                self.standing.says(*view, 0);
+                self.standing.rejoin = None;
                 self.view = *view;
                 self.active = false;
                 self.new_view = None;
@@ -74,6 +78,8 @@ impl Ordering {
                 self.stabilise(Arc::clone(&new_view.certificate));
                 self.begin(Arc::clone(new_view));
             }
+            Record::Begins => {}
+            Record::Abstains => self.stand_aside(),
             Record::Leads { .. } => self.leading = Leading::Proposes,
             Record::Checkpoint(statement) => self.replay_checkpoint(statement),
             Record::Stable(certificate) => self.stabilise(Arc::clone(certificate)),
@@ -100,11 +106,13 @@ impl Ordering {
             slot.prepares[me.index()] = slot.own_q_digest();
             slot.count_own_commit(me);
         }
-        for statement in self.own_statements.values().filter(|(_, signature)| signature.is_none()) {
+        let statements = self.own_statements.values().filter(|(_, signature)| signature.is_none());
+        for statement in statements.filter(|_| self.standing.rejoin.is_none()) {
             self.effects.push_back(Effect::Log(Record::Checkpoint(statement.0)));
         }
         self.restarted_leader = self.active && self.leader() == me && self.leading != Leading::NotYet;
         self.restarted_leader &= !mutants::on(Mutant::LeaderGoesOn);
         self.status_at_us = now.mono_us;
+        self.wait_for_peers();
     }
 }

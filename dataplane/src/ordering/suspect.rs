@@ -85,6 +85,10 @@ impl Ordering {
     }
 
     pub(super) fn look_at_leader(&mut self, now: Now) {
+        if self.standing.rejoin.is_some() {
+            return;
+        }
+        self.follow(now);
         if self.restarted_leader {
             self.restarted_leader = false;
             return self.leave(self.view + 1);
@@ -117,7 +121,8 @@ impl Ordering {
     pub(super) fn leader_deadline_us(&self) -> u64 {
         let relays = self.active && self.leader() != self.me && self.pool.len() > 0;
         let relay = self.work_since_us.filter(|_| relays).map(|at| self.relay_at_us.max(at + self.timing.relay_us));
-        [relay, self.suspect_at_us()].into_iter().flatten().min().unwrap_or(u64::MAX)
+        let follow = self.follow_at_us().map(|(at, _)| at);
+        [relay, self.suspect_at_us(), follow].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     /// The link to a peer came up or went down.

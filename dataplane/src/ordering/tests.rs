@@ -58,6 +58,7 @@ impl Core {
         let mut ordering = Ordering::new(ReplicaId(me), agreed, timing, seal::sample(me));
         let recovered = log::recover(disk, GENESIS, SEGMENT, |record| ordering.replay(&record)).unwrap();
         ordering.start(at(0));
+        ordering.clear();
         Self { ordering, log: Some(recovered.log), now: at(0) }
     }
 
@@ -142,7 +143,7 @@ impl Core {
 
     fn status(&mut self, from: u8, executed: Sequence, open: Vec<OpenSlot>) -> Vec<Effect> {
         let mut body = Vec::new();
-        message::encode(&Status { view: 0, low: 0, executed, active: true, ask: false, open }, &mut body);
+        message::encode(&Status { view: 0, low: 0, executed, active: true, open, ..Status::default() }, &mut body);
         self.ordering.on_status(ReplicaId(from), message::access::<Status>(&body).unwrap());
         self.flush()
     }
@@ -183,6 +184,8 @@ fn short(effects: &[Effect]) -> Vec<String> {
         Effect::Log(Record::Chosen { sequence, .. }) => format!("log Q again {sequence}"),
         Effect::Log(Record::Leaves { view, .. }) => format!("log leaves for {view}"),
         Effect::Log(Record::Enters(new_view)) => format!("log enters {}", new_view.view),
+        Effect::Log(Record::Begins) => "log begins".into(),
+        Effect::Log(Record::Abstains) => "log abstains".into(),
         Effect::Log(Record::Leads { view }) => format!("log leads {view}"),
         Effect::Log(Record::Checkpoint(statement)) => format!("log checkpoint {}", statement.sequence),
         Effect::Log(Record::Stable(certificate)) => format!("log stable {}", certificate.sequence()),

@@ -122,6 +122,7 @@ fn node() -> TestNode {
         seals: crate::ordering::seal::sample(1),
         timing: Timing::default(),
         segment_bytes: MIN_SEGMENT_BYTES,
+        never_ran: true,
         idle_write_us: 1_000_000,
     };
     let disk = SimDisk::new(1, cluster.genesis(), MIN_SEGMENT_BYTES);

@@ -38,11 +38,13 @@ mod peers;
 pub mod process;
 mod reads;
 mod resolver;
+mod start;
 mod strangers;
 mod supply;
 
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shell};
+pub use start::recover;
 
 /// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.
 pub const MAX_PARKED: usize = 4_096;

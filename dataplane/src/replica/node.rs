@@ -110,6 +110,8 @@ pub struct NodeConfig {
     pub timing: Timing,
     /// Bytes of a log segment.
     pub segment_bytes: u32,
+    /// This identity never ran: an empty log is no loss.
+    pub never_ran: bool,
     /// How long staged decisions may wait for another record to be written with, us.
     pub idle_write_us: u64,
 }
@@ -117,8 +119,8 @@ pub struct NodeConfig {
 /// What a start found in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Recovery {
-    /// There was no log: a new replica.
-    pub fresh: bool,
+    /// There was no log, or an empty one.
+    pub empty: bool,
     /// Records read.
     pub records: u64,
     /// Bytes of a torn tail that were dropped.
@@ -186,10 +188,18 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         if let Some(error) = failed {
             return Err(error);
         }
+        let (mut log, empty) = (recovered.log, recovered.records == 0);
+        if empty {
+            // The log's first record says once and for all whether anything may have been lost before it.
+            let first = if config.never_ran { Record::Begins } else { Record::Abstains };
+            log.append(first).map_err(|(_, error)| NodeError::Append(error))?;
+            log.flush()?;
+            log.drain_durable().for_each(|record| ordering.replay(&record));
+        }
         execution.flush()?;
         ordering.start(now);
         let found = Recovery {
-            fresh: recovered.fresh,
+            empty,
             records: recovered.records,
             torn_bytes: recovered.torn_bytes,
             executed: ordering.executed(),
@@ -198,7 +208,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let node = Self {
             config,
             ordering,
-            log: recovered.log,
+            log,
             execution,
             backlog: VecDeque::new(),
             urgent: Lsn::default(),

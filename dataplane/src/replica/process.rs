@@ -17,27 +17,27 @@
 //! sync ends it with an error; it restarts, reads what is really on the disk, and goes on from there.
 
 use std::net::ToSocketAddrs as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::crash::{CrashPoint, Step};
 use super::links::{HANDSHAKES_A_ROUND, Links};
-use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
+use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
+use super::start::{self, FileNode};
 use super::strangers::MAX_UNPROVED;
-use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
-use crate::execution::{Execution, ExecutionError};
-use crate::history::store::{FileStore, StoreError};
+use crate::execution::ExecutionError;
+use crate::history::store::StoreError;
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
 use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Timing};
 use crate::state::Application;
-use crate::types::{Now, ReplicaId, View};
+use crate::types::{Now, ReplicaId, Sequence, View};
 use crate::wire::frame::Kind;
 
 /// How long a clean end waits for the write in flight before it is given up: the log is safe all the same. What follows takes no
@@ -62,6 +62,18 @@ pub enum RunError {
     /// The transport.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The mark of a new identity cannot be read or removed.
+    #[error(
+        "cannot look for or remove {}: {source}; it marks an identity that never ran and must go with the first start: check the \
+         directory's owner and mode",
+        file.display()
+    )]
+    Mark {
+        /// The mark.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The log could not be opened.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -93,14 +105,14 @@ pub enum RunError {
 ///
 /// # Errors
 /// Whatever keeps it from starting or going on; each says what to do.
-pub fn run<A: Application>(setup: ReplicaSetup, application: A) -> Result<(), RunError> {
+pub fn run<A: Application>(setup: ReplicaSetup, application: impl Fn() -> A) -> Result<(), RunError> {
     if let Some(core) = setup.config.core {
         let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
         if !pinned {
             report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
         }
     }
-    let mut process = Process::start(setup, application)?;
+    let mut process = Process::start(setup, &application)?;
     process.run()
 }
 
@@ -112,7 +124,7 @@ pub(super) fn report(line: &str) {
 struct Process<A: Application> {
     // Dropped first: it waits for the kernel to be done with the log's buffers.
     reactor: Reactor,
-    node: Node<A, FileStore, FileDevice>,
+    node: FileNode<A>,
     writer: Writer,
     links: Links,
     outbox: Outbox,
@@ -126,6 +138,8 @@ struct Process<A: Application> {
     synced: bool,
     /// The view that people were told of last, and whether this replica took part in it.
     told_view: (View, bool),
+    /// The same of abstaining.
+    told_abstains: Option<Option<Sequence>>,
 }
 
 enum Writer {
@@ -188,7 +202,7 @@ impl Shell<FileDevice> for ProcessShell<'_> {
 }
 
 impl<A: Application> Process<A> {
-    fn start(setup: ReplicaSetup, application: A) -> Result<Self, RunError> {
+    fn start(setup: ReplicaSetup, application: &impl Fn() -> A) -> Result<Self, RunError> {
         let started = Instant::now();
         let ReplicaSetup { config, cluster, keys } = setup;
         // Replicas (twice, while a link replaces another) and who has yet to say who it is: none takes a client's place.
@@ -200,21 +214,7 @@ impl<A: Application> Process<A> {
         })?;
         // Before the log's threads start: they inherit that these signals are blocked.
         reactor.handle_signals(&[libc::SIGTERM, libc::SIGINT])?;
-        let data = config.data.as_path();
-        let method = match config.log.device {
-            LogDevice::Direct => Method::Direct,
-            LogDevice::Mapped => Method::Mapped,
-        };
         let segment_bytes = (config.log.segment_mib as u32) << 20;
-        let device = FileDevice::open(data, cluster.genesis(), segment_bytes, method)?;
-        if method == Method::Direct && !device.is_direct() {
-            report(&format!(
-                "warning: the file system of {} refuses O_DIRECT: writes pass through the page cache",
-                data.display()
-            ));
-        }
-        let store = FileStore::open(&data.join("history"), cluster.genesis())?;
-        let execution = Execution::new(&cluster, application, store)?;
         let node_config = NodeConfig {
             me: config.replica,
             origin: cluster.origin().to_owned(),
@@ -241,12 +241,11 @@ impl<A: Application> Process<A> {
                 ..Timing::default()
             },
             segment_bytes,
+            never_ran: false,
             idle_write_us: IDLE_WRITE_US,
         };
-        let (node, found) = Node::recover(node_config, execution, device, now(started))?;
-        announce_log(data, &found);
-        let mut node = node;
-        let writer = match method {
+        let mut node = start::open(&config, &cluster, node_config, application, now(started))?;
+        let writer = match start::method(&config) {
             Method::Direct => Writer::Reactor(ReactorWriter::new(node.log_mut(), &mut reactor)?),
             Method::Mapped => Writer::Device,
         };
@@ -270,8 +269,22 @@ impl<A: Application> Process<A> {
         let outbox = Outbox::new((config.net.send_queue_kib as usize) << 10);
         let crash = CrashPoint::from_environment();
         let told_view = (node.ordering().view(), node.ordering().is_active());
+        let told_abstains = node.ordering().abstains();
         let (ending, writing, synced) = (None, false, false);
-        Ok(Self { reactor, node, writer, links, outbox, started, ending, writing, crash, synced, told_view })
+        Ok(Self {
+            reactor,
+            node,
+            writer,
+            links,
+            outbox,
+            started,
+            ending,
+            writing,
+            crash,
+            synced,
+            told_view,
+            told_abstains,
+        })
     }
 
     fn run(&mut self) -> Result<(), RunError> {
@@ -340,8 +353,25 @@ impl<A: Application> Process<A> {
         }
     }
 
-    /// Tells people when the view changes.
+    /// Tells people when the view changes, and when this replica abstains or votes again.
     fn report_view(&mut self) {
+        let ordering = self.node.ordering();
+        let abstains = ordering.abstains();
+        if abstains != self.told_abstains {
+            match (std::mem::replace(&mut self.told_abstains, abstains), abstains) {
+                (None, Some(_)) => report(
+                    "peers have votes of this replica that its log does not know: its disk was set back; it abstains until voting is safe",
+                ),
+                (_, Some(Some(needs))) => report(&format!(
+                    "a quorum has answered: this replica votes again after the stable checkpoint at sequence {needs} or above"
+                )),
+                (_, Some(None)) => {}
+                (_, None) => report("this replica asks for the next view and votes again from there on"),
+            }
+        }
+        if abstains.is_some() {
+            return;
+        }
         let ordering = self.node.ordering();
         let now = (ordering.view(), ordering.is_active());
         if now == self.told_view {
@@ -355,7 +385,7 @@ impl<A: Application> Process<A> {
     }
 
     /// The node, and the rest of the process as it sees it.
-    fn shell(&mut self) -> (&mut Node<A, FileStore, FileDevice>, ProcessShell<'_>) {
+    fn shell(&mut self) -> (&mut FileNode<A>, ProcessShell<'_>) {
         let shell = ProcessShell {
             outbox: &mut self.outbox,
             reactor: &mut self.reactor,
@@ -411,23 +441,6 @@ impl<A: Application> Process<A> {
         self.links.after_receive(&mut self.reactor, connection, &mut self.node, now);
         self.links.send(&mut self.reactor, &mut self.outbox);
     }
-}
-
-fn announce_log(data: &Path, found: &super::node::Recovery) {
-    if found.fresh {
-        report(&format!("new log in {}", data.display()));
-        return;
-    }
-    let torn = match found.torn_bytes {
-        0 => String::new(),
-        bytes => format!("; dropped {bytes} bytes of a torn tail, none of them acknowledged"),
-    };
-    report(&format!(
-        "log in {}: {} records read, executed up to sequence {}{torn}",
-        data.display(),
-        found.records,
-        found.executed,
-    ));
 }
 
 fn now(started: Instant) -> Now {

@@ -349,6 +349,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             resident_bytes: host.resident_bytes,
             anonymous_bytes: host.anonymous_bytes,
             links: self.links,
+            abstains: self.ordering.abstains().is_some(),
+            needs: self.ordering.abstains().flatten().unwrap_or(0),
             pid: host.pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             counters: Vec::new(),

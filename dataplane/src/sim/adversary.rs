@@ -17,7 +17,7 @@ use crate::types::{Digest, PublicKey, ReplicaId, Signature};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::frame::Kind;
 use crate::wire::message::{
-    self, ArchivedPrePrepare, Decided, FetchBatch, OpenSlot, PrePrepare, Status, Vote, Votes, WireBundle,
+    self, ArchivedPrePrepare, Decided, FetchBatch, Heard, OpenSlot, PrePrepare, Status, Vote, Votes, WireBundle,
 };
 
 /// Old messages kept for replay.
@@ -296,6 +296,9 @@ impl Adversary {
             executed,
             active: self.random.chance(800),
             ask: self.random.chance(100),
+            abstains: self.random.chance(100),
+            needs: executed.saturating_add(self.random.below(100)),
+            heard: vec![Heard { view: u64::MAX, sequence: 1 }; self.agreed.size.n()],
             open: vec![open],
         };
         let mut bytes = Vec::new();

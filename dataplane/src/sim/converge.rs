@@ -29,11 +29,14 @@ impl World {
         if !self.clients.iter().all(SimClient::is_done) {
             return None;
         }
-        let correct: Vec<usize> = (0..self.plan.n).filter(|replica| !self.plan.is_byzantine(*replica)).collect();
+        let correct: Vec<usize> = (0..self.plan.n).filter(|replica| !self.is_faulty(*replica)).collect();
         let mut states = Vec::new();
         for replica in correct {
             if let Some(node) = &mut self.machines[replica].node {
                 let executed = node.ordering().executed();
+                if node.ordering().abstains().is_some() {
+                    return None;
+                }
                 states.push((executed, node.execution_mut().size(), node.execution_mut().state_digest()));
             }
         }
@@ -82,7 +85,22 @@ impl World {
 
     fn where_they_stand(&self) -> String {
         let replicas = self.machines.iter().enumerate().map(|(replica, machine)| match &machine.node {
-            Some(node) => format!("{replica}: {} ({} bundles)", node.ordering().executed(), node.ordering().pooled()),
+            Some(node) => {
+                let ordering = node.ordering();
+                let abstains = match ordering.abstains() {
+                    None => String::new(),
+                    Some(None) => ", abstains".into(),
+                    Some(Some(needs)) => format!(", abstains until {needs}"),
+                };
+                format!(
+                    "{replica}: {} (stable {}, view {}{}, {} bundles{abstains})",
+                    ordering.executed(),
+                    ordering.low(),
+                    ordering.view(),
+                    if ordering.is_active() { "" } else { " asked for" },
+                    ordering.pooled()
+                )
+            }
             None => format!("{replica}: down"),
         });
         let clients = self.clients.iter().map(|client| format!("{} bundles done", client.completed));

@@ -44,6 +44,7 @@ impl World {
                 let most = self.plan.clock_ms as u64;
                 self.machines[replica].error_ms = self.random.between(0, 2 * most) as i64 - most as i64;
             }
+            Fault::Wipe | Fault::RollBack | Fault::BitFlip => self.spoil(replica, fault),
             Fault::SyncFails => {
                 if let Some(node) = &mut self.machines[replica].node {
                     node.log_mut().device_mut().fail_next_sync();
@@ -79,9 +80,36 @@ impl World {
         }
     }
 
+    /// A disk fails, where the cluster must bear one more faulty replica.
+    fn spoil(&mut self, replica: usize, fault: Fault) {
+        let faulty = (0..self.plan.n).filter(|other| self.is_faulty(*other) || self.machines[*other].is_spoilt).count();
+        let tolerated = (self.plan.n - 1) / 3;
+        let machine = &mut self.machines[replica];
+        let Some(disk) = machine.node.as_mut().map(|node| node.log_mut().device_mut()) else { return };
+        if fault == Fault::RollBack && machine.earlier.is_none() {
+            machine.earlier = Some(disk.copy());
+            return;
+        }
+        if faulty + self.plan.lost.len() >= tolerated || machine.is_spoilt {
+            return;
+        }
+        self.crash(replica, Crash::Power);
+        self.count(&format!("{fault:?} done"));
+        let (place, bit) = (self.random.next(), self.random.below(8));
+        let machine = &mut self.machines[replica];
+        machine.is_spoilt = true;
+        match (fault, &mut machine.disk) {
+            (Fault::RollBack, disk) => *disk = machine.earlier.take(),
+            (Fault::BitFlip, Some(disk)) => disk.flip(place, bit),
+            (_, Some(disk)) => disk.wipe(),
+            (_, None) => {}
+        }
+    }
+
     /// The replica's machine or process goes down, and comes up again later.
     pub(super) fn crash(&mut self, replica: usize, how: Crash) {
-        let Some(node) = self.machines[replica].node.take() else { return };
+        let Some(mut node) = self.machines[replica].node.take() else { return };
+        self.machines[replica].synced = node.log_mut().durable().0;
         let mut disk = node.into_device();
         disk.crash(how);
         let machine = &mut self.machines[replica];

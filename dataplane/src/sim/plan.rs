@@ -26,9 +26,15 @@ pub(super) enum Fault {
     ClockJump,
     /// A sync fails.
     SyncFails,
+    /// A machine loses its disk and gets an empty one.
+    Wipe,
+    /// A disk is set back to what it held some time ago.
+    RollBack,
+    /// A machine goes down, and a bit of what its disk holds is another afterwards.
+    BitFlip,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 13] = [
     Fault::Kill,
     Fault::KillInTurn,
     Fault::Power,
@@ -39,6 +45,9 @@ const FAULTS: [Fault; 10] = [
     Fault::Pause,
     Fault::ClockJump,
     Fault::SyncFails,
+    Fault::Wipe,
+    Fault::RollBack,
+    Fault::BitFlip,
 ];
 
 /// What a Byzantine replica does; several at once.

@@ -26,11 +26,9 @@ pub(super) fn machine(
     replica: usize,
     random: &mut Random,
 ) -> Result<Machine, String> {
-    let mut disk = SimDisk::new(random.next(), cluster.genesis(), SEGMENT_BYTES);
-    disk.skip_syncs(config.skip_syncs);
-    disk.slow_segments(plan.slow_segments);
+    let disk = empty_disk(config, plan, cluster, random.next());
     let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
-    let node = node_config(plan, cluster, replica)?;
+    let node = node_config(plan, cluster, replica, true)?;
     let adversary = tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), &node, client_key(0).public()));
     Ok(Machine {
         node: None,
@@ -43,15 +41,31 @@ pub(super) fn machine(
         turn_due: false,
         wake_us: u64::MAX,
         outbox: Outbox::default(),
+        earlier: None,
+        synced: 0,
+        is_spoilt: false,
+        is_doubtful: false,
         adversary,
     })
+}
+
+pub(super) fn empty_disk(config: SimConfig, plan: &Plan, cluster: &Cluster, seed: u64) -> SimDisk {
+    let mut disk = SimDisk::new(seed, cluster.genesis(), SEGMENT_BYTES);
+    disk.skip_syncs(config.skip_syncs);
+    disk.slow_segments(plan.slow_segments);
+    disk
 }
 
 pub(super) fn client_key(index: usize) -> SecretKey {
     SecretKey::from_seed(&[100 + index as u8; 32])
 }
 
-pub(super) fn node_config(plan: &Plan, cluster: &Cluster, replica: usize) -> Result<NodeConfig, String> {
+pub(super) fn node_config(
+    plan: &Plan,
+    cluster: &Cluster,
+    replica: usize,
+    never_ran: bool,
+) -> Result<NodeConfig, String> {
     let size = Size::new(plan.n).ok_or_else(|| format!("no cluster has {} replicas", plan.n))?;
     Ok(NodeConfig {
         me: ReplicaId(replica as u8),
@@ -61,6 +75,7 @@ pub(super) fn node_config(plan: &Plan, cluster: &Cluster, replica: usize) -> Res
         seals: Arc::new(seals(plan, cluster, replica)),
         timing: plan.timing,
         segment_bytes: SEGMENT_BYTES,
+        never_ran,
         idle_write_us: 100_000,
     })
 }

@@ -60,4 +60,5 @@ mutants! {
     finds_choices_that_are_believed: ChoicesBelieved within 1000;
     finds_a_restarted_leader_that_goes_on: LeaderGoesOn within 200;
     finds_certificates_that_are_believed: CertificatesBelieved within 400;
+    finds_a_replica_that_votes_without_its_records: VotesUnknowing within 400;
 }

@@ -14,14 +14,14 @@ use super::converge::Idle;
 use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
-use super::setup::{client_key, cluster, machine, node_config};
+use super::setup::{client_key, cluster, empty_disk, machine, node_config};
 use super::{Failure, MAX_EVENTS, Report, SimConfig};
 use crate::cluster::Cluster;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;
 use crate::log::{Crash, Log, LogError, SimDisk};
 use crate::ordering::record::Record;
-use crate::replica::{ClientId, HostStatus, Node, Shell};
+use crate::replica::{ClientId, HostStatus, Node, NodeError, Shell};
 use crate::types::{Now, ReplicaId};
 use crate::wire::frame::Kind;
 
@@ -110,6 +110,14 @@ pub(super) struct Machine {
     pub(super) turn_due: bool,
     pub(super) wake_us: u64,
     pub(super) outbox: Outbox,
+    /// What the disk held some time ago.
+    pub(super) earlier: Option<SimDisk>,
+    /// Records that were durable when it went down last.
+    pub(super) synced: u64,
+    /// The disk failed, and the replica is not back yet.
+    pub(super) is_spoilt: bool,
+    /// It lacks records and has not noticed: until it does it is one of the faulty ones.
+    pub(super) is_doubtful: bool,
     pub(super) adversary: Option<Adversary>,
 }
 
@@ -345,7 +353,7 @@ impl World {
             self.schedule(self.now_us + pause, Event::Turn { replica: to, life });
         }
         match result {
-            Err(error) if from < n && !self.plan.is_byzantine(from) && !self.plan.is_byzantine(to) => {
+            Err(error) if from < n && !self.is_faulty(from) && !self.is_faulty(to) => {
                 Err(format!("replica {to} faults the correct replica {from}: {error}"))
             }
             _ => Ok(()),
@@ -393,7 +401,8 @@ impl World {
     }
 
     fn check_turn(&mut self, replica: usize) -> Result<(), String> {
-        if self.plan.is_byzantine(replica) {
+        self.look_at_doubts(replica);
+        if self.is_faulty(replica) {
             return Ok(());
         }
         let machine = &mut self.machines[replica];
@@ -420,14 +429,14 @@ impl World {
     }
 
     fn send(&mut self, replica: usize, outbox: Outbox) -> Result<(), String> {
-        let byzantine = self.plan.is_byzantine(replica);
+        let faulty = self.is_faulty(replica);
         let mut leaving = Vec::with_capacity(outbox.peers.len());
         for (to, kind, body) in outbox.peers {
             let machine = &mut self.machines[replica];
             match (&mut machine.adversary, &mut machine.node) {
                 (Some(adversary), _) => adversary.outgoing(to, kind, body, &mut leaving),
                 (None, Some(node)) => {
-                    if !byzantine {
+                    if !faulty {
                         self.checker.leaves(replica, kind, &body, node.log_mut().device())?;
                     }
                     leaving.push((to, kind, body));
@@ -514,15 +523,35 @@ impl World {
         machine.outbox = Outbox::default();
         let life = machine.life;
         let now = self.clock(replica);
-        let execution = Execution::new(&self.cluster, Registers::default(), MemoryStore::new())
-            .map_err(|error| format!("replica {replica} cannot begin: {error}"))?;
-        let config = node_config(&self.plan, &self.cluster, replica)?;
-        let (node, found) = Node::recover(config, execution, disk, now)
-            .map_err(|error| format!("replica {replica} does not come back: {error}"))?;
+        let never_ran = life == 1;
+        let (plan, cluster) = (&self.plan, &self.cluster);
+        let read = |disk, never_ran| {
+            let execution = Execution::new(cluster, Registers::default(), MemoryStore::new())
+                .map_err(|error| format!("replica {replica} cannot begin: {error}"))?;
+            let config = node_config(plan, cluster, replica, never_ran)?;
+            Ok::<_, String>(Node::recover(config, execution, disk, now))
+        };
+        let mut damaged = false;
+        let recovered = match read(disk, never_ran)? {
+            Err(NodeError::Log(error)) if error.lost_records() && self.machines[replica].is_spoilt => {
+                damaged = true;
+                read(empty_disk(self.config, plan, cluster, life.into()), false)?
+            }
+            recovered => recovered,
+        };
+        let (node, found) = recovered.map_err(|error| format!("replica {replica} does not come back: {error}"))?;
+        if damaged {
+            self.count("damage found");
+        }
+        let machine = &mut self.machines[replica];
+        let abstains = node.ordering().abstains().is_some();
+        machine.is_doubtful |= machine.is_spoilt && found.records < machine.synced;
+        machine.is_doubtful &= !abstains;
+        machine.is_spoilt &= abstains || machine.is_doubtful;
         if found.torn_bytes > 0 {
             self.count("torn tail");
         }
-        self.trace_line(&format!("replica {replica} starts: {found:?}"));
+        self.trace_line(&format!("replica {replica} starts: {found:?} {abstains}"));
         self.machines[replica].node = Some(node);
         self.checker.restarted(replica);
         self.check_turn(replica)?;
@@ -537,6 +566,28 @@ impl World {
         }
         self.schedule(self.now_us, Event::Turn { replica, life });
         Ok(())
+    }
+
+    /// Whether nothing is expected of a replica: it is Byzantine, or lacks records and has not noticed.
+    pub(super) fn is_faulty(&self, replica: usize) -> bool {
+        self.plan.is_byzantine(replica) || self.machines[replica].is_doubtful
+    }
+
+    /// A replica that notices that it lacks records, or is back, is a correct one again.
+    fn look_at_doubts(&mut self, replica: usize) {
+        let machine = &mut self.machines[replica];
+        let Some(node) = &machine.node else { return };
+        let abstains = node.ordering().abstains().is_some();
+        let noticed = machine.is_doubtful && abstains;
+        let back = machine.is_spoilt && !abstains && !machine.is_doubtful;
+        machine.is_doubtful &= !noticed;
+        machine.is_spoilt &= !back;
+        if noticed {
+            self.count("roll-back noticed");
+        }
+        if back {
+            self.count("replica back without its records");
+        }
     }
 
     pub(super) fn finish_safety(&mut self) {

@@ -16,7 +16,7 @@ use super::error::Malformed;
 use super::frame::Kind;
 use super::limits::{
     ARCHIVED_LIST, MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CERTIFICATE, MAX_COUNTERS, MAX_QUERY,
-    MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES,
+    MAX_REPLICAS, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES,
 };
 
 /// The leader's proposal for one sequence: what is in the batch, by digest. Covers neither the leader nor the view with its
@@ -79,7 +79,7 @@ pub struct OpenSlot {
 }
 
 /// What the sender has; what it lacks is sent again.
-#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[derive(Archive, Serialize, Clone, PartialEq, Debug, Default)]
 #[rkyv(derive(Debug))]
 pub struct Status {
     /// The sender's view.
@@ -92,8 +92,24 @@ pub struct Status {
     pub active: bool,
     /// Whether the sender asks to be answered with its own status (after a reconnect).
     pub ask: bool,
+    /// Whether the sender lost its records and says nothing that counts.
+    pub abstains: bool,
+    /// Where it abstains: the sequence at which a checkpoint must be stable for it to come back; 0 while it does not know.
+    pub needs: u64,
+    /// The last vote that the sender has of each replica, by index.
+    pub heard: Vec<Heard>,
     /// Open sequences above `executed`, ascending.
     pub open: Vec<OpenSlot>,
+}
+
+/// The last vote of a replica: the highest view, and in it the highest sequence.
+#[derive(Archive, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Heard {
+    /// The view.
+    pub view: u64,
+    /// The sequence; 0 for a VIEW-CHANGE alone.
+    pub sequence: u64,
 }
 
 /// Asks for the body of a batch.
@@ -302,6 +318,10 @@ pub struct StatusAnswer {
     pub anonymous_bytes: u64,
     /// Replicas with a live link, a bit each.
     pub links: u32,
+    /// Whether it lost its records and says nothing that counts.
+    pub abstains: bool,
+    /// Where it abstains: the sequence at which a checkpoint must be stable for it to come back; 0 while it does not know.
+    pub needs: u64,
     /// Process id.
     pub pid: u32,
     /// Version of the binary.
@@ -423,7 +443,10 @@ macro_rules! messages {
 messages! {
     PrePrepare, |m| list("bundles in a proposal", &m.bundles, MAX_BATCH_BUNDLES);
     Decided, |m| list("decisions", &m.decided, MAX_VOTES);
-    Status, |m| list("open sequences in a status", &m.open, MAX_STATUS_SLOTS);
+    Status, |m| {
+        let heard = list("replicas heard in a status", &m.heard, MAX_REPLICAS)?;
+        Ok(heard + list("open sequences in a status", &m.open, MAX_STATUS_SLOTS)?)
+    };
     FetchBatch, |_m| Ok(0);
     Batch, |m| check_batch(m);
     ViewChange, |m| Ok(m.body.len());

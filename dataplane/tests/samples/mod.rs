@@ -6,8 +6,9 @@ use atlas_dataplane::types::{PublicKey, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Header, Kind};
 use atlas_dataplane::wire::message::{
-    Answer, Batch, Checkpoint, Counter, Decided, FetchBatch, NewView, OpenSlot, PrePrepare, Query, Refused, Relay,
-    Replies, Reply, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
+    Answer, Batch, Checkpoint, Counter, Decided, FetchBatch, Heard, NewView, OpenSlot, PrePrepare, Query, Refused,
+    Relay, Replies, Reply, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle,
+    encode,
 };
 pub(crate) use random::Rng;
 
@@ -61,6 +62,8 @@ fn status_answer(rng: &mut Rng) -> StatusAnswer {
         resident_bytes: rng.number(),
         anonymous_bytes: rng.number(),
         links: rng.number() as u32,
+        abstains: rng.one_in(2),
+        needs: rng.number(),
         pid: rng.number() as u32,
         version: rng.text(14),
         counters: rng.list(6, |rng| Counter { name: rng.text(20), value: rng.number() }),
@@ -143,6 +146,9 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
                 executed: rng.number(),
                 active: rng.one_in(2),
                 ask: rng.one_in(2),
+                abstains: rng.one_in(2),
+                needs: rng.number(),
+                heard: rng.list(4, |rng| Heard { view: rng.number(), sequence: rng.number() }),
                 open: rng.list(6, open_slot),
             },
             &mut out,

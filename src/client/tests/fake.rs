@@ -256,6 +256,8 @@ impl Replica {
             resident_bytes: 1,
             anonymous_bytes: 1,
             links: 0b1111,
+            abstains: false,
+            needs: 0,
             pid: 1,
             version: "fake".into(),
             counters: Vec::new(),

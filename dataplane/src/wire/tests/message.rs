@@ -13,11 +13,11 @@ use crate::wire::error::Malformed;
 use crate::wire::frame::Kind;
 use crate::wire::limits::{
     MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CLIENT_BODY, MAX_COUNTERS, MAX_ENTRY, MAX_PEER_BODY,
-    MAX_QUERY, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES, MIN_REQUEST,
+    MAX_QUERY, MAX_REPLICAS, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES, MIN_REQUEST,
 };
 use crate::wire::message::{
-    self, Answer, Batch, Counter, Decided, FetchBatch, Message, OpenSlot, PrePrepare, Query, Refused, Replies, Reply,
-    Status, StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, access, encode,
+    self, Answer, Batch, Counter, Decided, FetchBatch, Heard, Message, OpenSlot, PrePrepare, Query, Refused, Replies,
+    Reply, Status, StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, access, encode,
 };
 
 fn bytes<M>(message: &M) -> Vec<u8>
@@ -90,6 +90,8 @@ fn status_answer(counters: usize) -> StatusAnswer {
         resident_bytes: 10,
         anonymous_bytes: 11,
         links: 0b1011,
+        abstains: true,
+        needs: 512,
         pid: 12,
         version: "0.1.0-long-version".to_owned(),
         counters: (0..counters).map(|i| Counter { name: format!("dropped {i}"), value: i as u64 }).collect(),
@@ -108,7 +110,7 @@ fn every_message_is_read_as_it_was_written() {
     let text = round_trip(&Decided { decided: vec![Vote { sequence: 77, digest: [8; 32] }] });
     assert!(text.contains("77"), "{text}");
     let open = vec![OpenSlot { sequence: 9, proposed: true, prepares: 0b101, commits: 1 << 31 }];
-    let text = round_trip(&Status { view: 1, low: 2, executed: 3, active: true, ask: true, open });
+    let text = round_trip(&Status { view: 1, low: 2, executed: 3, active: true, ask: true, open, ..Status::default() });
     assert!(text.contains("true") && text.contains(&(1u32 << 31).to_string()), "{text}");
     round_trip(&FetchBatch { sequence: 1, digest: [2; 32] });
     round_trip(&Batch {
@@ -203,9 +205,10 @@ fn counts_beyond_their_limits_are_malformed() {
         low: 2,
         executed: 3,
         active: true,
-        ask: false,
         open: vec![OpenSlot { sequence: 9, proposed: true, prepares: 0, commits: 0 }; n],
+        ..Status::default()
     });
+    bounded(MAX_REPLICAS, |n| Status { heard: vec![Heard { view: 1, sequence: 2 }; n], ..Status::default() });
     let batch = |bundles| Batch { sequence: 1, digest: [2; 32], time_ms: 3, bundles };
     bounded(MAX_BATCH_BUNDLES, |n| batch(vec![wire_bundle(0, 0); n]));
     bounded(MAX_BUNDLE_REQUESTS, |n| batch(vec![wire_bundle(n, 1)]));
@@ -246,7 +249,7 @@ fn the_largest_bundle_fits_a_clients_frame() {
 
 #[test]
 fn a_bool_is_zero_or_one_and_text_is_utf8() {
-    let mut body = bytes(&Status { view: 0, low: 0, executed: 0, active: false, ask: true, open: Vec::new() });
+    let mut body = bytes(&Status { ask: true, ..Status::default() });
     let at = body.iter().position(|byte| *byte == 1).expect("the only 1 is `ask`");
     body[at] = 2;
     assert_eq!(access::<Status>(&body).err(), Some(Malformed::Archive));

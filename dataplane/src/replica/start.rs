@@ -1,0 +1,138 @@
+//! How a replica begins on what its data directory holds.
+//!
+//! | found | decision |
+//! | --- | --- |
+//! | a log | it is read; the replica goes on from there |
+//! | an empty log or none, and [`NEVER_RAN`] beside the keys | a new replica |
+//! | an empty log or none otherwise | the records are lost: the replica abstains until it is safe to vote (`ordering/rejoin.rs`) |
+//! | a log that lost acknowledged records ([`LogError::lost_records`]) | moved aside whole, then as above |
+//! | any other error | the end, nothing touched |
+//!
+//! The log's first record, durable before anything else happens, says which of the first three it was; only then the mark goes. A
+//! crash in between leaves both, and the log counts.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::node::{Node, NodeConfig, Recovery};
+use super::process::{RunError, report};
+use crate::cluster::replica::NEVER_RAN;
+use crate::cluster::settings::LogDevice;
+use crate::cluster::{Cluster, ReplicaConfig};
+use crate::execution::Execution;
+use crate::history::store::FileStore;
+use crate::log::{self, FileDevice, LogError, Method};
+use crate::replica::NodeError;
+use crate::state::Application;
+use crate::types::Now;
+
+/// A node on its files.
+pub(super) type FileNode<A> = Node<A, FileStore, FileDevice>;
+
+/// Opens the data directory and reads its log. See the module.
+///
+/// # Errors
+/// What the table calls the end.
+pub(super) fn open<A: Application>(
+    config: &ReplicaConfig,
+    cluster: &Cluster,
+    node: NodeConfig,
+    application: &impl Fn() -> A,
+    now: Now,
+) -> Result<FileNode<A>, RunError> {
+    let mark = config.keys.join(NEVER_RAN);
+    let never_ran = mark.try_exists().map_err(|source| RunError::Mark { file: mark.clone(), source })?;
+    let node = NodeConfig { never_ran, ..node };
+    let data = config.data.as_path();
+    let opened = match read(config, cluster, node.clone(), application, now) {
+        Err(RunError::Node(NodeError::Log(error)) | RunError::Log(error)) if error.lost_records() => {
+            report(&format!("this replica's log has lost what it acknowledged: {error}"));
+            if let Some(aside) = log::set_aside(data)? {
+                report(&format!("the damaged log is kept in {}", aside.display()));
+            }
+            // Whatever the mark says: there was a log.
+            read(config, cluster, NodeConfig { never_ran: false, ..node }, application, now)
+        }
+        opened => opened,
+    };
+    let (node, found) = opened?;
+    if never_ran {
+        remove(&mark, &config.keys).map_err(|source| RunError::Mark { file: mark, source })?;
+    }
+    announce(data, &found, node.ordering().abstains().is_some());
+    Ok(node)
+}
+
+fn read<A: Application>(
+    config: &ReplicaConfig,
+    cluster: &Cluster,
+    node: NodeConfig,
+    application: &impl Fn() -> A,
+    now: Now,
+) -> Result<(FileNode<A>, Recovery), RunError> {
+    let data = config.data.as_path();
+    let device = FileDevice::open(data, cluster.genesis(), node.segment_bytes, method(config))?;
+    if method(config) == Method::Direct && !device.is_direct() {
+        report(&format!(
+            "warning: the file system of {} refuses O_DIRECT: writes pass through the page cache",
+            data.display()
+        ));
+    }
+    let store = FileStore::open(&data.join("history"), cluster.genesis())?;
+    let execution = Execution::new(cluster, application(), store)?;
+    Ok(Node::recover(node, execution, device, now)?)
+}
+
+/// How the log becomes durable.
+pub(super) fn method(config: &ReplicaConfig) -> Method {
+    match config.log.device {
+        LogDevice::Direct => Method::Direct,
+        LogDevice::Mapped => Method::Mapped,
+    }
+}
+
+fn remove(file: &Path, dir: &Path) -> io::Result<()> {
+    fs::remove_file(file)?;
+    File::open(dir)?.sync_all()
+}
+
+fn announce(data: &Path, found: &Recovery, abstains: bool) {
+    let torn = match found.torn_bytes {
+        0 => String::new(),
+        bytes => format!("; dropped {bytes} bytes of a torn tail, none of them acknowledged"),
+    };
+    report(&match found.empty {
+        true => format!("new log in {}", data.display()),
+        false => format!(
+            "log in {}: {} records read, executed up to sequence {}{torn}",
+            data.display(),
+            found.records,
+            found.executed,
+        ),
+    });
+    if abstains {
+        report(
+            "this replica ran before and its records are lost: it abstains from voting, takes what the others decided, and votes again when \
+             nothing that it may have said can matter; that needs all correct replicas",
+        );
+    }
+}
+
+/// Prepares a data directory whose disk was lost, replaced, or set back to an earlier state: the replica that starts on it next abstains
+/// until it is safe to vote. What is there is moved aside, never deleted; says where to.
+///
+/// # Errors
+/// A replica runs there; the file system's own.
+pub fn recover(config: &ReplicaConfig) -> Result<Option<PathBuf>, RunError> {
+    let mark = config.keys.join(NEVER_RAN);
+    match remove(&mark, &config.keys) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(RunError::Mark { file: mark, source: error });
+        }
+        _ => {}
+    }
+    let made = fs::create_dir_all(&config.data);
+    made.map_err(|source| LogError::Io { file: config.data.clone(), doing: "create", source })?;
+    Ok(log::set_aside(&config.data)?)
+}
