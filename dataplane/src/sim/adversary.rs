@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::MAX_REPLICAS;
 use super::application::Operation;
 use super::plan::Tactic;
 use super::random::Random;
@@ -140,8 +141,8 @@ impl Adversary {
             Kind::PrePrepare if self.does(Tactic::Usurp) && from == ReplicaId(0) => {
                 let Ok(proposal) = message::access::<PrePrepare>(body) else { return };
                 let variant = self.variant(proposal, 1);
-                for replica in 0..8 {
-                    out.push((ReplicaId(replica), Kind::PrePrepare, variant.clone()));
+                for replica in 0..MAX_REPLICAS {
+                    out.push((ReplicaId(replica as u8), Kind::PrePrepare, variant.clone()));
                 }
             }
             _ => {}

@@ -2,7 +2,7 @@
 //!
 //! A run builds real [`Node`](crate::replica::Node)s over the simulator's disk and drives them from one queue of events ordered by (time, number).
 //! Messages travel as the encoded bodies that real links would carry. One seed is one run, bit for bit: every event goes into a
-//! chain of hashes, [`Report::chain`]; a run that fails is run again to write down its last events.
+//! chain of hashes, [`Report::chain`]; [`replay`] runs a seed again and tells each event.
 //!
 //! # A run
 //! 1. **Draw.** The seed draws the run's own mix (a swarm): size 4 or 7, which replicas are Byzantine and how, which faults come and
@@ -40,24 +40,31 @@ mod network;
 mod plan;
 mod random;
 mod setup;
+mod total;
 mod world;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+pub use total::Total;
 use world::World;
 
 /// Events in one run at most: one that needs more does not get anywhere.
 pub const MAX_EVENTS: u64 = 3_000_000;
 
-/// What to run.
+/// Replicas of a simulated cluster at most.
+pub const MAX_REPLICAS: usize = 16;
+
+/// What to run. The same configuration is the same run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SimConfig {
     /// Everything is drawn from it.
     pub seed: u64,
-    /// Number of replicas, 4 to 8; `None`: drawn, 4 or 7.
+    /// Number of replicas, 4 to [`MAX_REPLICAS`]; `None`: drawn.
     pub replicas: Option<usize>,
     /// Without the convergence phase.
     pub safety_only: bool,
@@ -75,9 +82,10 @@ impl SimConfig {
 }
 
 /// What a run was like.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Report {
-    /// Hash over all events: equal in every run of a seed.
+    /// Hash over all events: equal in every run of a seed. 16 hexadecimal digits in JSON, which has no such numbers.
+    #[serde(serialize_with = "hexadecimal")]
     pub chain: u64,
     /// Events.
     pub events: u64,
@@ -94,40 +102,78 @@ pub struct Report {
     /// Whether the run ended converged, not by its safety phase alone.
     pub converged: bool,
     /// How often each kind of fault came, by name.
-    pub faults: std::collections::BTreeMap<String, u64>,
+    pub faults: BTreeMap<String, u64>,
 }
 
 /// A rule that did not hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
-    /// Run it again with this.
+    /// [`replay`] it with this.
     pub config: SimConfig,
     /// When, us of virtual time.
     pub at_us: u64,
     /// What.
     pub what: String,
-    /// The draw and the last events before it.
-    pub trace: Vec<String>,
+    /// What the run was like until then.
+    pub report: Report,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in &self.trace {
-            writeln!(f, "{line}")?;
-        }
-        write!(f, "seed {} at {} us: {}\n{:?}", self.config.seed, self.at_us, self.what, self.config)
+        write!(f, "seed {} at {} us: {}", self.config.seed, self.at_us, self.what)
     }
 }
 
 impl std::error::Error for Failure {}
 
+/// An event in words. The first of a run is its draw.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct TraceLine {
+    /// When, us of virtual time.
+    pub at_us: u64,
+    /// What.
+    pub event: String,
+}
+
+impl fmt::Display for TraceLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:>9} {}", self.at_us, self.event)
+    }
+}
+
+fn hexadecimal<S: Serializer>(chain: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{chain:016x}"))
+}
+
 /// Runs one seed.
 ///
 /// # Errors
-/// The first rule that does not hold, with the last events before it.
+/// The first rule that does not hold. A panic in a replica is one, too.
 pub fn run(config: SimConfig) -> Result<Report, Box<Failure>> {
-    World::new(config, false).and_then(World::run).or_else(|_| {
-        // The same run again, writing its events down.
-        World::new(config, true).and_then(World::run)
-    })
+    World::new(config, false)?.run(&mut |_| {})
+}
+
+/// Runs one seed and tells every event as it comes, the draw first. Several times slower than [`run`], otherwise the same.
+///
+/// # Errors
+/// As [`run`].
+pub fn replay(config: SimConfig, each: &mut dyn FnMut(TraceLine)) -> Result<Report, Box<Failure>> {
+    World::new(config, true)?.run(each)
+}
+
+/// Runs one seed for its draw and the last events before its end.
+pub fn last_events(config: SimConfig, count: usize) -> Vec<TraceLine> {
+    let (mut draw, mut last) = (None, VecDeque::new());
+    // How it ends is for `run` to say.
+    let _ = replay(config, &mut |line| {
+        if draw.is_none() {
+            draw = Some(line);
+            return;
+        }
+        last.push_back(line);
+        if last.len() > count {
+            last.pop_front();
+        }
+    });
+    draw.into_iter().chain(last).collect()
 }

@@ -190,3 +190,9 @@ fn some<T: Copy>(random: &mut Random, all: &[T], per_mille: u64) -> Vec<T> {
     }
     chosen
 }
+
+/// The names of all faults and tactics, as [`Report::faults`](super::Report::faults) counts them.
+pub(super) fn names() -> impl Iterator<Item = String> {
+    let tactics = TACTICS.iter().map(|tactic| format!("byzantine {tactic:?}"));
+    FAULTS.iter().map(|fault| format!("{fault:?}")).chain(tactics)
+}

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::SimConfig;
 use super::adversary::Adversary;
 use super::client::SESSION_WINDOW;
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Machine, Outbox};
+use super::{MAX_REPLICAS, SimConfig};
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
 use crate::log::SimDisk;
@@ -77,6 +77,9 @@ pub(super) fn seals(plan: &Plan, cluster: &Cluster, replica: usize) -> Seals {
 }
 
 pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
+    if plan.n > MAX_REPLICAS {
+        return Err(format!("{} replicas; at most {MAX_REPLICAS} are simulated", plan.n));
+    }
     let mut text = format!(
         "origin = \"atlas.example/simulated\"\ncreated = 2026-09-01T00:00:00Z\n\n[settings]\ncheckpoint_interval = {}\nwindow = \
          {}\ndrift_ms = {}\nsession_window = {}\nsessions_per_identity = 4\nstate_interval_ms = 500\n",

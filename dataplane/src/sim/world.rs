@@ -1,7 +1,8 @@
 //! The event loop: nodes, clients, and what passes between them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -15,7 +16,7 @@ use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
 use super::setup::{client_key, cluster, machine, node_config};
-use super::{Failure, MAX_EVENTS, Report, SimConfig};
+use super::{Failure, MAX_EVENTS, Report, SimConfig, TraceLine};
 use crate::cluster::Cluster;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;
@@ -29,8 +30,6 @@ pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
 
 /// Wall time at the start, ms since the Unix epoch.
 pub(super) const BASE_MS: i64 = 1_790_000_000_000;
-/// Lines of a trace.
-const TRACE_LINES: usize = 400;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -133,14 +132,15 @@ pub(super) struct World {
     pub(super) idle: Option<Idle>,
     pub(super) done: bool,
     pub(super) faults: BTreeMap<String, u64>,
-    trace: Option<VecDeque<String>>,
+    /// What happened in this step, where somebody wants to know.
+    trace: Option<Vec<TraceLine>>,
 }
 
 impl World {
     pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
         let mut random = Random::new(config.seed);
         let plan = Plan::draw(&mut random, config.replicas);
-        let failed = |what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() });
+        let failed = |what| Box::new(Failure { config, at_us: 0, what, report: Report::default() });
         let cluster = cluster(&plan).map_err(failed)?;
         let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random));
         let machines = machines.collect::<Result<Vec<_>, String>>().map_err(failed)?;
@@ -176,7 +176,7 @@ impl World {
             idle: None,
             done: false,
             faults: BTreeMap::new(),
-            trace: trace.then(|| VecDeque::from([format!("{plan:?}")])),
+            trace: trace.then(|| vec![TraceLine { at_us: 0, event: format!("{plan:?}") }]),
             plan,
         };
         world.begin().map_err(|what| world.failure(what))?;
@@ -204,13 +204,26 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn run(mut self) -> Result<Report, Box<Failure>> {
-        while !self.done {
-            if let Err(what) = self.step() {
-                return Err(self.failure(what));
+    /// Runs to the end; what `each` gets stands in the trace.
+    pub(super) fn run(mut self, each: &mut dyn FnMut(TraceLine)) -> Result<Report, Box<Failure>> {
+        // A panic is a fault of the code under test like any other. The world is only looked at after it.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            while !self.done {
+                self.trace.iter_mut().flat_map(|trace| trace.drain(..)).for_each(&mut *each);
+                self.step()?;
+            }
+            Ok(())
+        }));
+        self.trace.iter_mut().flat_map(|trace| trace.drain(..)).for_each(each);
+        match ended {
+            Ok(Ok(())) => Ok(self.report()),
+            Ok(Err(what)) => Err(self.failure(what)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                Err(self.failure(format!("panic: {}", text.unwrap_or_default())))
             }
         }
-        Ok(self.report())
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -236,24 +249,14 @@ impl World {
         }
         self.chain = xxh3_64_with_seed(&bytes, self.chain);
         if self.trace.is_some() {
-            let line = match event {
-                Event::Deliver { from, to, kind, body } => {
-                    format!("{from} -> {to} {}", super::describe::message(*kind, body))
-                }
-                Event::Wake { .. } | Event::Client { .. } | Event::Look => return,
-                other => format!("{other:?}"),
-            };
+            let line = super::describe::event(event, self.plan.n);
             self.trace_line(&line);
         }
     }
 
     pub(super) fn trace_line(&mut self, line: &str) {
-        let now_us = self.now_us;
         if let Some(trace) = &mut self.trace {
-            if trace.len() > TRACE_LINES {
-                trace.remove(1);
-            }
-            trace.push_back(format!("{now_us:>9} {line}"));
+            trace.push(TraceLine { at_us: self.now_us, event: line.to_owned() });
         }
     }
 
@@ -547,9 +550,8 @@ impl World {
         !self.config.safety_only
     }
 
-    fn failure(&mut self, what: String) -> Box<Failure> {
-        let trace = self.trace.take().into_iter().flatten().collect();
-        Box::new(Failure { config: self.config, at_us: self.now_us, what, trace })
+    fn failure(&self, what: String) -> Box<Failure> {
+        Box::new(Failure { config: self.config, at_us: self.now_us, what, report: self.report() })
     }
 
     fn report(&self) -> Report {
