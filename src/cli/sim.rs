@@ -27,6 +27,8 @@ use super::output::{Colour, Style, json_line};
 const MAX_MINUTES: f64 = 10_080.0;
 /// The most threads.
 const MAX_THREADS: i64 = 1_024;
+/// The most operations a second: more would need more events than a run may have.
+const MAX_RATE: i64 = 1_000;
 
 /// Arguments of `atlas sim`.
 #[derive(Args, Debug)]
@@ -64,6 +66,9 @@ pub struct SimArgs {
     #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u8).range(MIN_REPLICAS as i64..=MAX_REPLICAS as i64))]
     pub replicas: Option<u8>,
+    /// Have the clients ask for so many operations a second, for 20 simulated seconds [default: drawn]
+    #[arg(long, value_name = "OPS", value_parser = clap::value_parser!(u16).range(1..=MAX_RATE))]
+    pub rate: Option<u16>,
     /// Let the disks lose what they report synced: every seed must fail, which shows that the checkers work
     #[arg(long)]
     pub without_sync: bool,
@@ -91,13 +96,20 @@ type Ended = Result<Report, Box<Failure>>;
 
 impl SimArgs {
     fn config(&self, seed: u64) -> SimConfig {
-        SimConfig { replicas: self.replicas.map(usize::from), skip_syncs: self.without_sync, ..SimConfig::new(seed) }
+        SimConfig {
+            replicas: self.replicas.map(usize::from),
+            rate: self.rate.map(u32::from),
+            skip_syncs: self.without_sync,
+            ..SimConfig::new(seed)
+        }
     }
 
     /// What replays a seed of this command.
     fn replay(&self, seed: u64) -> String {
-        let replicas = self.replicas.map_or(String::new(), |n| format!(" --replicas {n}"));
-        format!("atlas sim --seed {seed}{replicas}{}", if self.without_sync { " --without-sync" } else { "" })
+        let mut command = format!("atlas sim --seed {seed}");
+        command += &self.replicas.map_or(String::new(), |n| format!(" --replicas {n}"));
+        command += &self.rate.map_or(String::new(), |rate| format!(" --rate {rate}"));
+        command + if self.without_sync { " --without-sync" } else { "" }
     }
 }
 

@@ -17,6 +17,9 @@ use crate::wire::message::{self, Refused, Replies, Reply, Submit, WireBundle};
 /// Requests of a bundle at most, with the one that opens a session.
 const MAX_REQUESTS: u64 = 5;
 
+/// Twice the operations of a bundle on average.
+pub(super) const MEAN_OPERATIONS_X2: u64 = MAX_REQUESTS;
+
 /// The session window in the simulated cluster file.
 pub(super) const SESSION_WINDOW: u64 = 64;
 

@@ -59,6 +59,9 @@ pub const MAX_EVENTS: u64 = 3_000_000;
 /// Replicas of a simulated cluster at most.
 pub const MAX_REPLICAS: usize = 16;
 
+/// The safety phase of a run with [`SimConfig::rate`], us.
+pub const RATED_US: u64 = 20_000_000;
+
 /// What to run. The same configuration is the same run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SimConfig {
@@ -66,6 +69,8 @@ pub struct SimConfig {
     pub seed: u64,
     /// Number of replicas, 4 to [`MAX_REPLICAS`]; `None`: drawn.
     pub replicas: Option<usize>,
+    /// Operations that the clients together ask for in a second of a safety phase of [`RATED_US`]; `None`: both are drawn.
+    pub rate: Option<u32>,
     /// Without the convergence phase.
     pub safety_only: bool,
     /// Disks report writes durable that are not: what a build without its sync does. Such a run must fail.
@@ -77,7 +82,7 @@ pub struct SimConfig {
 impl SimConfig {
     /// A run with everything that the seed draws.
     pub fn new(seed: u64) -> Self {
-        Self { seed, replicas: None, safety_only: false, skip_syncs: false, check_disk: true }
+        Self { seed, replicas: None, rate: None, safety_only: false, skip_syncs: false, check_disk: true }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a seed draws: each run has its own mix of faults, so that rare combinations come up and some runs have hardly any.
 
+use super::RATED_US;
+use super::client::MEAN_OPERATIONS_X2;
 use super::random::Random;
 use crate::ordering::Timing;
 
@@ -175,6 +177,16 @@ impl Plan {
             },
             slow_segments: random.chance(200),
         }
+    }
+
+    /// Gives the clients so many operations a second to ask for, all the time.
+    pub(super) fn set_rate(&mut self, rate: u32) {
+        let rate = u64::from(rate.max(1));
+        self.clients = 3;
+        self.safety_us = RATED_US;
+        // Half of the longest pause on average.
+        self.think_us = 2 * self.clients as u64 * MEAN_OPERATIONS_X2 * 500_000 / rate;
+        self.bundles = (2 * RATED_US / self.think_us.max(1)).max(1);
     }
 
     pub(super) fn is_byzantine(&self, replica: usize) -> bool {

@@ -139,7 +139,8 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
         let mut random = Random::new(config.seed);
-        let plan = Plan::draw(&mut random, config.replicas);
+        let mut plan = Plan::draw(&mut random, config.replicas);
+        config.rate.into_iter().for_each(|rate| plan.set_rate(rate));
         let failed = |what| Box::new(Failure { config, at_us: 0, what, report: Report::default() });
         let cluster = cluster(&plan).map_err(failed)?;
         let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random));
