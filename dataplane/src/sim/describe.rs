@@ -24,6 +24,8 @@ pub(super) fn event(event: &Event, n: usize) -> String {
         Event::Client { client } => format!("client {client}: timer"),
         Event::Restart { replica } => format!("replica {replica}: restart"),
         Event::Fault => "time for a fault".to_owned(),
+        Event::Flap { from, to, .. } => format!("{} - {}: the link breaks", node(*from), node(*to)),
+        Event::LinkUp { a, b } => format!("{} - {}: the link is made again", node(*a), node(*b)),
         Event::LinksUp => "links are up again".to_owned(),
         Event::Stabilise => "faults stop".to_owned(),
         Event::Look => "has everything converged?".to_owned(),

@@ -36,6 +36,7 @@ mod client;
 mod converge;
 mod describe;
 mod faults;
+mod links;
 mod network;
 mod plan;
 mod random;

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::adversary::Adversary;
+use super::adversary::{Adversary, Plot};
 use super::client::SESSION_WINDOW;
 use super::plan::Plan;
 use super::random::Random;
-use super::world::{Machine, Outbox};
+use super::world::Machine;
 use super::{MAX_REPLICAS, SimConfig};
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
@@ -24,6 +24,7 @@ pub(super) fn machine(
     plan: &Plan,
     cluster: &Cluster,
     replica: usize,
+    plot: Option<&Plot>,
     random: &mut Random,
 ) -> Result<Machine, String> {
     let mut disk = SimDisk::new(random.next(), cluster.genesis(), SEGMENT_BYTES);
@@ -31,20 +32,13 @@ pub(super) fn machine(
     disk.slow_segments(plan.slow_segments);
     let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
     let node = node_config(plan, cluster, replica)?;
-    let adversary = tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), &node, client_key(0).public()));
-    Ok(Machine {
-        node: None,
-        disk: Some(disk),
-        life: 0,
-        born_us: 0,
-        error_ms: random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms,
-        paused_until_us: 0,
-        dies_in_turn: false,
-        turn_due: false,
-        wake_us: u64::MAX,
-        outbox: Outbox::default(),
-        adversary,
-    })
+    let adversary = tactics.map(|(_, tactics)| {
+        let plot = plot.cloned().unwrap_or_else(|| Plot::new(random));
+        let starved = client_key(random.index(plan.clients)).public();
+        Adversary::new(tactics, plot, random.fork(), &node, client_key(0).public(), starved)
+    });
+    let error_ms = random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms;
+    Ok(Machine::new(disk, error_ms, adversary))
 }
 
 pub(super) fn client_key(index: usize) -> SecretKey {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::adversary::{Adversary, Sent};
+use super::adversary::{Adversary, Plot, Sent};
 use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
@@ -30,6 +30,9 @@ pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
 
 /// Wall time at the start, ms since the Unix epoch.
 pub(super) const BASE_MS: i64 = 1_790_000_000_000;
+
+/// How many times as long a write to a slow disk takes.
+const SLOW_DISK: u64 = 30;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -59,6 +62,16 @@ pub(super) enum Event {
         replica: usize,
     },
     Fault,
+    /// A link breaks, and will again until then.
+    Flap {
+        from: usize,
+        to: usize,
+        until_us: u64,
+    },
+    LinkUp {
+        a: usize,
+        b: usize,
+    },
     LinksUp,
     Stabilise,
     Look,
@@ -104,12 +117,47 @@ pub(super) struct Machine {
     pub(super) born_us: u64,
     /// Wall clock error, ms.
     pub(super) error_ms: i64,
+    /// By how many us in a second that error grows, and since when.
+    drift_ppm: (i64, u64),
+    pub(super) slow_disk_until_us: u64,
     pub(super) paused_until_us: u64,
     pub(super) dies_in_turn: bool,
     pub(super) turn_due: bool,
     pub(super) wake_us: u64,
     pub(super) outbox: Outbox,
     pub(super) adversary: Option<Adversary>,
+}
+
+impl Machine {
+    /// A machine that was never switched on.
+    pub(super) fn new(disk: SimDisk, error_ms: i64, adversary: Option<Adversary>) -> Self {
+        Self {
+            node: None,
+            disk: Some(disk),
+            life: 0,
+            born_us: 0,
+            error_ms,
+            drift_ppm: (0, 0),
+            slow_disk_until_us: 0,
+            paused_until_us: 0,
+            dies_in_turn: false,
+            turn_due: false,
+            wake_us: u64::MAX,
+            outbox: Outbox::default(),
+            adversary,
+        }
+    }
+
+    /// From now on the wall clock gains so much in a second; what it is wrong by already stays.
+    pub(super) fn clock_goes(&mut self, drift_ppm: i64, now_us: u64) {
+        self.error_ms += self.drifted_ms(now_us);
+        self.drift_ppm = (drift_ppm, now_us);
+    }
+
+    fn drifted_ms(&self, now_us: u64) -> i64 {
+        let (ppm, since_us) = self.drift_ppm;
+        (now_us - since_us) as i64 / 1_000 * ppm / 1_000_000
+    }
 }
 
 /// A cluster, its clients, and all that happens to them.
@@ -143,11 +191,12 @@ impl World {
         config.rate.into_iter().for_each(|rate| plan.set_rate(rate));
         let failed = |what| Box::new(Failure { config, at_us: 0, what, report: Report::default() });
         let cluster = cluster(&plan).map_err(failed)?;
-        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random));
+        let plot = plan.collude.then(|| Plot::new(&mut random));
+        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, plot.as_ref(), &mut random));
         let machines = machines.collect::<Result<Vec<_>, String>>().map_err(failed)?;
         let mut clients = Vec::new();
         for index in 0..plan.clients {
-            let lying = plan.lying_client && index + 1 == plan.clients;
+            let lying: &[_] = if plan.lying_client && index + 1 == plan.clients { &plan.client_tactics } else { &[] };
             clients.push(SimClient::new(
                 index as u32,
                 client_key(index),
@@ -198,9 +247,14 @@ impl World {
         for (_, tactics) in self.plan.byzantine.clone() {
             tactics.iter().for_each(|tactic| self.count(&format!("byzantine {tactic:?}")));
         }
-        if self.plan.lying_client {
-            self.count("lying client");
+        if self.plan.collude {
+            self.count("byzantine replicas collude");
         }
+        if self.plan.lying_client {
+            let tactics = self.plan.client_tactics.clone();
+            tactics.iter().for_each(|tactic| self.count(&format!("client {tactic:?}")));
+        }
+        self.count(&format!("{} replicas", self.plan.n));
         self.schedule(self.now_us + self.plan.safety_us, Event::Stabilise);
         Ok(())
     }
@@ -286,6 +340,14 @@ impl World {
             Event::Client { client } => self.tick_client(client),
             Event::Restart { replica } => self.restart(replica),
             Event::Fault => self.fault(),
+            Event::Flap { from, to, until_us } => {
+                self.flap(from, to, until_us);
+                Ok(())
+            }
+            Event::LinkUp { a, b } => {
+                self.link_up(a, b);
+                Ok(())
+            }
             Event::LinksUp => {
                 self.links_up();
                 Ok(())
@@ -318,7 +380,7 @@ impl World {
         let machine = &self.machines[replica];
         Now {
             mono_us: self.now_us - machine.born_us,
-            wall_ms: BASE_MS + (self.now_us / 1_000) as i64 + machine.error_ms,
+            wall_ms: BASE_MS + (self.now_us / 1_000) as i64 + machine.error_ms + machine.drifted_ms(self.now_us),
         }
     }
 
@@ -330,6 +392,10 @@ impl World {
         }
         let now = self.clock(to);
         let n = self.plan.n;
+        if self.machines[to].adversary.as_ref().is_some_and(|adversary| adversary.ignores(kind, &body)) {
+            self.count("bundle starved");
+            return Ok(());
+        }
         let machine = &mut self.machines[to];
         let Some(node) = &mut machine.node else { return Ok(()) };
         let result = if from < n {
@@ -371,7 +437,12 @@ impl World {
             outbox.clients.truncate(self.random.index(outbox.clients.len() + 1));
         }
         if outbox.wrote && !dies {
-            let at_us = self.now_us + self.random.between(self.plan.disk_us / 2, self.plan.disk_us);
+            let mut takes_us = self.random.between(self.plan.disk_us / 2, self.plan.disk_us);
+            if self.machines[replica].slow_disk_until_us > self.now_us {
+                self.count("slow write");
+                takes_us *= SLOW_DISK;
+            }
+            let at_us = self.now_us + takes_us;
             self.schedule(at_us, Event::DiskDone { replica, life });
         }
         self.check_turn(replica)?;
@@ -441,19 +512,28 @@ impl World {
         }
         for (to, kind, body) in leaving {
             if to.index() < self.plan.n && to.index() != replica {
-                self.transmit(replica, to.index(), kind, &body.into());
+                let adversary = self.machines[replica].adversary.as_mut();
+                let late_us = adversary.map_or(0, |adversary| adversary.delay_us(kind));
+                if late_us > 0 {
+                    self.count("proposal delayed");
+                }
+                self.transmit(replica, to.index(), kind, &body.into(), late_us);
             }
         }
         for (client, kind, body) in outbox.clients {
             let to = (client.0 & u64::from(u32::MAX)) as usize;
-            self.transmit(replica, to, kind, &body.into());
+            self.transmit(replica, to, kind, &body.into(), 0);
         }
         Ok(())
     }
 
-    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: &Arc<[u8]>) {
+    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: &Arc<[u8]>, late_us: u64) {
+        if self.network.damages() {
+            self.damaged(from, to);
+            return;
+        }
         for at_us in self.network.arrivals(from, to, self.now_us).into_iter().flatten() {
-            self.schedule(at_us, Event::Deliver { from, to, kind, body: Arc::clone(body) });
+            self.schedule(at_us + late_us, Event::Deliver { from, to, kind, body: Arc::clone(body) });
         }
     }
 
@@ -484,7 +564,7 @@ impl World {
         }
         for send in sends {
             for replica in (0..self.plan.n).filter(|replica| send.replicas & (1 << replica) != 0) {
-                self.transmit(self.plan.n + client, replica, Kind::Submit, &send.body);
+                self.transmit(self.plan.n + client, replica, Kind::Submit, &send.body, 0);
             }
         }
         let next_us = self.clients[client].next_us();
