@@ -41,12 +41,3 @@ fn seeds_hold_every_rule() {
     }
     print!("{}", total.words(Some(begun.elapsed())));
 }
-
-/// Each found a fault of the core once, which `ordering/tests.rs` pins by itself.
-#[test]
-fn seeds_that_once_failed_hold() {
-    let mut total = Total::default();
-    for number in [0, 14, 221, 243, 377, 517, 601, 652, 658, 750, 1053, 2372, 207, 359, 525, 1089, 3346, 5733] {
-        seed(number, &mut total);
-    }
-}

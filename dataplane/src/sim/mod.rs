@@ -5,16 +5,17 @@
 //! chain of hashes, [`Report::chain`]; [`replay`] runs a seed again and tells each event.
 //!
 //! # A run
-//! 1. **Draw.** The seed draws the run's own mix (a swarm): size 4 or 7, which replicas are Byzantine and how, which faults come and
-//!    how often, loss, duplicates, delays, disk latency, clock errors within and beyond the drift bound, sizes of window and batches.
+//! 1. **Draw.** The seed draws the run's own mix (a swarm): size 4, 7 or, rarely, 10; which replicas are Byzantine, how, and
+//!    whether together; what a Byzantine client does; which faults come and how often; loss, duplicates, damage, delays, disk
+//!    latency, clock errors within and beyond the drift bound, sizes of window and batches.
 //! 2. **Safety phase.** Clients submit while faults come and go: kill -9 between any two events and in the middle of a turn,
-//!    power cuts of one machine or of all together with any subset of unsynced sectors lost, failed syncs, partitions (two groups,
-//!    one way, one isolated replica), pauses, clock jumps.
+//!    power cuts of one machine or of all together with any subset of unsynced sectors lost, failed syncs, slow disks, partitions
+//!    (two groups, one way, one isolated replica), links that break again and again, pauses, wall clocks that jump, drift and
+//!    stop. Half of the faults hit whoever leads.
 //! 3. **Convergence.** Faults stop, replicas come back, except Byzantine ones (who go on) and some that stay down, at most f
-//!    together. Then every submitted bundle must get its result, and all correct replicas that are up must reach the same sequence
-//!    and state. After that the idle cluster must order nothing and its traffic must stay within that of idle statuses.
-//!    There is no view change yet, so this needs the leader of view 0 correct and up; a run whose leader is Byzantine has the safety
-//!    phase only, as has one with [`SimConfig::safety_only`].
+//!    together. Then every submitted bundle of a correct client must get its result, and all correct replicas that are up must
+//!    reach the same sequence and state. After that the idle cluster must order nothing and its traffic must stay within that of
+//!    idle statuses. A run with [`SimConfig::safety_only`] ends before this.
 //!
 //! # What is checked
 //! By `check`, after every turn and message of every correct replica, restated without the code under test: the same history,
@@ -25,7 +26,8 @@
 //!
 //! # Limits
 //! Runs end after [`MAX_EVENTS`] events. Links here may reorder and duplicate, which real sessions do not; the cores must bear it.
-//! Bytes that are damaged on their way are what the `Mutate` tactic sends: sealed links turn all other damage into loss.
+//! Bytes that are damaged on their way end the link, as sealed sessions do; damage that a link passes on is what the `Mutate`
+//! tactic sends. Processes' own clocks (timers) run true; only the wall clock is ever wrong.
 //!
 //! Sources: TigerBeetle's VOPR (swarm, safety then liveness), Groce et al., "Swarm Testing" (ISSTA 2012).
 
@@ -37,6 +39,7 @@ mod converge;
 mod describe;
 mod faults;
 mod links;
+mod machine;
 mod network;
 mod plan;
 mod random;

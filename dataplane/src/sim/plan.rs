@@ -26,9 +26,9 @@ pub(super) enum Fault {
     Flapping,
     /// Writes take long, for a while.
     SlowDisk,
-    /// A wall clock goes too fast or too slow, until it is set again.
+    /// A wall clock goes too fast or too slow from now on.
     ClockDrifts,
-    /// A wall clock stands still, until it is set again.
+    /// A wall clock stands still from now on.
     ClockStops,
     /// A process stands still.
     Pause,

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::adversary::{Adversary, Plot};
 use super::client::SESSION_WINDOW;
+use super::machine::Machine;
 use super::plan::Plan;
 use super::random::Random;
-use super::world::Machine;
 use super::{MAX_REPLICAS, SimConfig};
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::adversary::{Adversary, Plot, Sent};
+use super::adversary::{Plot, Sent};
 use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
 use super::converge::Idle;
+use super::machine::{BASE_MS, Machine};
 use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
@@ -27,9 +28,6 @@ use crate::types::{Now, ReplicaId};
 use crate::wire::frame::Kind;
 
 pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
-
-/// Wall time at the start, ms since the Unix epoch.
-pub(super) const BASE_MS: i64 = 1_790_000_000_000;
 
 /// How many times as long a write to a slow disk takes.
 const SLOW_DISK: u64 = 30;
@@ -104,59 +102,6 @@ impl Shell<SimDisk> for Outbox {
 
     fn host(&self) -> HostStatus {
         HostStatus::default()
-    }
-}
-
-/// A machine with its replica.
-pub(super) struct Machine {
-    pub(super) node: Option<SimNode>,
-    /// The disk, while the replica is down.
-    pub(super) disk: Option<SimDisk>,
-    pub(super) life: u32,
-    /// The process's start, us: its monotonic clock begins there.
-    pub(super) born_us: u64,
-    /// Wall clock error, ms.
-    pub(super) error_ms: i64,
-    /// By how many us in a second that error grows, and since when.
-    drift_ppm: (i64, u64),
-    pub(super) slow_disk_until_us: u64,
-    pub(super) paused_until_us: u64,
-    pub(super) dies_in_turn: bool,
-    pub(super) turn_due: bool,
-    pub(super) wake_us: u64,
-    pub(super) outbox: Outbox,
-    pub(super) adversary: Option<Adversary>,
-}
-
-impl Machine {
-    /// A machine that was never switched on.
-    pub(super) fn new(disk: SimDisk, error_ms: i64, adversary: Option<Adversary>) -> Self {
-        Self {
-            node: None,
-            disk: Some(disk),
-            life: 0,
-            born_us: 0,
-            error_ms,
-            drift_ppm: (0, 0),
-            slow_disk_until_us: 0,
-            paused_until_us: 0,
-            dies_in_turn: false,
-            turn_due: false,
-            wake_us: u64::MAX,
-            outbox: Outbox::default(),
-            adversary,
-        }
-    }
-
-    /// From now on the wall clock gains so much in a second; what it is wrong by already stays.
-    pub(super) fn clock_goes(&mut self, drift_ppm: i64, now_us: u64) {
-        self.error_ms += self.drifted_ms(now_us);
-        self.drift_ppm = (drift_ppm, now_us);
-    }
-
-    fn drifted_ms(&self, now_us: u64) -> i64 {
-        let (ppm, since_us) = self.drift_ppm;
-        (now_us - since_us) as i64 / 1_000 * ppm / 1_000_000
     }
 }
 
@@ -378,10 +323,7 @@ impl World {
 
     pub(super) fn clock(&self, replica: usize) -> Now {
         let machine = &self.machines[replica];
-        Now {
-            mono_us: self.now_us - machine.born_us,
-            wall_ms: BASE_MS + (self.now_us / 1_000) as i64 + machine.error_ms + machine.drifted_ms(self.now_us),
-        }
+        Now { mono_us: self.now_us - machine.born_us, wall_ms: machine.wall_ms(self.now_us) }
     }
 
     fn deliver(&mut self, from: usize, to: usize, kind: Kind, body: Arc<[u8]>) -> Result<(), String> {
