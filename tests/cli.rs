@@ -4,8 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 11] =
-    ["init", "replica", "set", "delete", "get", "list", "history", "txn", "watch", "status", "bench"];
+const COMMANDS: [&str; 12] =
+    ["init", "replica", "set", "delete", "get", "list", "history", "txn", "watch", "status", "bench", "sim"];
 
 fn atlas(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atlas"));

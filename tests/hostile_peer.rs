@@ -393,7 +393,7 @@ fn a_forged_bundle_in_a_batch_gets_no_vote() {
 fn a_vote_survives_kill_9() {
     for step in ["written", "synced", "published"] {
         // Nobody suspects the false leader meanwhile, however slow the machine is.
-        let mut cluster = Cluster::start_with(|file| set_key(file, "local", "leader_timeout_ms = 60000"));
+        let mut cluster = Cluster::start_with(|file| support::set(file, "local", "leader_timeout_ms = 60000"));
         let client = cluster.client();
         cluster.kill(1);
         cluster.crash_at(1, step, 1);

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 
 use super::bench::BenchArgs;
 use super::parse::{self, Assignment};
+use super::sim::SimArgs;
 use crate::demo::DemoArgs;
 use crate::twin::operation::{Condition, SetProperty, Write};
 use crate::twin::query::Bound;
@@ -73,6 +74,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Measure latency or throughput, beside the floor of this host
     Bench(BenchArgs),
+    /// Simulate clusters under faults and attacks, from seeds, and check every rule
+    Sim(SimArgs),
     /// Replay a real day of a wind farm on four replicas, with a trip, a refusal and a kill -9
     Demo(DemoArgs),
 }

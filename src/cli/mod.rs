@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
-//!   `watch`, `status`, `bench`;
+//!   `watch`, `status`, `bench`, `sim`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -20,6 +20,7 @@ pub mod output;
 pub mod parse;
 pub mod read;
 pub mod session;
+pub mod sim;
 pub mod status;
 pub mod time;
 pub mod watch;
@@ -67,6 +68,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Watch(args) => watch::watch(args, out, style),
         Command::Status(args) => status::status(args, out, style),
         Command::Bench(args) => bench::bench(args, out),
+        Command::Sim(args) => sim::sim(args, out, style),
         Command::Demo(args) => crate::demo::demo(args, out, style),
     }
 }

@@ -1,8 +1,11 @@
 //! A Byzantine replica: a real node whose outgoing messages are changed, withheld, doubled and invented.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use super::MAX_REPLICAS;
 use super::application::Operation;
 use super::plan::Tactic;
 use super::random::Random;
@@ -14,7 +17,7 @@ use crate::ordering::seal::Seals;
 use crate::ordering::view_change::lies;
 use crate::replica::NodeConfig;
 use crate::types::{Digest, PublicKey, ReplicaId, Signature};
-use crate::wire::bundle::{Bundle, Request};
+use crate::wire::bundle::{Bundle, Request, signer};
 use crate::wire::frame::Kind;
 use crate::wire::message::{
     self, ArchivedPrePrepare, Decided, FetchBatch, Heard, OpenSlot, PrePrepare, Status, Vote, Votes, WireBundle,
@@ -26,19 +29,41 @@ const KEPT: usize = 64;
 /// A message on its way.
 pub(super) type Sent = (ReplicaId, Kind, Vec<u8>);
 
+/// Who is deceived and how: one of its own for each adversary, or the same for all who collude.
+#[derive(Clone)]
+pub(super) struct Plot {
+    /// Replicas that are lied to, a bit each.
+    victims: u32,
+    lies: Rc<RefCell<Lies>>,
+}
+
+#[derive(Default)]
+struct Lies {
+    /// What the victims are told instead of a digest.
+    variants: BTreeMap<[u8; 32], [u8; 32]>,
+    /// Bodies of batches that were forged, by digest.
+    forged: BTreeMap<[u8; 32], Vec<u8>>,
+}
+
+impl Plot {
+    pub(super) fn new(random: &mut Random) -> Self {
+        Self { victims: random.next() as u32, lies: Rc::default() }
+    }
+}
+
 /// See the module.
 pub(super) struct Adversary {
     tactics: Vec<Tactic>,
     random: Random,
-    /// Replicas that are lied to, a bit each.
     victims: u32,
+    lies: Rc<RefCell<Lies>>,
+    /// Whose bundles are not taken.
+    starved: PublicKey,
+    suspect_us: u64,
     origin: String,
     /// In whose name bundles are forged.
     forged_for: PublicKey,
     kept: Vec<(Kind, Vec<u8>)>,
-    /// What the victims are told instead of a digest.
-    variants: BTreeMap<[u8; 32], [u8; 32]>,
-    forged: BTreeMap<[u8; 32], Vec<u8>>,
     executed: u64,
     me: ReplicaId,
     agreed: Agreed,
@@ -46,11 +71,20 @@ pub(super) struct Adversary {
 }
 
 impl Adversary {
-    pub(super) fn new(tactics: &[Tactic], mut random: Random, config: &NodeConfig, forged_for: PublicKey) -> Self {
-        let victims = random.next() as u32;
+    pub(super) fn new(
+        tactics: &[Tactic],
+        plot: Plot,
+        random: Random,
+        config: &NodeConfig,
+        forged_for: PublicKey,
+        starved: PublicKey,
+    ) -> Self {
         Self {
             tactics: tactics.to_vec(),
-            victims: if tactics.contains(&Tactic::Forge) { u32::MAX } else { victims },
+            victims: if tactics.contains(&Tactic::Forge) { u32::MAX } else { plot.victims },
+            lies: plot.lies,
+            starved,
+            suspect_us: config.timing.suspect_us,
             random,
             origin: config.origin.clone(),
             me: config.me,
@@ -58,8 +92,6 @@ impl Adversary {
             seals: Arc::clone(&config.seals),
             forged_for,
             kept: Vec::new(),
-            variants: BTreeMap::new(),
-            forged: BTreeMap::new(),
             executed: 0,
         }
     }
@@ -127,12 +159,32 @@ impl Adversary {
         out.push((to, kind, body));
     }
 
+    /// Whether it behaves as if a message had not come.
+    pub(super) fn ignores(&self, kind: Kind, body: &[u8]) -> bool {
+        let bundle = match kind {
+            _ if !self.does(Tactic::Starve) => return false,
+            Kind::Submit => message::access::<message::Submit>(body).map(|message| &message.bundle),
+            Kind::Relay => message::access::<message::Relay>(body).map(|message| &message.bundle),
+            _ => return false,
+        };
+        bundle.is_ok_and(|bundle| signer(&bundle.cose) == Some(self.starved))
+    }
+
+    /// How long a message is held back, us.
+    pub(super) fn delay_us(&mut self, kind: Kind) -> u64 {
+        if kind == Kind::PrePrepare && self.does(Tactic::Delay) {
+            self.suspect_us * self.random.between(60, 98) / 100
+        } else {
+            0
+        }
+    }
+
     /// What it answers by itself, beside the node's own answer.
     pub(super) fn incoming(&mut self, from: ReplicaId, kind: Kind, body: &[u8], out: &mut Vec<Sent>) {
         match kind {
             Kind::FetchBatch => {
                 if let Ok(fetch) = message::access::<FetchBatch>(body)
-                    && let Some(batch) = self.forged.get(&fetch.digest)
+                    && let Some(batch) = self.lies.borrow().forged.get(&fetch.digest)
                 {
                     out.push((from, Kind::Batch, batch.clone()));
                 }
@@ -140,8 +192,8 @@ impl Adversary {
             Kind::PrePrepare if self.does(Tactic::Usurp) && from == ReplicaId(0) => {
                 let Ok(proposal) = message::access::<PrePrepare>(body) else { return };
                 let variant = self.variant(proposal, 1);
-                for replica in 0..8 {
-                    out.push((ReplicaId(replica), Kind::PrePrepare, variant.clone()));
+                for replica in 0..MAX_REPLICAS {
+                    out.push((ReplicaId(replica as u8), Kind::PrePrepare, variant.clone()));
                 }
             }
             _ => {}
@@ -157,7 +209,8 @@ impl Adversary {
         if !conceals && !self.is_victim(to) && self.random.chance(500) {
             return body;
         }
-        let (random, variants) = (&mut self.random, &self.variants);
+        let (random, told) = (&mut self.random, self.lies.borrow());
+        let variants = &told.variants;
         let lie = |report: &mut Report| {
             report.prepared.retain(|_| random.chance(500));
             report.pre_prepared.retain(|_| random.chance(700));
@@ -210,7 +263,7 @@ impl Adversary {
         let mut variant = read(proposal);
         variant.time_ms += later_ms;
         variant.digest = batch_digest(variant.time_ms, variant.bundles.iter().map(|digest| Digest(*digest))).0;
-        self.variants.insert(proposal.digest, variant.digest);
+        self.lies.borrow_mut().variants.insert(proposal.digest, variant.digest);
         encode(&variant)
     }
 
@@ -227,7 +280,7 @@ impl Adversary {
         let mut forged = read(proposal);
         forged.bundles = vec![bundle.digest().0];
         forged.digest = batch_digest(forged.time_ms, [bundle.digest()].into_iter()).0;
-        self.variants.insert(proposal.digest, forged.digest);
+        self.lies.borrow_mut().variants.insert(proposal.digest, forged.digest);
         let batch = message::Batch {
             sequence,
             digest: forged.digest,
@@ -236,7 +289,7 @@ impl Adversary {
         };
         let mut body = Vec::new();
         message::encode(&batch, &mut body);
-        self.forged.insert(forged.digest, body);
+        self.lies.borrow_mut().forged.insert(forged.digest, body);
         Some(encode(&forged))
     }
 
@@ -252,7 +305,7 @@ impl Adversary {
         };
         if self.is_victim(to) {
             for vote in &mut told.votes {
-                vote.digest = self.variants.get(&vote.digest).copied().unwrap_or(vote.digest);
+                vote.digest = self.lies.borrow().variants.get(&vote.digest).copied().unwrap_or(vote.digest);
             }
         }
         let mut body = Vec::new();

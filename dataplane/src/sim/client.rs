@@ -6,16 +6,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::application::Operation;
-use super::plan::Plan;
+use super::plan::{ClientTactic, Plan};
 use super::random::Random;
 use crate::crypto::keys::SecretKey;
 use crate::types::{Code, Digest, Now, PublicKey, Signature};
 use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use crate::wire::frame::Kind;
+use crate::wire::limits::{MAX_BUNDLE_REQUESTS, MAX_ENTRY};
 use crate::wire::message::{self, Refused, Replies, Reply, Submit, WireBundle};
 
 /// Requests of a bundle at most, with the one that opens a session.
 const MAX_REQUESTS: u64 = 5;
+
+/// Twice the operations of a bundle on average.
+pub(super) const MEAN_OPERATIONS_X2: u64 = MAX_REQUESTS;
 
 /// The session window in the simulated cluster file.
 pub(super) const SESSION_WINDOW: u64 = 64;
@@ -27,6 +31,9 @@ const LONGEST_PAUSE_US: u64 = 1_600_000;
 const MAX_OPEN: usize = 4;
 /// How long the lying client cares for a bundle, us.
 const LYING_PATIENCE_US: u64 = 400_000;
+
+/// Bundles that a flooding client sends at once.
+const FLOOD: u64 = 30;
 
 /// What a client wants sent: to the replicas of the set (a bit each).
 pub(super) struct ToSend {
@@ -59,7 +66,8 @@ pub(super) struct SimClient {
     index: u32,
     key: SecretKey,
     origin: String,
-    lying: bool,
+    /// What it does wrong; nothing if it is correct.
+    tactics: Vec<ClientTactic>,
     replicas: usize,
     needed: usize,
     random: Random,
@@ -75,13 +83,20 @@ pub(super) struct SimClient {
 }
 
 impl SimClient {
-    pub(super) fn new(index: u32, key: SecretKey, origin: &str, lying: bool, plan: &Plan, random: Random) -> Self {
+    pub(super) fn new(
+        index: u32,
+        key: SecretKey,
+        origin: &str,
+        tactics: &[ClientTactic],
+        plan: &Plan,
+        random: Random,
+    ) -> Self {
         let replicas = plan.n;
         Self {
             index,
             key,
             origin: origin.to_owned(),
-            lying,
+            tactics: tactics.to_vec(),
             replicas,
             needed: (replicas - 1) / 3 + 1,
             random,
@@ -96,6 +111,14 @@ impl SimClient {
         }
     }
 
+    fn is_lying(&self) -> bool {
+        !self.tactics.is_empty()
+    }
+
+    fn does(&self, tactic: ClientTactic) -> bool {
+        self.tactics.contains(&tactic)
+    }
+
     pub(super) fn key(&self) -> PublicKey {
         self.key.public()
     }
@@ -103,7 +126,7 @@ impl SimClient {
     /// Whether everything that was submitted has its result and nothing more will be submitted. A lying client is never
     /// waited for.
     pub(super) fn is_done(&self) -> bool {
-        self.lying || (self.left == 0 && self.open.is_empty())
+        self.is_lying() || (self.left == 0 && self.open.is_empty())
     }
 
     /// When [`SimClient::tick`] is due.
@@ -124,7 +147,7 @@ impl SimClient {
 
     pub(super) fn tick(&mut self, now: Now) -> Vec<ToSend> {
         let mut out = Vec::new();
-        if self.lying {
+        if self.is_lying() {
             let session = self.session.is_some();
             self.open.retain(|_, open| !session || open.begun_us + LYING_PATIENCE_US > now.mono_us);
         }
@@ -157,7 +180,7 @@ impl SimClient {
         let everyone = (1u32 << self.replicas) - 1;
         let mut bodies = Vec::new();
         let Some((digest, body)) = self.sign(first, &operations, now, true) else { return };
-        if self.lying && self.session.is_some() {
+        if self.does(ClientTactic::Reuse) && self.session.is_some() {
             let some = self.random.next() as u32 & everyone;
             bodies.push((some, body));
             let others: Vec<_> = (first..self.next).map(|number| Some(self.operation(number, 1))).collect();
@@ -167,6 +190,9 @@ impl SimClient {
             bodies.extend(self.sign(first, &forged, now, false).map(|(_, body)| (everyone, body)));
         } else {
             bodies.push((everyone, body));
+        }
+        if self.session.is_some() {
+            self.misbehave(first, now, everyone, out);
         }
         out.extend(bodies.iter().map(|(replicas, body)| ToSend { replicas: *replicas, body: Arc::clone(body) }));
         self.open.insert(
@@ -183,6 +209,43 @@ impl SimClient {
                 pause_us: 2 * FIRST_PAUSE_US,
             },
         );
+    }
+
+    /// What goes out beside an honest bundle that begins with number `first`, once and for nothing.
+    fn misbehave(&mut self, first: u64, now: Now, everyone: u32, out: &mut Vec<ToSend>) {
+        if self.does(ClientTactic::Flood) {
+            let session = self.session;
+            for _ in 0..FLOOD {
+                if self.random.chance(100) {
+                    self.session = Some(self.random.below(1_000));
+                }
+                let number = first + self.random.below(2 * SESSION_WINDOW);
+                let operations = [Some(self.operation(number, 3))];
+                let bundle = self.sign(number, &operations, now, true);
+                out.extend(bundle.map(|(_, body)| ToSend { replicas: everyone, body }));
+                self.session = session;
+            }
+        }
+        if self.does(ClientTactic::Oversize) {
+            let request =
+                Request { class: 0, not_after_ms: None, operation: &self.operation(first, 4).encode() }.encode();
+            let key = self.key.public();
+            let sign = |bytes: &[u8]| self.key.sign(bytes);
+            let one = std::slice::from_ref(&request);
+            let Ok(bundle) = Bundle::sign(&self.origin, key, self.session, first, one, now.wall_ms, sign) else {
+                return;
+            };
+            for requests in [
+                Vec::new(),
+                vec![request.clone(); 2],
+                vec![request.clone(); MAX_BUNDLE_REQUESTS + 1],
+                vec![vec![0; MAX_ENTRY + 1]],
+            ] {
+                let mut body = Vec::new();
+                message::encode(&Submit { bundle: WireBundle { cose: bundle.cose().to_vec(), requests } }, &mut body);
+                out.push(ToSend { replicas: everyone, body: body.into() });
+            }
+        }
     }
 
     fn operation(&mut self, number: u64, variant: u8) -> Operation {
@@ -240,7 +303,7 @@ impl SimClient {
                 let Some(open) = self.open.get_mut(&Digest(refused.bundle)) else { return Ok(Vec::new()) };
                 open.refusals.insert(replica, code);
                 let alike = open.refusals.values().filter(|other| **other == code).count();
-                if alike >= self.needed && code != Code::OVERLOADED && !self.lying {
+                if alike >= self.needed && code != Code::OVERLOADED && !self.is_lying() {
                     return Err(format!("client {} is refused with {code} by {alike} replicas", self.index));
                 }
                 Ok(Vec::new())

@@ -1,5 +1,6 @@
-//! Messages in words, for traces.
+//! Events in words, for traces.
 
+use super::world::Event;
 use crate::types::Digest;
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, ArchivedVote, Batch, Decided, FetchBatch, PrePrepare, Refused, Status, Votes};
@@ -10,8 +11,28 @@ fn votes(votes: &[ArchivedVote]) -> String {
     each.join(" ")
 }
 
-/// One line about a message.
-pub(super) fn message(kind: Kind, body: &[u8]) -> String {
+/// One line about an event in a cluster of `n` replicas.
+pub(super) fn event(event: &Event, n: usize) -> String {
+    let node = |index: usize| if index < n { format!("replica {index}") } else { format!("client {}", index - n) };
+    match event {
+        Event::Deliver { from, to, kind, body } => {
+            format!("{} -> {}: {}", node(*from), node(*to), message(*kind, body))
+        }
+        Event::Turn { replica, .. } => format!("replica {replica}: turn"),
+        Event::Wake { replica, .. } => format!("replica {replica}: timer"),
+        Event::DiskDone { replica, .. } => format!("replica {replica}: write done"),
+        Event::Client { client } => format!("client {client}: timer"),
+        Event::Restart { replica } => format!("replica {replica}: restart"),
+        Event::Fault => "time for a fault".to_owned(),
+        Event::Flap { from, to, .. } => format!("{} - {}: the link breaks", node(*from), node(*to)),
+        Event::LinkUp { a, b } => format!("{} - {}: the link is made again", node(*a), node(*b)),
+        Event::LinksUp => "links are up again".to_owned(),
+        Event::Stabilise => "faults stop".to_owned(),
+        Event::Look => "has everything converged?".to_owned(),
+    }
+}
+
+fn message(kind: Kind, body: &[u8]) -> String {
     let words = match kind {
         Kind::PrePrepare => message::access::<PrePrepare>(body)
             .map(|m| format!("view {} {}:{:?} {} bundles", m.view, m.sequence, Digest(m.digest), m.bundles.len())),

@@ -39,6 +39,20 @@ impl World {
                 let nodes = self.plan.n + self.plan.clients;
                 self.block_where(until_us, nodes, |from, to| from == replica || to == replica);
             }
+            Fault::Flapping => {
+                let all = self.random.chance(300);
+                let other = self.random.index(self.plan.n);
+                for to in (0..self.plan.n).filter(|to| *to != replica && (all || *to == other)) {
+                    self.schedule(self.now_us, Event::Flap { from: replica, to, until_us });
+                }
+            }
+            Fault::SlowDisk => self.machines[replica].slow_disk_until_us = until_us,
+            Fault::ClockDrifts => {
+                let fast = self.random.chance(500);
+                let ppm = self.random.between(1_000, 900_000) as i64;
+                self.machines[replica].clock_goes(if fast { ppm } else { -ppm }, self.now_us);
+            }
+            Fault::ClockStops => self.machines[replica].clock_goes(-1_000_000, self.now_us),
             Fault::Pause => self.machines[replica].paused_until_us = until_us,
             Fault::ClockJump => {
                 let most = self.plan.clock_ms as u64;
@@ -137,6 +151,8 @@ impl World {
         for replica in 0..self.plan.n {
             let machine = &mut self.machines[replica];
             machine.dies_in_turn = false;
+            machine.slow_disk_until_us = 0;
+            machine.clock_goes(0, self.now_us);
             machine.paused_until_us = 0;
             machine.error_ms = self.random.between(0, drift / 2) as i64 - (drift / 4) as i64;
             if let Some(node) = &mut machine.node {

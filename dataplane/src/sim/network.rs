@@ -11,6 +11,7 @@ pub(super) struct Network {
     random: Random,
     loss: u64,
     duplicates: u64,
+    corrupt: u64,
     late: u64,
     delay_us: u64,
     jitter_us: u64,
@@ -27,6 +28,7 @@ impl Network {
             random,
             loss: plan.loss,
             duplicates: plan.duplicates,
+            corrupt: plan.corrupt,
             late: plan.late,
             delay_us: plan.delay_us,
             jitter_us: plan.jitter_us,
@@ -39,7 +41,7 @@ impl Network {
     /// From now on every message arrives once, within a bound.
     pub(super) fn heal(&mut self) {
         self.blocked_until.fill(0);
-        (self.loss, self.duplicates, self.late) = (0, 0, 0);
+        (self.loss, self.duplicates, self.corrupt, self.late) = (0, 0, 0, 0);
     }
 
     pub(super) fn block(&mut self, from: usize, to: usize, until_us: u64) {
@@ -48,11 +50,20 @@ impl Network {
         }
     }
 
+    /// Whether something sent now arrives, if it is not lost.
+    pub(super) fn passes(&self, from: usize, to: usize, now_us: u64) -> bool {
+        self.blocked_until.get(from * self.nodes + to).is_none_or(|until| *until <= now_us)
+    }
+
+    /// Whether the next message is damaged on its way.
+    pub(super) fn damages(&mut self) -> bool {
+        self.corrupt > 0 && self.random.chance(self.corrupt)
+    }
+
     /// When the copies of a message arrive: none, one or two times, us.
     pub(super) fn arrivals(&mut self, from: usize, to: usize, now_us: u64) -> [Option<u64>; 2] {
         self.sent += 1;
-        let blocked = self.blocked_until.get(from * self.nodes + to).is_some_and(|until| *until > now_us);
-        if blocked || self.random.chance(self.loss) {
+        if !self.passes(from, to, now_us) || self.random.chance(self.loss) {
             self.lost += 1;
             return [None, None];
         }

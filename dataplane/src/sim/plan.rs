@@ -1,5 +1,7 @@
 //! What a seed draws: each run has its own mix of faults, so that rare combinations come up and some runs have hardly any.
 
+use super::RATED_US;
+use super::client::MEAN_OPERATIONS_X2;
 use super::random::Random;
 use crate::ordering::Timing;
 
@@ -20,6 +22,14 @@ pub(super) enum Fault {
     OneWay,
     /// One replica hears and reaches nobody, clients included.
     Isolated,
+    /// Links of one replica break and are made again, over and over.
+    Flapping,
+    /// Writes take long, for a while.
+    SlowDisk,
+    /// A wall clock goes too fast or too slow from now on.
+    ClockDrifts,
+    /// A wall clock stands still from now on.
+    ClockStops,
     /// A process stands still.
     Pause,
     /// A clock is set to another time.
@@ -34,7 +44,7 @@ pub(super) enum Fault {
     BitFlip,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 17] = [
     Fault::Kill,
     Fault::KillInTurn,
     Fault::Power,
@@ -42,6 +52,10 @@ const FAULTS: [Fault; 13] = [
     Fault::Partition,
     Fault::OneWay,
     Fault::Isolated,
+    Fault::Flapping,
+    Fault::SlowDisk,
+    Fault::ClockDrifts,
+    Fault::ClockStops,
     Fault::Pause,
     Fault::ClockJump,
     Fault::SyncFails,
@@ -75,9 +89,13 @@ pub(super) enum Tactic {
     LieInChange,
     /// Leaves its view now and again for no reason, and never begins one that it leads.
     Restless,
+    /// Takes no bundles of one client, so that none is proposed where it leads.
+    Starve,
+    /// As leader, proposes so late that those who wait nearly leave its view.
+    Delay,
 }
 
-const TACTICS: [Tactic; 11] = [
+const TACTICS: [Tactic; 13] = [
     Tactic::Equivocate,
     Tactic::WrongDigest,
     Tactic::Forge,
@@ -89,7 +107,22 @@ const TACTICS: [Tactic; 11] = [
     Tactic::Lie,
     Tactic::LieInChange,
     Tactic::Restless,
+    Tactic::Starve,
+    Tactic::Delay,
 ];
+
+/// What a Byzantine client does; several at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum ClientTactic {
+    /// Other requests under the same numbers to other replicas, and some without a signature that holds.
+    Reuse,
+    /// Many bundles at once: ahead of their turn, beyond its window, in sessions that it does not have.
+    Flood,
+    /// Bundles of more requests than were signed, of too many, of too large ones and of none.
+    Oversize,
+}
+
+const CLIENT_TACTICS: [ClientTactic; 3] = [ClientTactic::Reuse, ClientTactic::Flood, ClientTactic::Oversize];
 
 /// One run's draw.
 #[derive(Clone, Debug)]
@@ -97,11 +130,16 @@ pub(super) struct Plan {
     pub(super) n: usize,
     /// Byzantine replicas with what they do.
     pub(super) byzantine: Vec<(u8, Vec<Tactic>)>,
+    /// They deceive the same replicas with the same lies.
+    pub(super) collude: bool,
     /// Replicas that stay down once the faults stop.
     pub(super) lost: Vec<u8>,
     pub(super) clients: usize,
     /// Of them the last sends different bundles with the same numbers to different replicas.
+    /// Whether the last client is Byzantine.
     pub(super) lying_client: bool,
+    /// What that one does.
+    pub(super) client_tactics: Vec<ClientTactic>,
     /// Bundles that each client submits.
     pub(super) bundles: u64,
     /// Longest pause between two bundles of a client, us.
@@ -114,6 +152,8 @@ pub(super) struct Plan {
     pub(super) fault_us: u64,
     pub(super) loss: u64,
     pub(super) duplicates: u64,
+    /// Per mille of messages that are damaged on their way, which breaks the link.
+    pub(super) corrupt: u64,
     pub(super) delay_us: u64,
     pub(super) jitter_us: u64,
     /// Per mille of messages that take twenty times as long.
@@ -132,7 +172,12 @@ pub(super) struct Plan {
 impl Plan {
     /// Draws a run.
     pub(super) fn draw(random: &mut Random, n: Option<usize>) -> Self {
-        let n = n.unwrap_or(if random.chance(200) { 7 } else { 4 });
+        // The larger ones are slow.
+        let n = n.unwrap_or(match random.below(100) {
+            0..3 => 10,
+            3..20 => 7,
+            _ => 4,
+        });
         let tolerated = (n as u64 - 1) / 3;
         let faulty = random.between(0, tolerated);
         let mut byzantine: Vec<(u8, Vec<Tactic>)> = Vec::new();
@@ -156,10 +201,12 @@ impl Plan {
         let often = |random: &mut Random, most: u64| if random.chance(500) { random.between(0, most) } else { 0 };
         Self {
             n,
+            collude: byzantine.len() > 1 && random.chance(500),
             byzantine,
             lost,
             clients: random.between(1, 3) as usize,
             lying_client: random.chance(250),
+            client_tactics: some(random, &CLIENT_TACTICS, 500),
             bundles: random.between(3, 25),
             think_us: random.between(100, 200_000),
             safety_us: random.between(500_000, 3_000_000),
@@ -168,6 +215,7 @@ impl Plan {
             fault_us: random.between(1_000, 800_000),
             loss: if quiet { 0 } else { often(random, 250) },
             duplicates: if quiet { 0 } else { often(random, 200) },
+            corrupt: if quiet { 0 } else { often(random, 10) },
             delay_us: random.between(20, 3_000),
             jitter_us: random.between(1, 5_000),
             late: if quiet { 0 } else { often(random, 50) },
@@ -186,6 +234,16 @@ impl Plan {
         }
     }
 
+    /// Gives the clients so many operations a second to ask for, all the time.
+    pub(super) fn set_rate(&mut self, rate: u32) {
+        let rate = u64::from(rate.max(1));
+        self.clients = 3;
+        self.safety_us = RATED_US;
+        // Half of the longest pause on average.
+        self.think_us = 2 * self.clients as u64 * MEAN_OPERATIONS_X2 * 500_000 / rate;
+        self.bundles = (2 * RATED_US / self.think_us.max(1)).max(1);
+    }
+
     pub(super) fn is_byzantine(&self, replica: usize) -> bool {
         self.byzantine.iter().any(|(other, _)| usize::from(*other) == replica)
     }
@@ -198,4 +256,11 @@ fn some<T: Copy>(random: &mut Random, all: &[T], per_mille: u64) -> Vec<T> {
         chosen.extend(all.get(random.index(all.len())));
     }
     chosen
+}
+
+/// The names of all faults and tactics, as [`Report::faults`](super::Report::faults) counts them.
+pub(super) fn names() -> impl Iterator<Item = String> {
+    let tactics = TACTICS.iter().map(|tactic| format!("byzantine {tactic:?}"));
+    let clients = CLIENT_TACTICS.iter().map(|tactic| format!("client {tactic:?}"));
+    FAULTS.iter().map(|fault| format!("{fault:?}")).chain(tactics).chain(clients)
 }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::SimConfig;
-use super::adversary::Adversary;
+use super::adversary::{Adversary, Plot};
 use super::client::SESSION_WINDOW;
+use super::machine::Machine;
 use super::plan::Plan;
 use super::random::Random;
-use super::world::{Machine, Outbox};
+use super::{MAX_REPLICAS, SimConfig};
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
 use crate::log::SimDisk;
@@ -24,29 +24,19 @@ pub(super) fn machine(
     plan: &Plan,
     cluster: &Cluster,
     replica: usize,
+    plot: Option<&Plot>,
     random: &mut Random,
 ) -> Result<Machine, String> {
     let disk = empty_disk(config, plan, cluster, random.next());
     let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
     let node = node_config(plan, cluster, replica, true)?;
-    let adversary = tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), &node, client_key(0).public()));
-    Ok(Machine {
-        node: None,
-        disk: Some(disk),
-        life: 0,
-        born_us: 0,
-        error_ms: random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms,
-        paused_until_us: 0,
-        dies_in_turn: false,
-        turn_due: false,
-        wake_us: u64::MAX,
-        outbox: Outbox::default(),
-        earlier: None,
-        synced: 0,
-        is_spoilt: false,
-        is_doubtful: false,
-        adversary,
-    })
+    let adversary = tactics.map(|(_, tactics)| {
+        let plot = plot.cloned().unwrap_or_else(|| Plot::new(random));
+        let starved = client_key(random.index(plan.clients)).public();
+        Adversary::new(tactics, plot, random.fork(), &node, client_key(0).public(), starved)
+    });
+    let error_ms = random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms;
+    Ok(Machine::new(disk, error_ms, adversary))
 }
 
 pub(super) fn empty_disk(config: SimConfig, plan: &Plan, cluster: &Cluster, seed: u64) -> SimDisk {
@@ -92,6 +82,9 @@ pub(super) fn seals(plan: &Plan, cluster: &Cluster, replica: usize) -> Seals {
 }
 
 pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
+    if plan.n > MAX_REPLICAS {
+        return Err(format!("{} replicas; at most {MAX_REPLICAS} are simulated", plan.n));
+    }
     let mut text = format!(
         "origin = \"atlas.example/simulated\"\ncreated = 2026-09-01T00:00:00Z\n\n[settings]\ncheckpoint_interval = {}\nwindow = \
          {}\ndrift_ms = {}\nsession_window = {}\nsessions_per_identity = 4\nstate_interval_ms = 500\n",

@@ -1,13 +1,54 @@
 //! Tests of the simulator itself: it repeats a run bit for bit, and it finds faults that are put in on purpose.
 
-use super::{SimConfig, run};
+use super::machine::{BASE_MS, Machine};
+use super::{SimConfig, Total, run};
+use crate::log::SimDisk;
 use crate::ordering::mutants::{Mutant, with};
+use crate::types::Digest;
 
 #[test]
 fn a_seed_is_one_run_bit_for_bit() {
     for seed in 0..5 {
         assert_eq!(run(SimConfig::new(seed)), run(SimConfig::new(seed)));
     }
+}
+
+/// What of the draw shows in nothing but its effects.
+const EFFECTS: [&str; 9] = [
+    "10 replicas",
+    "bundle starved",
+    "byzantine replicas collude",
+    "failed sync",
+    "link broken while flapping",
+    "messages damaged",
+    "proposal delayed",
+    "slow write",
+    "torn tail",
+];
+
+#[test]
+fn everything_that_can_be_drawn_comes_within_200_seeds() {
+    let mut total = Total::default();
+    for seed in 0..200 {
+        total.add(seed, &run(SimConfig::new(seed)));
+        let never = total.faults.values().any(|coverage| coverage.times == 0);
+        if !never && EFFECTS.iter().all(|effect| total.faults.contains_key(*effect)) {
+            return;
+        }
+    }
+    panic!("{}", total.words(None));
+}
+
+#[test]
+fn a_wall_clock_that_stops_stands_still_and_one_that_drifts_keeps_what_it_gained() {
+    let mut machine = Machine::new(SimDisk::new(0, Digest([0; 32]), 1 << 20), 7, None);
+    assert_eq!(machine.wall_ms(5_000), BASE_MS + 12);
+    machine.clock_goes(-1_000_000, 5_000);
+    assert_eq!(machine.wall_ms(900_000), BASE_MS + 12);
+    machine.clock_goes(500_000, 900_000);
+    assert_eq!(machine.wall_ms(1_900_000), BASE_MS + 1_512);
+    machine.clock_goes(0, 1_900_000);
+    assert_eq!(machine.wall_ms(2_900_000), BASE_MS + 2_512);
 }
 
 /// Runs seeds from 0 on until one fails; the seed and what failed.

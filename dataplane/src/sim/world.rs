@@ -1,21 +1,23 @@
 //! The event loop: nodes, clients, and what passes between them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::adversary::{Adversary, Sent};
+use super::adversary::{Plot, Sent};
 use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
 use super::converge::Idle;
+use super::machine::{BASE_MS, Machine};
 use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
 use super::setup::{client_key, cluster, empty_disk, machine, node_config};
-use super::{Failure, MAX_EVENTS, Report, SimConfig};
+use super::{Failure, MAX_EVENTS, Report, SimConfig, TraceLine};
 use crate::cluster::Cluster;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;
@@ -27,10 +29,8 @@ use crate::wire::frame::Kind;
 
 pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
 
-/// Wall time at the start, ms since the Unix epoch.
-pub(super) const BASE_MS: i64 = 1_790_000_000_000;
-/// Lines of a trace.
-const TRACE_LINES: usize = 400;
+/// How many times as long a write to a slow disk takes.
+const SLOW_DISK: u64 = 30;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
@@ -60,6 +60,16 @@ pub(super) enum Event {
         replica: usize,
     },
     Fault,
+    /// A link breaks, and will again until then.
+    Flap {
+        from: usize,
+        to: usize,
+        until_us: u64,
+    },
+    LinkUp {
+        a: usize,
+        b: usize,
+    },
     LinksUp,
     Stabilise,
     Look,
@@ -95,32 +105,6 @@ impl Shell<SimDisk> for Outbox {
     }
 }
 
-/// A machine with its replica.
-pub(super) struct Machine {
-    pub(super) node: Option<SimNode>,
-    /// The disk, while the replica is down.
-    pub(super) disk: Option<SimDisk>,
-    pub(super) life: u32,
-    /// The process's start, us: its monotonic clock begins there.
-    pub(super) born_us: u64,
-    /// Wall clock error, ms.
-    pub(super) error_ms: i64,
-    pub(super) paused_until_us: u64,
-    pub(super) dies_in_turn: bool,
-    pub(super) turn_due: bool,
-    pub(super) wake_us: u64,
-    pub(super) outbox: Outbox,
-    /// What the disk held some time ago.
-    pub(super) earlier: Option<SimDisk>,
-    /// Records that were durable when it went down last.
-    pub(super) synced: u64,
-    /// The disk failed, and the replica is not back yet.
-    pub(super) is_spoilt: bool,
-    /// It lacks records and has not noticed: until it does it is one of the faulty ones.
-    pub(super) is_doubtful: bool,
-    pub(super) adversary: Option<Adversary>,
-}
-
 /// A cluster, its clients, and all that happens to them.
 pub(super) struct World {
     config: SimConfig,
@@ -141,20 +125,23 @@ pub(super) struct World {
     pub(super) idle: Option<Idle>,
     pub(super) done: bool,
     pub(super) faults: BTreeMap<String, u64>,
-    trace: Option<VecDeque<String>>,
+    /// What happened in this step, where somebody wants to know.
+    trace: Option<Vec<TraceLine>>,
 }
 
 impl World {
     pub(super) fn new(config: SimConfig, trace: bool) -> Result<Self, Box<Failure>> {
         let mut random = Random::new(config.seed);
-        let plan = Plan::draw(&mut random, config.replicas);
-        let failed = |what| Box::new(Failure { config, at_us: 0, what, trace: Vec::new() });
+        let mut plan = Plan::draw(&mut random, config.replicas);
+        config.rate.into_iter().for_each(|rate| plan.set_rate(rate));
+        let failed = |what| Box::new(Failure { config, at_us: 0, what, report: Report::default() });
         let cluster = cluster(&plan).map_err(failed)?;
-        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, &mut random));
+        let plot = plan.collude.then(|| Plot::new(&mut random));
+        let machines = (0..plan.n).map(|replica| machine(config, &plan, &cluster, replica, plot.as_ref(), &mut random));
         let machines = machines.collect::<Result<Vec<_>, String>>().map_err(failed)?;
         let mut clients = Vec::new();
         for index in 0..plan.clients {
-            let lying = plan.lying_client && index + 1 == plan.clients;
+            let lying: &[_] = if plan.lying_client && index + 1 == plan.clients { &plan.client_tactics } else { &[] };
             clients.push(SimClient::new(
                 index as u32,
                 client_key(index),
@@ -184,7 +171,7 @@ impl World {
             idle: None,
             done: false,
             faults: BTreeMap::new(),
-            trace: trace.then(|| VecDeque::from([format!("{plan:?}")])),
+            trace: trace.then(|| vec![TraceLine { at_us: 0, event: format!("{plan:?}") }]),
             plan,
         };
         world.begin().map_err(|what| world.failure(what))?;
@@ -205,20 +192,38 @@ impl World {
         for (_, tactics) in self.plan.byzantine.clone() {
             tactics.iter().for_each(|tactic| self.count(&format!("byzantine {tactic:?}")));
         }
-        if self.plan.lying_client {
-            self.count("lying client");
+        if self.plan.collude {
+            self.count("byzantine replicas collude");
         }
+        if self.plan.lying_client {
+            let tactics = self.plan.client_tactics.clone();
+            tactics.iter().for_each(|tactic| self.count(&format!("client {tactic:?}")));
+        }
+        self.count(&format!("{} replicas", self.plan.n));
         self.schedule(self.now_us + self.plan.safety_us, Event::Stabilise);
         Ok(())
     }
 
-    pub(super) fn run(mut self) -> Result<Report, Box<Failure>> {
-        while !self.done {
-            if let Err(what) = self.step() {
-                return Err(self.failure(what));
+    /// Runs to the end; what `each` gets stands in the trace.
+    pub(super) fn run(mut self, each: &mut dyn FnMut(TraceLine)) -> Result<Report, Box<Failure>> {
+        // A panic is a fault of the code under test like any other. The world is only looked at after it.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            while !self.done {
+                self.trace.iter_mut().flat_map(|trace| trace.drain(..)).for_each(&mut *each);
+                self.step()?;
+            }
+            Ok(())
+        }));
+        self.trace.iter_mut().flat_map(|trace| trace.drain(..)).for_each(each);
+        match ended {
+            Ok(Ok(())) => Ok(self.report()),
+            Ok(Err(what)) => Err(self.failure(what)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+                let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+                Err(self.failure(format!("panic: {}", text.unwrap_or_default())))
             }
         }
-        Ok(self.report())
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -244,24 +249,14 @@ impl World {
         }
         self.chain = xxh3_64_with_seed(&bytes, self.chain);
         if self.trace.is_some() {
-            let line = match event {
-                Event::Deliver { from, to, kind, body } => {
-                    format!("{from} -> {to} {}", super::describe::message(*kind, body))
-                }
-                Event::Wake { .. } | Event::Client { .. } | Event::Look => return,
-                other => format!("{other:?}"),
-            };
+            let line = super::describe::event(event, self.plan.n);
             self.trace_line(&line);
         }
     }
 
     pub(super) fn trace_line(&mut self, line: &str) {
-        let now_us = self.now_us;
         if let Some(trace) = &mut self.trace {
-            if trace.len() > TRACE_LINES {
-                trace.remove(1);
-            }
-            trace.push_back(format!("{now_us:>9} {line}"));
+            trace.push(TraceLine { at_us: self.now_us, event: line.to_owned() });
         }
     }
 
@@ -290,6 +285,14 @@ impl World {
             Event::Client { client } => self.tick_client(client),
             Event::Restart { replica } => self.restart(replica),
             Event::Fault => self.fault(),
+            Event::Flap { from, to, until_us } => {
+                self.flap(from, to, until_us);
+                Ok(())
+            }
+            Event::LinkUp { a, b } => {
+                self.link_up(a, b);
+                Ok(())
+            }
             Event::LinksUp => {
                 self.links_up();
                 Ok(())
@@ -320,10 +323,7 @@ impl World {
 
     pub(super) fn clock(&self, replica: usize) -> Now {
         let machine = &self.machines[replica];
-        Now {
-            mono_us: self.now_us - machine.born_us,
-            wall_ms: BASE_MS + (self.now_us / 1_000) as i64 + machine.error_ms,
-        }
+        Now { mono_us: self.now_us - machine.born_us, wall_ms: machine.wall_ms(self.now_us) }
     }
 
     fn deliver(&mut self, from: usize, to: usize, kind: Kind, body: Arc<[u8]>) -> Result<(), String> {
@@ -334,6 +334,10 @@ impl World {
         }
         let now = self.clock(to);
         let n = self.plan.n;
+        if self.machines[to].adversary.as_ref().is_some_and(|adversary| adversary.ignores(kind, &body)) {
+            self.count("bundle starved");
+            return Ok(());
+        }
         let machine = &mut self.machines[to];
         let Some(node) = &mut machine.node else { return Ok(()) };
         let result = if from < n {
@@ -375,7 +379,12 @@ impl World {
             outbox.clients.truncate(self.random.index(outbox.clients.len() + 1));
         }
         if outbox.wrote && !dies {
-            let at_us = self.now_us + self.random.between(self.plan.disk_us / 2, self.plan.disk_us);
+            let mut takes_us = self.random.between(self.plan.disk_us / 2, self.plan.disk_us);
+            if self.machines[replica].slow_disk_until_us > self.now_us {
+                self.count("slow write");
+                takes_us *= SLOW_DISK;
+            }
+            let at_us = self.now_us + takes_us;
             self.schedule(at_us, Event::DiskDone { replica, life });
         }
         self.check_turn(replica)?;
@@ -446,19 +455,28 @@ impl World {
         }
         for (to, kind, body) in leaving {
             if to.index() < self.plan.n && to.index() != replica {
-                self.transmit(replica, to.index(), kind, &body.into());
+                let adversary = self.machines[replica].adversary.as_mut();
+                let late_us = adversary.map_or(0, |adversary| adversary.delay_us(kind));
+                if late_us > 0 {
+                    self.count("proposal delayed");
+                }
+                self.transmit(replica, to.index(), kind, &body.into(), late_us);
             }
         }
         for (client, kind, body) in outbox.clients {
             let to = (client.0 & u64::from(u32::MAX)) as usize;
-            self.transmit(replica, to, kind, &body.into());
+            self.transmit(replica, to, kind, &body.into(), 0);
         }
         Ok(())
     }
 
-    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: &Arc<[u8]>) {
+    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: &Arc<[u8]>, late_us: u64) {
+        if self.network.damages() {
+            self.damaged(from, to);
+            return;
+        }
         for at_us in self.network.arrivals(from, to, self.now_us).into_iter().flatten() {
-            self.schedule(at_us, Event::Deliver { from, to, kind, body: Arc::clone(body) });
+            self.schedule(at_us + late_us, Event::Deliver { from, to, kind, body: Arc::clone(body) });
         }
     }
 
@@ -489,7 +507,7 @@ impl World {
         }
         for send in sends {
             for replica in (0..self.plan.n).filter(|replica| send.replicas & (1 << replica) != 0) {
-                self.transmit(self.plan.n + client, replica, Kind::Submit, &send.body);
+                self.transmit(self.plan.n + client, replica, Kind::Submit, &send.body, 0);
             }
         }
         let next_us = self.clients[client].next_us();
@@ -598,9 +616,8 @@ impl World {
         !self.config.safety_only
     }
 
-    fn failure(&mut self, what: String) -> Box<Failure> {
-        let trace = self.trace.take().into_iter().flatten().collect();
-        Box::new(Failure { config: self.config, at_us: self.now_us, what, trace })
+    fn failure(&self, what: String) -> Box<Failure> {
+        Box::new(Failure { config: self.config, at_us: self.now_us, what, report: self.report() })
     }
 
     fn report(&self) -> Report {

@@ -1,0 +1,77 @@
+//! A simulated machine: its disk, its clock, and the replica on it.
+
+use super::adversary::Adversary;
+use super::world::{Outbox, SimNode};
+use crate::log::SimDisk;
+
+/// Wall time at the start, ms since the Unix epoch.
+pub(super) const BASE_MS: i64 = 1_790_000_000_000;
+
+/// A machine with its replica.
+pub(super) struct Machine {
+    pub(super) node: Option<SimNode>,
+    /// The disk, while the replica is down.
+    pub(super) disk: Option<SimDisk>,
+    pub(super) life: u32,
+    /// The process's start, us: its monotonic clock begins there.
+    pub(super) born_us: u64,
+    /// Wall clock error, ms.
+    pub(super) error_ms: i64,
+    /// By how many us in a second that error grows, and since when.
+    drift_ppm: (i64, u64),
+    pub(super) slow_disk_until_us: u64,
+    pub(super) paused_until_us: u64,
+    pub(super) dies_in_turn: bool,
+    pub(super) turn_due: bool,
+    pub(super) wake_us: u64,
+    pub(super) outbox: Outbox,
+    /// What the disk held some time ago.
+    pub(super) earlier: Option<SimDisk>,
+    /// Records that were durable when it went down last.
+    pub(super) synced: u64,
+    /// The disk failed, and the replica is not back yet.
+    pub(super) is_spoilt: bool,
+    /// It lacks records and has not noticed: until it does it is one of the faulty ones.
+    pub(super) is_doubtful: bool,
+    pub(super) adversary: Option<Adversary>,
+}
+
+impl Machine {
+    /// A machine that was never switched on.
+    pub(super) fn new(disk: SimDisk, error_ms: i64, adversary: Option<Adversary>) -> Self {
+        Self {
+            node: None,
+            disk: Some(disk),
+            life: 0,
+            born_us: 0,
+            error_ms,
+            drift_ppm: (0, 0),
+            slow_disk_until_us: 0,
+            paused_until_us: 0,
+            dies_in_turn: false,
+            turn_due: false,
+            wake_us: u64::MAX,
+            outbox: Outbox::default(),
+            earlier: None,
+            synced: 0,
+            is_spoilt: false,
+            is_doubtful: false,
+            adversary,
+        }
+    }
+
+    /// From now on the wall clock gains so much in a second; what it is wrong by already stays.
+    pub(super) fn clock_goes(&mut self, drift_ppm: i64, now_us: u64) {
+        self.error_ms += self.drifted_ms(now_us);
+        self.drift_ppm = (drift_ppm, now_us);
+    }
+
+    pub(super) fn wall_ms(&self, now_us: u64) -> i64 {
+        BASE_MS + (now_us / 1_000) as i64 + self.error_ms + self.drifted_ms(now_us)
+    }
+
+    fn drifted_ms(&self, now_us: u64) -> i64 {
+        let (ppm, since_us) = self.drift_ppm;
+        (now_us - since_us) as i64 / 1_000 * ppm / 1_000_000
+    }
+}
