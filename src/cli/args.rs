@@ -69,7 +69,7 @@ pub enum Command {
     Watch(WatchArgs),
     /// Show how each replica is
     Status(StatusArgs),
-    /// Measure latency or throughput, beside the floor of this host
+    /// Measure latency, throughput, or how long a leader's failure is felt
     Bench(BenchArgs),
     /// Replay a real day of a wind farm on four replicas, with a trip, a refusal and a kill -9
     Demo(DemoArgs),
@@ -378,6 +378,14 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if seconds > 0.0 && seconds <= MAX_SECONDS => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("a number of seconds above 0 and up to {MAX_SECONDS}, such as 10 or 0.5")),
     }
+}
+
+/// As [`seconds`], or 0 for not at all.
+///
+/// # Errors
+/// A text for people.
+pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text.parse() == Ok(0.0) { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// The `--set` and `--delete` of a transaction, each with a twin and what belongs to it.
