@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use atlas_dataplane::adversary::Tactic;
 use atlas_dataplane::cluster::init::DEFAULT_PORT;
 use atlas_dataplane::types::Position;
 use clap::builder::ValueParser;
@@ -53,6 +54,9 @@ pub enum Command {
     Init(InitArgs),
     /// Run one replica until SIGTERM or SIGINT
     Replica(ReplicaArgs),
+    /// Run one replica that lies, on this host's loopback only: for tests and demonstrations
+    #[command(hide = true)]
+    HostileReplica(HostileReplicaArgs),
     /// Set properties of a twin
     Set(SetArgs),
     /// Delete properties of a twin, or all of them
@@ -151,6 +155,27 @@ pub struct ReplicaArgs {
     /// End when this process, which has started the replica, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub parent: Option<u32>,
+}
+
+/// Arguments of `atlas hostile-replica`, which is for tests and demonstrations.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  atlas hostile-replica --config plant/replica-3/config.toml --tactics equivocate,lie-in-change
+
+It refuses to run where any replica of the cluster has another address than this host's loopback. What a replica signed
+while it lied stays signed: do not go on using its directory for more than a demonstration.")]
+pub struct HostileReplicaArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub replica: ReplicaArgs,
+    /// What it does, separated by commas: equivocate, wrong-digest, forge, usurp, double-vote, mutate, replay, silent, lie,
+    /// lie-in-change, restless
+    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
+    pub tactics: Vec<Tactic>,
+    /// Chooses whom it lies to and when
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// Arguments of `atlas set`.

@@ -16,7 +16,7 @@ use super::session::{identity, load_cluster};
 use crate::bench::report::write_hdr;
 use crate::bench::run::{self, BenchError, Measured, Settings, Target};
 use crate::bench::workload::{MAX_PAYLOAD, MIN_PAYLOAD};
-use crate::local::{LocalCluster, LocalError, LocalOptions};
+use crate::local::{LocalCluster, LocalOptions};
 
 mod failover;
 
@@ -210,9 +210,9 @@ fn on_own_cluster(args: &LoadArgs, settings: &Settings, interrupt: &Interrupt) -
     let (mut local, target) = args.place.start(&temporary, settings.clients, interrupt)?;
     let measured = run::run(target, settings, floor, interrupt);
     // A replica that died explains a run that failed better than the run does.
-    local.check().map_err(local_error)?;
+    local.check().map_err(failed)?;
     let measured = measured.map_err(bench_error)?;
-    local.stop().map_err(local_error)?;
+    local.stop().map_err(failed)?;
     Ok(measured)
 }
 
@@ -242,7 +242,7 @@ impl PlaceArgs {
     ) -> Result<(LocalCluster, Target), CliError> {
         let options = LocalOptions { extra_clients: clients, interrupt: Some(interrupt.clone()), ..Default::default() };
         let dir = temporary.path().join("cluster");
-        let local = LocalCluster::start(&dir, self.replicas(), &options).map_err(local_error)?;
+        let local = LocalCluster::start(&dir, self.replicas(), &options).map_err(failed)?;
         let keys = (0..clients).map(|client| identity(&local.extra_client(client))).collect::<Result<_, _>>()?;
         let target = Target { cluster: load_cluster(local.cluster_file())?, keys };
         Ok((local, target))
@@ -264,7 +264,8 @@ fn check_disk(dir: &Path, chosen: bool) -> Result<(), CliError> {
     Err(CliError::Usage("this directory lies in memory (tmpfs); name one on a disk with --dir".to_owned()))
 }
 
-fn local_error(error: LocalError) -> CliError {
+/// A failure whose own words are enough.
+fn failed(error: impl std::fmt::Display) -> CliError {
     CliError::Failed(error.to_string())
 }
 

@@ -57,6 +57,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
     match command {
         Command::Init(args) => init::init(args, out, style),
         Command::Replica(args) => init::replica(args),
+        Command::HostileReplica(args) => init::hostile_replica(args),
         Command::Set(args) => write::set(args, out, style),
         Command::Delete(args) => write::delete(args, out, style),
         Command::Txn(args) => write::txn(args, out, style),

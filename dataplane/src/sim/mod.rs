@@ -29,7 +29,6 @@
 //!
 //! Sources: TigerBeetle's VOPR (swarm, safety then liveness), Groce et al., "Swarm Testing" (ISSTA 2012).
 
-mod adversary;
 mod application;
 mod check;
 mod client;
@@ -38,7 +37,7 @@ mod describe;
 mod faults;
 mod network;
 mod plan;
-mod random;
+pub(crate) mod random;
 mod setup;
 mod world;
 

@@ -1,6 +1,7 @@
 //! What a seed draws: each run has its own mix of faults, so that rare combinations come up and some runs have hardly any.
 
 use super::random::Random;
+use crate::adversary::{TACTICS, Tactic};
 use crate::ordering::Timing;
 
 /// Faults that come and go while a run's safety phase lasts.
@@ -39,47 +40,6 @@ const FAULTS: [Fault; 10] = [
     Fault::Pause,
     Fault::ClockJump,
     Fault::SyncFails,
-];
-
-/// What a Byzantine replica does; several at once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Tactic {
-    /// As leader, other batches to some backups, with votes to match.
-    Equivocate,
-    /// As leader, another content under the same digest to some backups.
-    WrongDigest,
-    /// As leader, batches with bundles that nobody signed.
-    Forge,
-    /// As backup, proposals that only the leader may make.
-    Usurp,
-    /// Every vote twice, and votes for several digests.
-    DoubleVote,
-    /// Random changes to the bytes of messages.
-    Mutate,
-    /// Old messages again.
-    Replay,
-    /// Says nothing to some or to all.
-    Silent,
-    /// Invented decisions and statuses.
-    Lie,
-    /// VIEW-CHANGEs that conceal and invent, another to each replica, and NEW-VIEWs built on them.
-    LieInChange,
-    /// Leaves its view now and again for no reason, and never begins one that it leads.
-    Restless,
-}
-
-const TACTICS: [Tactic; 11] = [
-    Tactic::Equivocate,
-    Tactic::WrongDigest,
-    Tactic::Forge,
-    Tactic::Usurp,
-    Tactic::DoubleVote,
-    Tactic::Mutate,
-    Tactic::Replay,
-    Tactic::Silent,
-    Tactic::Lie,
-    Tactic::LieInChange,
-    Tactic::Restless,
 ];
 
 /// One run's draw.

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::SimConfig;
-use super::adversary::Adversary;
+use super::application::Operation;
 use super::client::SESSION_WINDOW;
 use super::plan::Plan;
 use super::random::Random;
 use super::world::{Machine, Outbox};
+use crate::adversary::Adversary;
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
 use crate::log::SimDisk;
@@ -31,7 +32,10 @@ pub(super) fn machine(
     disk.slow_segments(plan.slow_segments);
     let tactics = plan.byzantine.iter().find(|(other, _)| usize::from(*other) == replica);
     let node = node_config(plan, cluster, replica)?;
-    let adversary = tactics.map(|(_, tactics)| Adversary::new(tactics, random.fork(), &node, client_key(0).public()));
+    let forged =
+        |number| Operation { client: 0, session: 1, number, variant: 99, register: 0, revision: u64::MAX }.encode();
+    let adversary = tactics
+        .map(|(_, tactics)| Adversary::new(tactics, random.fork(), &node, client_key(0).public(), Box::new(forged)));
     Ok(Machine {
         node: None,
         disk: Some(disk),

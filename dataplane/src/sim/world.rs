@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::adversary::{Adversary, Sent};
 use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
@@ -16,6 +15,7 @@ use super::plan::Plan;
 use super::random::Random;
 use super::setup::{client_key, cluster, machine, node_config};
 use super::{Failure, MAX_EVENTS, Report, SimConfig};
+use crate::adversary::{Adversary, Sent};
 use crate::cluster::Cluster;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;

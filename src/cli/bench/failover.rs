@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{PlaceArgs, bench_error, cannot_write, create, local_error, rate};
+use super::{PlaceArgs, bench_error, cannot_write, create, failed, rate};
 use crate::bench::failover::fault::Fault;
 use crate::bench::failover::{self, FailoverError, KEYS, MAX_REPETITIONS, Settings, svg};
 use crate::bench::run::Target;
@@ -117,7 +117,7 @@ pub(super) fn failover(args: &FailoverArgs, out: &mut impl Write) -> Result<(), 
         FailoverError::Stuck { .. } => CliError::NoQuorum(error.to_string()),
         other => CliError::Failed(other.to_string()),
     })?;
-    local.stop().map_err(local_error)?;
+    local.stop().map_err(failed)?;
     if let Some((path, mut file)) = svg_file {
         let drawn = svg::draw(&report).map_err(|error| CliError::failed("cannot draw", error))?;
         file.write_all(drawn.as_bytes()).map_err(|error| cannot_write(path, error))?;

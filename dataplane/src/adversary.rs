@@ -1,11 +1,18 @@
 //! A Byzantine replica: a real node whose outgoing messages are changed, withheld, doubled and invented.
+//!
+//! The node inside is honest and signs with its own keys; all lies happen between it and its links. The simulator has such replicas in its
+//! runs, and [`run_hostile`](crate::replica::process::run_hostile) makes one a process, for tests and demonstrations with real clusters.
+//!
+//! # Nobody lies by accident
+//! No setting and no environment variable makes a replica lie: [`run`](crate::replica::process::run) has no adversary and nothing to
+//! give it one. A hostile process is another function, called by a command of its own, and refuses to start in a cluster of which any
+//! replica has an address other than this host's loopback.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use super::application::Operation;
-use super::plan::Tactic;
-use super::random::Random;
 use crate::ordering::Agreed;
 use crate::ordering::batch::batch_digest;
 use crate::ordering::checkpoint::forged;
@@ -13,6 +20,7 @@ use crate::ordering::choice::{Entry, Report};
 use crate::ordering::seal::Seals;
 use crate::ordering::view_change::lies;
 use crate::replica::NodeConfig;
+use crate::sim::random::Random;
 use crate::types::{Digest, PublicKey, ReplicaId, Signature};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::frame::Kind;
@@ -20,21 +28,109 @@ use crate::wire::message::{
     self, ArchivedPrePrepare, Decided, FetchBatch, OpenSlot, PrePrepare, Status, Vote, Votes, WireBundle,
 };
 
+/// What a Byzantine replica does; several at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Tactic {
+    /// As leader, other batches to some backups, with votes to match.
+    Equivocate,
+    /// As leader, another content under the same digest to some backups.
+    WrongDigest,
+    /// As leader, batches with bundles that nobody signed.
+    Forge,
+    /// As backup, proposals that only the leader may make.
+    Usurp,
+    /// Every vote twice, and votes for several digests.
+    DoubleVote,
+    /// Random changes to the bytes of messages.
+    Mutate,
+    /// Old messages again.
+    Replay,
+    /// Says nothing to some or to all.
+    Silent,
+    /// Invented decisions and statuses.
+    Lie,
+    /// VIEW-CHANGEs that conceal and invent, another to each replica, and NEW-VIEWs built on them.
+    LieInChange,
+    /// Leaves its view now and again for no reason, and never begins one that it leads.
+    Restless,
+}
+
+/// All.
+pub const TACTICS: [Tactic; 11] = [
+    Tactic::Equivocate,
+    Tactic::WrongDigest,
+    Tactic::Forge,
+    Tactic::Usurp,
+    Tactic::DoubleVote,
+    Tactic::Mutate,
+    Tactic::Replay,
+    Tactic::Silent,
+    Tactic::Lie,
+    Tactic::LieInChange,
+    Tactic::Restless,
+];
+
+impl fmt::Display for Tactic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Equivocate => "equivocate",
+            Self::WrongDigest => "wrong-digest",
+            Self::Forge => "forge",
+            Self::Usurp => "usurp",
+            Self::DoubleVote => "double-vote",
+            Self::Mutate => "mutate",
+            Self::Replay => "replay",
+            Self::Silent => "silent",
+            Self::Lie => "lie",
+            Self::LieInChange => "lie-in-change",
+            Self::Restless => "restless",
+        })
+    }
+}
+
+/// A name that no tactic has.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "no tactic is called {0:?}; there are equivocate, wrong-digest, forge, usurp, double-vote, mutate, replay, silent, lie, lie-in-change, restless"
+)]
+pub struct UnknownTactic(String);
+
+impl FromStr for Tactic {
+    type Err = UnknownTactic;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTactic> {
+        let named = TACTICS.into_iter().find(|tactic| tactic.to_string() == text);
+        named.ok_or_else(|| UnknownTactic(text.chars().take(64).collect()))
+    }
+}
+
+/// How a process is hostile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hostility {
+    /// What it does.
+    pub tactics: Vec<Tactic>,
+    /// Chooses whom it lies to and when.
+    pub seed: u64,
+    /// An operation that the application takes, for bundles that nobody signed.
+    pub operation: Vec<u8>,
+}
+
 /// Old messages kept for replay.
 const KEPT: usize = 64;
 
 /// A message on its way.
-pub(super) type Sent = (ReplicaId, Kind, Vec<u8>);
+pub(crate) type Sent = (ReplicaId, Kind, Vec<u8>);
 
 /// See the module.
-pub(super) struct Adversary {
+pub(crate) struct Adversary {
     tactics: Vec<Tactic>,
     random: Random,
     /// Replicas that are lied to, a bit each.
     victims: u32,
     origin: String,
-    /// In whose name bundles are forged.
+    /// In whose name bundles are forged, and the operation at a sequence.
     forged_for: PublicKey,
+    forged_operation: Box<dyn Fn(u64) -> Vec<u8>>,
     kept: Vec<(Kind, Vec<u8>)>,
     /// What the victims are told instead of a digest.
     variants: BTreeMap<[u8; 32], [u8; 32]>,
@@ -46,7 +142,14 @@ pub(super) struct Adversary {
 }
 
 impl Adversary {
-    pub(super) fn new(tactics: &[Tactic], mut random: Random, config: &NodeConfig, forged_for: PublicKey) -> Self {
+    /// Lies on behalf of the node that `config` is for; `forged_operation` makes an operation that the application takes.
+    pub(crate) fn new(
+        tactics: &[Tactic],
+        mut random: Random,
+        config: &NodeConfig,
+        forged_for: PublicKey,
+        forged_operation: Box<dyn Fn(u64) -> Vec<u8>>,
+    ) -> Self {
         let victims = random.next() as u32;
         Self {
             tactics: tactics.to_vec(),
@@ -57,6 +160,7 @@ impl Adversary {
             agreed: config.agreed,
             seals: Arc::clone(&config.seals),
             forged_for,
+            forged_operation,
             kept: Vec::new(),
             variants: BTreeMap::new(),
             forged: BTreeMap::new(),
@@ -73,7 +177,7 @@ impl Adversary {
     }
 
     /// What really leaves when the node sends a message.
-    pub(super) fn outgoing(&mut self, to: ReplicaId, kind: Kind, body: Vec<u8>, out: &mut Vec<Sent>) {
+    pub(crate) fn outgoing(&mut self, to: ReplicaId, kind: Kind, body: Vec<u8>, out: &mut Vec<Sent>) {
         if self.does(Tactic::Silent) && (self.is_victim(to) || self.random.chance(300)) {
             return;
         }
@@ -128,7 +232,7 @@ impl Adversary {
     }
 
     /// What it answers by itself, beside the node's own answer.
-    pub(super) fn incoming(&mut self, from: ReplicaId, kind: Kind, body: &[u8], out: &mut Vec<Sent>) {
+    pub(crate) fn incoming(&mut self, from: ReplicaId, kind: Kind, body: &[u8], out: &mut Vec<Sent>) {
         match kind {
             Kind::FetchBatch => {
                 if let Ok(fetch) = message::access::<FetchBatch>(body)
@@ -217,9 +321,7 @@ impl Adversary {
     /// A batch with a bundle that its client did not sign.
     fn forge(&mut self, proposal: &ArchivedPrePrepare) -> Option<Vec<u8>> {
         let sequence = proposal.sequence.to_native();
-        let operation =
-            Operation { client: 0, session: 1, number: sequence, variant: 99, register: 0, revision: u64::MAX }
-                .encode();
+        let operation = (self.forged_operation)(sequence);
         let requests = vec![Request { class: 0, not_after_ms: None, operation: &operation }.encode()];
         let unsigned = |_: &[u8]| Signature([7; 64]);
         let bundle =
@@ -328,4 +430,18 @@ fn encode_change(kind: Kind, body: Vec<u8>, signature: Signature) -> Vec<u8> {
         _ => message::encode(&message::NewView { body, signature: signature.0 }, &mut out),
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tactic_has_a_name_of_its_own() {
+        for tactic in TACTICS {
+            assert_eq!(tactic.to_string().parse(), Ok(tactic));
+        }
+        let error = "nice".parse::<Tactic>().unwrap_err().to_string();
+        assert!(TACTICS.iter().all(|tactic| error.contains(&tactic.to_string())), "{error}");
+    }
 }
