@@ -317,6 +317,18 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::Replica`] where it runs, [`LocalError::File`] or [`LocalError::Spawn`].
     pub fn restart(&mut self, index: usize) -> Result<(), LocalError> {
+        self.run(index, "replica", &[])
+    }
+
+    /// As [`LocalCluster::restart`], but the replica lies: `tactics` are those of `atlas hostile-replica`, separated by commas.
+    ///
+    /// # Errors
+    /// As [`LocalCluster::restart`].
+    pub fn restart_hostile(&mut self, index: usize, tactics: &str) -> Result<(), LocalError> {
+        self.run(index, "hostile-replica", &["--tactics", tactics])
+    }
+
+    fn run(&mut self, index: usize, command: &str, more: &[&str]) -> Result<(), LocalError> {
         let log = self.log_file(index);
         let (Some(slot), Some(file)) = (self.children.get_mut(index), self.replica_files.get(index)) else {
             return Err(LocalError::Replica(index));
@@ -329,11 +341,12 @@ impl LocalCluster {
         let output = OpenOptions::new().create(true).append(true).open(&log).map_err(file_error(&log))?;
         let errors = output.try_clone().map_err(file_error(&log))?;
         let child = Command::new(&self.program)
-            .arg("replica")
+            .arg(command)
             .arg("--config")
             .arg(file)
             .arg("--parent")
             .arg(std::process::id().to_string())
+            .args(more)
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)

@@ -50,6 +50,8 @@ fn usage_errors_exit_with_2_and_name_the_argument() {
         (&["set", "plant", "x=1"], "namespace/name"),
         (&["bench", "latency", "--payload", "5"], "--payload"),
         (&["bench", "latency", "--cluster", "c"], "--identity"),
+        (&["bench", "failover", "--what", "quiet", "--quiet-seconds", "0"], "--quiet-seconds"),
+        (&["bench", "failover", "--what", "nap"], "--what"),
         (&["init", "d", "--replicas", "many"], "--replicas"),
     ] {
         let (code, out, error) = run(line);

@@ -4,6 +4,7 @@
 //! `state` and `client` are pure: they take an event and the time and return effects, so the simulator runs the very
 //! code that the replica runs. Sockets live in [`net`], files in [`log`] and [`history`], and [`replica`] joins them.
 
+pub mod adversary;
 pub mod cbor;
 pub mod client;
 pub mod cluster;

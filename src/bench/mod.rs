@@ -9,11 +9,15 @@
 //! - [`report`]: latencies and throughput of the cluster, their ratio to that floor, as a table, as JSON and as an HDR
 //!   histogram log.
 //!
+//! What a fault costs is measured by [`failover`]: how long nothing is committed when the leader dies, stands still or is slow.
+//!
 //! Latencies are recorded in nanoseconds in one [`hdrhistogram::Histogram`] of three significant digits, once per
 //! operation, and converted to microseconds only when shown.
 
+pub mod failover;
 pub mod floor;
 pub mod load;
+mod pump;
 pub mod report;
 pub mod run;
 pub mod workload;

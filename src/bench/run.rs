@@ -9,9 +9,8 @@
 //! 3. The load ([`super::load`]) for the warm-up and the measured time; in an open loop then at most [`DRAIN`] more for what is
 //!    under way. What has no result by then counts as an error.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use atlas_dataplane::cluster::Cluster;
 use atlas_dataplane::crypto::SecretKey;
@@ -19,11 +18,12 @@ use atlas_dataplane::types::Code;
 use hdrhistogram::{CreationError, Histogram};
 
 use super::floor::{DEFAULT_BUDGET, Floor, FloorError};
-use super::load::{Ending, Finished, Load, Plan, Sending};
+use super::load::{Finished, Plan};
+use super::pump::{Pump, nanoseconds, options};
 use super::report::{Environment, Outcome, Report, Workload};
 use super::workload::{Generator, PayloadError, TWINS};
 use crate::cli::interrupt::Interrupt;
-use crate::client::{ClientError, ClientId, Completion, Done, Driver, Error, SubmitError, SubmitOptions, Ticket};
+use crate::client::{ClientError, ClientId, Completion, Driver, Error, SubmitError};
 
 /// When an operation without a result counts as failed, and how long an open loop waits after its end.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -143,11 +143,8 @@ pub fn run(target: Target, settings: &Settings, floor: Floor, interrupt: &Interr
     Ok(Measured { report, latencies, started: began + settings.warm_up, elapsed })
 }
 
-fn options() -> SubmitOptions {
-    SubmitOptions { timeout_ms: DRAIN.as_millis() as u32, ..SubmitOptions::default() }
-}
-
-fn fill(
+/// Writes every property once; nothing where an operation for a whole twin is too large.
+pub(super) fn fill(
     driver: &mut Driver,
     clients: &[ClientId],
     generator: &mut Generator,
@@ -197,69 +194,28 @@ fn check_filled(result: Result<Completion, Error>) -> Result<(), BenchError> {
     }
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn drive(
     driver: &mut Driver,
-    ids: &[ClientId],
+    clients: &[ClientId],
     generator: &mut Generator,
     settings: &Settings,
     interrupt: &Interrupt,
 ) -> Result<(Finished, SystemTime), BenchError> {
-    let &Settings { clients, in_flight, bundle, rate, measured, warm_up, .. } = settings;
+    let &Settings { in_flight, bundle, rate, measured, warm_up, .. } = settings;
     let (warm_up_ns, measured_ns) = (nanoseconds(warm_up), nanoseconds(measured));
-    let plan = Plan { clients, in_flight, bundle, rate, warm_up_ns, measured_ns };
-    let mut load = Load::new(plan, super::latencies()?);
-    let mut under_way: HashMap<(ClientId, Ticket), Sending> = HashMap::new();
-    let give_up = warm_up + measured + DRAIN;
-    let (start, began) = (Instant::now(), SystemTime::now());
-    loop {
-        let now = start.elapsed();
-        if load.is_over(nanoseconds(now)) {
-            break;
-        }
-        if now > give_up {
-            load.give_up();
+    let plan = Plan { clients: clients.len(), in_flight, bundle, rate, warm_up_ns, measured_ns };
+    let give_up_ns = nanoseconds(warm_up + measured + DRAIN);
+    let began = SystemTime::now();
+    let mut pump = Pump::new(driver, clients, generator, plan)?;
+    while !pump.load().is_over(pump.now_ns()) {
+        if pump.now_ns() > give_up_ns {
+            pump.give_up();
             break;
         }
         if interrupt.is_set() {
             return Err(BenchError::Interrupted);
         }
-        while let Some(sending) = load.next(nanoseconds(start.elapsed())) {
-            let operations: Vec<Vec<u8>> = (0..bundle).map(|_| generator.operation()).collect();
-            let Some(&id) = ids.get(sending.client) else { continue };
-            match driver.submit(id, &operations, &options()) {
-                Ok(ticket) => {
-                    under_way.insert((id, ticket), sending);
-                }
-                Err(Error::Submit(SubmitError::WindowFull { .. }))
-                    if under_way.keys().any(|(client, _)| *client == id) =>
-                {
-                    load.hold(sending);
-                }
-                Err(Error::Submit(error)) => return Err(BenchError::Submit(error)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let now = nanoseconds(start.elapsed());
-        let wait = Duration::from_nanos(load.wake_ns(now).saturating_sub(now));
-        driver.poll(wait.min(LOOK))?;
-        while let Some(Done { client, ticket, result }) = driver.next_done() {
-            if let Some(sending) = under_way.remove(&(client, ticket)) {
-                load.end(sending, ending(&result), nanoseconds(start.elapsed()));
-            }
-        }
+        pump.turn(LOOK, |_| {})?;
     }
-    Ok((load.finish(), began))
-}
-
-fn ending(result: &Result<Completion, Error>) -> Ending {
-    match result {
-        Ok(Completion::Executed(results)) => {
-            Ending::Results { refused: results.iter().filter(|result| result.code != Code::DONE).count() as u64 }
-        }
-        _ => Ending::None,
-    }
+    Ok((pump.finish(), began))
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use atlas_dataplane::adversary::Tactic;
 use atlas_dataplane::cluster::init::DEFAULT_PORT;
 use atlas_dataplane::types::Position;
 use clap::builder::ValueParser;
@@ -56,6 +57,9 @@ pub enum Command {
     Replica(ReplicaArgs),
     /// Prepare the data directory of a replica whose disk was lost or set back
     Recover(RecoverArgs),
+    /// Run one replica that lies, on this host's loopback only: for tests and demonstrations
+    #[command(hide = true)]
+    HostileReplica(HostileReplicaArgs),
     /// Set properties of a twin
     Set(SetArgs),
     /// Delete properties of a twin, or all of them
@@ -72,7 +76,7 @@ pub enum Command {
     Watch(WatchArgs),
     /// Show how each replica is
     Status(StatusArgs),
-    /// Measure latency or throughput, beside the floor of this host
+    /// Measure latency, throughput, or how long a leader's failure is felt
     Bench(BenchArgs),
     /// Simulate clusters under faults and attacks, from seeds, and check every rule
     Sim(SimArgs),
@@ -175,6 +179,27 @@ pub struct RecoverArgs {
     /// The replica's configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+}
+
+/// Arguments of `atlas hostile-replica`, which is for tests and demonstrations.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  atlas hostile-replica --config plant/replica-3/config.toml --tactics equivocate,lie-in-change
+
+It refuses to run where any replica of the cluster has another address than this host's loopback. What a replica signed
+while it lied stays signed: do not go on using its directory for more than a demonstration.")]
+pub struct HostileReplicaArgs {
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub replica: ReplicaArgs,
+    /// What it does, separated by commas: equivocate, wrong-digest, forge, usurp, double-vote, mutate, replay, silent, lie,
+    /// lie-in-change, restless, starve
+    #[arg(long, value_name = "LIST", value_delimiter = ',', required = true)]
+    pub tactics: Vec<Tactic>,
+    /// Chooses whom it lies to and when
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    pub seed: u64,
 }
 
 /// Arguments of `atlas set`.
@@ -402,6 +427,14 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         Ok(seconds) if seconds > 0.0 && seconds <= MAX_SECONDS => Ok(Duration::from_secs_f64(seconds)),
         _ => Err(format!("a number of seconds above 0 and up to {MAX_SECONDS}, such as 10 or 0.5")),
     }
+}
+
+/// As [`seconds`], or 0 for not at all.
+///
+/// # Errors
+/// A text for people.
+pub fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text.parse() == Ok(0.0) { Ok(Duration::ZERO) } else { seconds(text) }
 }
 
 /// The `--set` and `--delete` of a transaction, each with a twin and what belongs to it.

@@ -5,7 +5,8 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand};
+use tempfile::TempDir;
 
 use super::args::seconds;
 use super::error::CliError;
@@ -16,6 +17,11 @@ use crate::bench::report::write_hdr;
 use crate::bench::run::{self, BenchError, Measured, Settings, Target};
 use crate::bench::workload::{MAX_PAYLOAD, MIN_PAYLOAD};
 use crate::local::{LocalCluster, LocalOptions};
+
+mod failover;
+
+pub use failover::FailoverArgs;
+use failover::failover;
 
 /// The most clients of a run.
 const MAX_CLIENTS: i64 = 256;
@@ -28,16 +34,44 @@ const MAX_REPLICAS: i64 = 16;
 /// What tmpfs says it is, statfs(2).
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// What is measured.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Mode {
-    /// How long one operation takes: one client, one at a time, unless options say otherwise
-    Latency,
-    /// How many operations a second are possible: enough under way to saturate the cluster
-    Throughput,
+/// Arguments of `atlas bench`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  atlas bench latency
+  atlas bench throughput --seconds 30 --json
+  atlas bench failover --svg failover.svg
+
+Each starts replica processes of its own in a temporary directory, and removes all at the end.")]
+pub struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub what: What,
 }
 
-/// Arguments of `atlas bench`.
+/// What is measured.
+#[derive(Subcommand, Debug)]
+pub enum What {
+    /// How long one operation takes: one client, one at a time, unless options say otherwise
+    Latency(LoadArgs),
+    /// How many operations a second are possible: enough under way to saturate the cluster
+    Throughput(LoadArgs),
+    /// How long nothing is committed when the leader is killed, stands still or is slow
+    Failover(FailoverArgs),
+}
+
+/// Where a bench finds or makes what it measures.
+#[derive(Args, Debug)]
+pub struct PlaceArgs {
+    /// A directory on the disk to measure; a temporary directory is made in it [default: .]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// How many replicas [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(4..=MAX_REPLICAS))]
+    pub replicas: Option<u8>,
+}
+
+/// Arguments of `atlas bench latency` and `atlas bench throughput`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -50,10 +84,7 @@ Without --cluster it starts four replica processes of its own in a temporary dir
 end. Each operation sets one property, uniform over 1,000 twins with 16 properties each, and counts when f+1
 replicas gave the same reply. With --rate the loop is open: latency counts from when a bundle was due. Beside
 the result stands the floor of this host, measured in the same run.")]
-pub struct BenchArgs {
-    /// What to measure
-    #[arg(value_name = "WHAT")]
-    pub mode: Mode,
+pub struct LoadArgs {
     /// Clients, each with its own session [default: 1 for latency, 16 for throughput]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_CLIENTS))]
     pub clients: Option<u16>,
@@ -91,12 +122,9 @@ pub struct BenchArgs {
     /// The private key file for --cluster
     #[arg(long, value_name = "KEYFILE", requires = "cluster")]
     pub identity: Option<PathBuf>,
-    /// Without --cluster: a directory on the disk to measure; a temporary directory is made in it [default: .]
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
-    /// Without --cluster: how many replicas [default: 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(4..=MAX_REPLICAS))]
-    pub replicas: Option<u8>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub place: PlaceArgs,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -107,12 +135,14 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-impl BenchArgs {
-    fn settings(&self) -> Settings {
-        let (clients, in_flight, bundle) = match self.mode {
-            Mode::Latency => (1, 1, 1),
-            Mode::Throughput => (16, 8, 64),
-        };
+/// How a load is shaped unless options say otherwise: clients, bundles in flight for each, operations in a bundle.
+type Shape = (u16, u16, u16);
+
+const ONE_AT_A_TIME: Shape = (1, 1, 1);
+const SATURATING: Shape = (16, 8, 64);
+
+impl LoadArgs {
+    fn settings(&self, (clients, in_flight, bundle): Shape) -> Settings {
         Settings {
             clients: usize::from(self.clients.unwrap_or(clients)),
             in_flight: usize::from(self.in_flight.unwrap_or(in_flight)),
@@ -131,8 +161,16 @@ impl BenchArgs {
 /// # Errors
 /// The host cannot be measured, the cluster does not run or serve, or a signal came.
 pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
+    match &args.what {
+        What::Latency(args) => load(args, ONE_AT_A_TIME, out),
+        What::Throughput(args) => load(args, SATURATING, out),
+        What::Failover(args) => failover(args, out),
+    }
+}
+
+fn load(args: &LoadArgs, shape: Shape, out: &mut impl Write) -> Result<(), CliError> {
     let interrupt = Interrupt::install()?;
-    let settings = args.settings();
+    let settings = args.settings(shape);
     // Before all the work: a file that cannot be written is told now.
     let hdr = args.hdr.as_deref().map(create).transpose()?;
     let measured = match (&args.cluster, &args.identity) {
@@ -147,8 +185,7 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
     };
     if let Some((path, file)) = hdr {
         let Measured { ref latencies, started, elapsed, .. } = measured;
-        write_hdr(&mut BufWriter::new(file), latencies, started, elapsed)
-            .map_err(|error| CliError::failed(format_args!("cannot write {}", path.display()), error))?;
+        write_hdr(&mut BufWriter::new(file), latencies, started, elapsed).map_err(|error| cannot_write(path, error))?;
     }
     if args.json {
         json_line(out, &measured.report)?;
@@ -158,37 +195,58 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
     Ok(())
 }
 
-fn create(path: &Path) -> Result<(&Path, File), CliError> {
-    let file = File::create(path);
-    file.map(|file| (path, file))
-        .map_err(|error| CliError::failed(format_args!("cannot write {}", path.display()), error))
+fn cannot_write(path: &Path, error: std::io::Error) -> CliError {
+    CliError::failed(format_args!("cannot write {}", path.display()), error)
 }
 
-fn on_own_cluster(args: &BenchArgs, settings: &Settings, interrupt: &Interrupt) -> Result<Measured, CliError> {
-    let parent = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
-    check_disk(&parent, args.dir.is_some())?;
-    let replicas = usize::from(args.replicas.unwrap_or(4));
+fn create(path: &Path) -> Result<(&Path, File), CliError> {
+    File::create(path).map(|file| (path, file)).map_err(|error| cannot_write(path, error))
+}
+
+fn on_own_cluster(args: &LoadArgs, settings: &Settings, interrupt: &Interrupt) -> Result<Measured, CliError> {
     // Removed with all in it when this function is left, on whichever way; the replicas are gone by then.
-    let temporary = tempfile::Builder::new().prefix("atlas-bench-").tempdir_in(&parent);
-    let temporary = temporary.map_err(|error| {
-        CliError::failed(
-            format_args!("cannot make a directory in {}; choose another with --dir", parent.display()),
-            error,
-        )
-    })?;
-    let floor = run::measure_floor(temporary.path(), replicas).map_err(bench_error)?;
-    let options =
-        LocalOptions { extra_clients: settings.clients, interrupt: Some(interrupt.clone()), ..Default::default() };
-    let failed = |error: crate::local::LocalError| CliError::Failed(error.to_string());
-    let mut local = LocalCluster::start(&temporary.path().join("cluster"), replicas, &options).map_err(failed)?;
-    let keys = (0..settings.clients).map(|client| identity(&local.extra_client(client))).collect::<Result<_, _>>()?;
-    let target = Target { cluster: load_cluster(local.cluster_file())?, keys };
+    let temporary = args.place.make()?;
+    let floor = run::measure_floor(temporary.path(), args.place.replicas()).map_err(bench_error)?;
+    let (mut local, target) = args.place.start(&temporary, settings.clients, interrupt)?;
     let measured = run::run(target, settings, floor, interrupt);
     // A replica that died explains a run that failed better than the run does.
     local.check().map_err(failed)?;
     let measured = measured.map_err(bench_error)?;
     local.stop().map_err(failed)?;
     Ok(measured)
+}
+
+impl PlaceArgs {
+    fn replicas(&self) -> usize {
+        usize::from(self.replicas.unwrap_or(4))
+    }
+
+    /// The temporary directory.
+    fn make(&self) -> Result<TempDir, CliError> {
+        let parent = self.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+        check_disk(&parent, self.dir.is_some())?;
+        tempfile::Builder::new().prefix("atlas-bench-").tempdir_in(&parent).map_err(|error| {
+            CliError::failed(
+                format_args!("cannot make a directory in {}; choose another with --dir", parent.display()),
+                error,
+            )
+        })
+    }
+
+    /// A cluster in it that serves, and the keys of so many clients.
+    fn start(
+        &self,
+        temporary: &TempDir,
+        clients: usize,
+        interrupt: &Interrupt,
+    ) -> Result<(LocalCluster, Target), CliError> {
+        let options = LocalOptions { extra_clients: clients, interrupt: Some(interrupt.clone()), ..Default::default() };
+        let dir = temporary.path().join("cluster");
+        let local = LocalCluster::start(&dir, self.replicas(), &options).map_err(failed)?;
+        let keys = (0..clients).map(|client| identity(&local.extra_client(client))).collect::<Result<_, _>>()?;
+        let target = Target { cluster: load_cluster(local.cluster_file())?, keys };
+        Ok((local, target))
+    }
 }
 
 /// A disk in memory makes durable writes look free.
@@ -204,6 +262,11 @@ fn check_disk(dir: &Path, chosen: bool) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::Usage("this directory lies in memory (tmpfs); name one on a disk with --dir".to_owned()))
+}
+
+/// A failure whose own words are enough.
+fn failed(error: impl std::fmt::Display) -> CliError {
+    CliError::Failed(error.to_string())
 }
 
 fn bench_error(error: BenchError) -> CliError {

@@ -7,7 +7,7 @@ use atlas_dataplane::cluster::init::{self, InitError, InitOptions, InitSummary, 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use serde::Serialize;
 
-use super::args::{InitArgs, RecoverArgs, ReplicaArgs};
+use super::args::{HostileReplicaArgs, InitArgs, RecoverArgs, ReplicaArgs};
 use super::error::CliError;
 use super::output::{Colour, Style, json_line};
 use super::time::now_ms;
@@ -102,20 +102,33 @@ fn quoted(path: &Path) -> String {
 /// # Errors
 /// Whatever keeps it from starting or going on.
 pub fn replica(args: &ReplicaArgs) -> Result<(), CliError> {
-    if let Some(parent) = args.parent {
-        // Should the parent have ended before the kernel knew of it, it is not the parent any more.
-        set_parent_process_death_signal(Some(Signal::TERM))
-            .map_err(|error| CliError::failed("cannot follow the parent process", error))?;
-        if getppid().map(Pid::as_raw_pid).and_then(|pid| u32::try_from(pid).ok()) != Some(parent) {
-            return Err(CliError::Failed(format!("process {parent}, which started this replica, has ended")));
-        }
-    }
+    follow_parent(args)?;
     crate::replica::run(&args.config).map_err(run_error)
+}
+
+/// Runs a replica that lies until it is told to end.
+///
+/// # Errors
+/// As [`replica`], and where its cluster reaches beyond this host.
+pub fn hostile_replica(args: &HostileReplicaArgs) -> Result<(), CliError> {
+    follow_parent(&args.replica)?;
+    crate::replica::run_hostile(&args.replica.config, args.tactics.clone(), args.seed).map_err(run_error)
+}
+
+fn follow_parent(args: &ReplicaArgs) -> Result<(), CliError> {
+    let Some(parent) = args.parent else { return Ok(()) };
+    // Should the parent have ended before the kernel knew of it, it is not the parent any more.
+    set_parent_process_death_signal(Some(Signal::TERM))
+        .map_err(|error| CliError::failed("cannot follow the parent process", error))?;
+    if getppid().map(Pid::as_raw_pid).and_then(|pid| u32::try_from(pid).ok()) != Some(parent) {
+        return Err(CliError::Failed(format!("process {parent}, which started this replica, has ended")));
+    }
+    Ok(())
 }
 
 fn run_error(error: RunError) -> CliError {
     match error {
-        RunError::Config(error) => CliError::Usage(error.to_string()),
+        RunError::Config(_) | RunError::Hostile(_) => CliError::Usage(error.to_string()),
         other => CliError::Failed(other.to_string()),
     }
 }

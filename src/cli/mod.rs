@@ -59,6 +59,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Init(args) => init::init(args, out, style),
         Command::Replica(args) => init::replica(args),
         Command::Recover(args) => init::recover(args, out),
+        Command::HostileReplica(args) => init::hostile_replica(args),
         Command::Set(args) => write::set(args, out, style),
         Command::Delete(args) => write::delete(args, out, style),
         Command::Txn(args) => write::txn(args, out, style),

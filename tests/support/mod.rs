@@ -143,6 +143,11 @@ impl Cluster {
         self.local.restart(index).unwrap();
     }
 
+    /// Starts a replica as one that lies; see `atlas hostile-replica --help`.
+    pub fn restart_hostile(&mut self, index: usize, tactics: &str) {
+        self.local.restart_hostile(index, tactics).unwrap();
+    }
+
     /// Waits until a replica has ended by itself, and makes it possible to start it again.
     pub fn wait_ended(&mut self, index: usize) {
         until(&format!("replica {index} ends"), || !self.running(index));

@@ -312,11 +312,14 @@ impl Links {
             }
             match role {
                 Role::Peer(_) if ending => Ok(()),
-                Role::Peer(replica) => match node.on_peer(*replica, kind, body, now) {
-                    // Misbehaviour is counted; a link that says true things as well is kept.
-                    Err(error @ crate::wire::error::FrameError::Malformed(_)) => Err(error),
-                    _ => Ok(()),
-                },
+                Role::Peer(replica) => {
+                    shell.heard(*replica, kind, body);
+                    match node.on_peer(*replica, kind, body, now) {
+                        // Misbehaviour is counted; a link that says true things as well is kept.
+                        Err(error @ crate::wire::error::FrameError::Malformed(_)) => Err(error),
+                        _ => Ok(()),
+                    }
+                }
                 Role::Client(client, key) => node.on_client(*client, key, kind, body, now, shell),
                 Role::Unknown(_) => Ok(()),
             }

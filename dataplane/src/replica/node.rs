@@ -57,6 +57,9 @@ pub trait Shell<D: Device> {
     /// do here.
     fn close_client(&mut self, _client: ClientId) {}
 
+    /// A peer's message is about to be handed to the node: for shells that lie ([`crate::adversary`]).
+    fn heard(&mut self, _peer: ReplicaId, _kind: Kind, _body: &[u8]) {}
+
     /// Starts the log's next write if there is one; [`Node::log_completed`] follows.
     ///
     /// # Errors

@@ -16,7 +16,7 @@
 //! success. A failed write or
 //! sync ends it with an error; it restarts, reads what is really on the disk, and goes on from there.
 
-use std::net::ToSocketAddrs as _;
+use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -27,6 +27,8 @@ use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
 use super::start::{self, FileNode};
 use super::strangers::MAX_UNPROVED;
+use crate::adversary::{Adversary, Hostility, Plot, Sent, Tactic};
+use crate::cluster::file::{self, Address};
 use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
 use crate::execution::ExecutionError;
@@ -36,8 +38,9 @@ use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, Reacto
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Timing};
+use crate::sim::random::Random;
 use crate::state::Application;
-use crate::types::{Now, ReplicaId, Sequence, View};
+use crate::types::{Now, PublicKey, ReplicaId, Sequence, View};
 use crate::wire::frame::Kind;
 
 /// How long a clean end waits for the write in flight before it is given up: the log is safe all the same. What follows takes no
@@ -89,6 +92,9 @@ pub enum RunError {
     /// The link key cannot be used.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// A hostile replica in a cluster that may be somebody's.
+    #[error("a hostile replica runs only in a cluster whose replicas are all on this host's loopback, and {0} is not")]
+    Hostile(Address),
     /// An address that names nothing.
     #[error("{what} {address}: {reason}; name a host and a port such as 127.0.0.1:7450")]
     Address {
@@ -106,13 +112,43 @@ pub enum RunError {
 /// # Errors
 /// Whatever keeps it from starting or going on; each says what to do.
 pub fn run<A: Application>(setup: ReplicaSetup, application: impl Fn() -> A) -> Result<(), RunError> {
+    run_with(setup, application, None)
+}
+
+/// Runs a replica that lies as it is told, until it is told to end; for tests and demonstrations. See [`crate::adversary`].
+///
+/// # Errors
+/// [`RunError::Hostile`] where any replica of the cluster has an address that is not the loopback's; else as [`run`].
+pub fn run_hostile<A: Application>(
+    setup: ReplicaSetup,
+    application: impl Fn() -> A,
+    hostility: &Hostility,
+) -> Result<(), RunError> {
+    let mut addresses = setup.cluster.members().iter().map(|member| &member.address);
+    if let Some(address) = addresses.find(|address| !is_loopback(address)) {
+        return Err(RunError::Hostile(address.clone()));
+    }
+    let tactics: Vec<String> = hostility.tactics.iter().map(Tactic::to_string).collect();
+    report(&format!("warning: THIS REPLICA LIES, on purpose: {}", tactics.join(", ")));
+    run_with(setup, application, Some(hostility))
+}
+
+fn is_loopback(address: &Address) -> bool {
+    address.host == "localhost" || address.host.parse::<IpAddr>().is_ok_and(|host| host.is_loopback())
+}
+
+fn run_with<A: Application>(
+    setup: ReplicaSetup,
+    application: impl Fn() -> A,
+    hostility: Option<&Hostility>,
+) -> Result<(), RunError> {
     if let Some(core) = setup.config.core {
         let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
         if !pinned {
             report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
         }
     }
-    let mut process = Process::start(setup, &application)?;
+    let mut process = Process::start(setup, &application, hostility)?;
     process.run()
 }
 
@@ -134,6 +170,8 @@ struct Process<A: Application> {
     /// A write is with the reactor.
     writing: bool,
     crash: CrashPoint,
+    /// What lies on its behalf; nothing does in [`run`].
+    liar: Option<Liar>,
     /// A write became durable in this round, so votes leave at its end.
     synced: bool,
     /// The view that people were told of last, and whether this replica took part in it.
@@ -155,13 +193,39 @@ struct ProcessShell<'a> {
     writer: &'a mut Writer,
     writing: &'a mut bool,
     crash: &'a mut CrashPoint,
+    liar: Option<&'a mut Liar>,
     /// The device carried a write out.
     written: bool,
 }
 
+/// An adversary and what it says.
+struct Liar {
+    adversary: Adversary,
+    /// Replicas of the cluster.
+    n: usize,
+    says: Vec<Sent>,
+}
+
+impl Liar {
+    fn speak(&mut self, outbox: &mut Outbox) {
+        for (peer, kind, body) in self.says.drain(..).filter(|(peer, ..)| peer.index() < self.n) {
+            outbox.peer(peer, kind, &body);
+        }
+    }
+}
+
 impl Shell<FileDevice> for ProcessShell<'_> {
     fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
-        self.outbox.peer(peer, kind, body);
+        let Some(liar) = &mut self.liar else { return self.outbox.peer(peer, kind, body) };
+        liar.adversary.outgoing(peer, kind, body.to_vec(), &mut liar.says);
+        liar.speak(self.outbox);
+    }
+
+    fn heard(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
+        if let Some(liar) = &mut self.liar {
+            liar.adversary.incoming(peer, kind, body, &mut liar.says);
+            liar.speak(self.outbox);
+        }
     }
 
     fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
@@ -202,7 +266,11 @@ impl Shell<FileDevice> for ProcessShell<'_> {
 }
 
 impl<A: Application> Process<A> {
-    fn start(setup: ReplicaSetup, application: &impl Fn() -> A) -> Result<Self, RunError> {
+    fn start(
+        setup: ReplicaSetup,
+        application: &impl Fn() -> A,
+        hostility: Option<&Hostility>,
+    ) -> Result<Self, RunError> {
         let started = Instant::now();
         let ReplicaSetup { config, cluster, keys } = setup;
         // Replicas (twice, while a link replaces another) and who has yet to say who it is: none takes a client's place.
@@ -244,6 +312,16 @@ impl<A: Application> Process<A> {
             never_ran: false,
             idle_write_us: IDLE_WRITE_US,
         };
+        let liar = hostility.map(|hostility| {
+            let Hostility { tactics, seed, operation } = hostility.clone();
+            let key = |client: Option<&file::Client>| client.map_or(PublicKey([0; 32]), |client| client.key);
+            let (forged_for, starved) = (key(cluster.clients().first()), key(cluster.clients().last()));
+            let forged = Box::new(move |_| operation.clone());
+            let mut random = Random::new(seed);
+            let plot = Plot::new(&mut random);
+            let adversary = Adversary::new(&tactics, plot, random, &node_config, forged_for, forged, starved);
+            Liar { adversary, n: cluster.n(), says: Vec::new() }
+        });
         let mut node = start::open(&config, &cluster, node_config, application, now(started))?;
         let writer = match start::method(&config) {
             Method::Direct => Writer::Reactor(ReactorWriter::new(node.log_mut(), &mut reactor)?),
@@ -281,6 +359,7 @@ impl<A: Application> Process<A> {
             ending,
             writing,
             crash,
+            liar,
             synced,
             told_view,
             told_abstains,
@@ -392,6 +471,7 @@ impl<A: Application> Process<A> {
             writer: &mut self.writer,
             writing: &mut self.writing,
             crash: &mut self.crash,
+            liar: self.liar.as_mut(),
             written: false,
         };
         (&mut self.node, shell)
@@ -435,6 +515,7 @@ impl<A: Application> Process<A> {
             writer: &mut self.writer,
             writing: &mut self.writing,
             crash: &mut self.crash,
+            liar: self.liar.as_mut(),
             written: false,
         };
         self.links.received(connection, bytes, now, &mut self.node, &mut shell);
@@ -453,3 +534,24 @@ fn now(started: Instant) -> Now {
 
 /// Shared with the links: the identity of this process on all of them.
 pub(super) type Identity = Arc<crate::crypto::link::LinkIdentity>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_hosts_loopback_is_a_place_for_lies() {
+        for (address, holds) in [
+            ("127.0.0.1:7450", true),
+            ("127.8.9.1:7450", true),
+            ("[::1]:7450", true),
+            ("localhost:7450", true),
+            ("0.0.0.0:7450", false),
+            ("10.0.0.7:7450", false),
+            ("127.0.0.1.example:7450", false),
+            ("plant-7:7450", false),
+        ] {
+            assert_eq!(address.parse().map(|address| is_loopback(&address)), Ok(holds), "{address}");
+        }
+    }
+}

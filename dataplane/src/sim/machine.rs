@@ -1,7 +1,7 @@
 //! A simulated machine: its disk, its clock, and the replica on it.
 
-use super::adversary::Adversary;
 use super::world::{Outbox, SimNode};
+use crate::adversary::Adversary;
 use crate::log::SimDisk;
 
 /// Wall time at the start, ms since the Unix epoch.

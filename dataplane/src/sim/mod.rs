@@ -31,7 +31,6 @@
 //!
 //! Sources: TigerBeetle's VOPR (swarm, safety then liveness), Groce et al., "Swarm Testing" (ISSTA 2012).
 
-mod adversary;
 mod application;
 mod check;
 mod client;
@@ -42,7 +41,7 @@ mod links;
 mod machine;
 mod network;
 mod plan;
-mod random;
+pub(crate) mod random;
 mod setup;
 mod total;
 mod world;

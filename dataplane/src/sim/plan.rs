@@ -3,6 +3,7 @@
 use super::RATED_US;
 use super::client::MEAN_OPERATIONS_X2;
 use super::random::Random;
+use crate::adversary::{TACTICS, Tactic};
 use crate::ordering::Timing;
 
 /// Faults that come and go while a run's safety phase lasts.
@@ -62,53 +63,6 @@ const FAULTS: [Fault; 17] = [
     Fault::Wipe,
     Fault::RollBack,
     Fault::BitFlip,
-];
-
-/// What a Byzantine replica does; several at once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Tactic {
-    /// As leader, other batches to some backups, with votes to match.
-    Equivocate,
-    /// As leader, another content under the same digest to some backups.
-    WrongDigest,
-    /// As leader, batches with bundles that nobody signed.
-    Forge,
-    /// As backup, proposals that only the leader may make.
-    Usurp,
-    /// Every vote twice, and votes for several digests.
-    DoubleVote,
-    /// Random changes to the bytes of messages.
-    Mutate,
-    /// Old messages again.
-    Replay,
-    /// Says nothing to some or to all.
-    Silent,
-    /// Invented decisions and statuses.
-    Lie,
-    /// VIEW-CHANGEs that conceal and invent, another to each replica, and NEW-VIEWs built on them.
-    LieInChange,
-    /// Leaves its view now and again for no reason, and never begins one that it leads.
-    Restless,
-    /// Takes no bundles of one client, so that none is proposed where it leads.
-    Starve,
-    /// As leader, proposes so late that those who wait nearly leave its view.
-    Delay,
-}
-
-const TACTICS: [Tactic; 13] = [
-    Tactic::Equivocate,
-    Tactic::WrongDigest,
-    Tactic::Forge,
-    Tactic::Usurp,
-    Tactic::DoubleVote,
-    Tactic::Mutate,
-    Tactic::Replay,
-    Tactic::Silent,
-    Tactic::Lie,
-    Tactic::LieInChange,
-    Tactic::Restless,
-    Tactic::Starve,
-    Tactic::Delay,
 ];
 
 /// What a Byzantine client does; several at once.

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::adversary::{Adversary, Plot};
+use super::application::Operation;
 use super::client::SESSION_WINDOW;
 use super::machine::Machine;
 use super::plan::Plan;
 use super::random::Random;
 use super::{MAX_REPLICAS, SimConfig};
+use crate::adversary::{Adversary, Plot};
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
 use crate::log::SimDisk;
@@ -33,7 +34,10 @@ pub(super) fn machine(
     let adversary = tactics.map(|(_, tactics)| {
         let plot = plot.cloned().unwrap_or_else(|| Plot::new(random));
         let starved = client_key(random.index(plan.clients)).public();
-        Adversary::new(tactics, plot, random.fork(), &node, client_key(0).public(), starved)
+        let forged =
+            |number| Operation { client: 0, session: 1, number, variant: 99, register: 0, revision: u64::MAX }.encode();
+        let (random, forged_for) = (random.fork(), client_key(0).public());
+        Adversary::new(tactics, plot, random, &node, forged_for, Box::new(forged), starved)
     });
     let error_ms = random.between(0, 2 * plan.clock_ms as u64) as i64 - plan.clock_ms;
     Ok(Machine::new(disk, error_ms, adversary))

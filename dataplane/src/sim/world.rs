@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::adversary::{Plot, Sent};
 use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
@@ -18,6 +17,7 @@ use super::plan::Plan;
 use super::random::Random;
 use super::setup::{client_key, cluster, empty_disk, machine, node_config};
 use super::{Failure, MAX_EVENTS, Report, SimConfig, TraceLine};
+use crate::adversary::{Plot, Sent};
 use crate::cluster::Cluster;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;

@@ -1,14 +1,20 @@
 //! A Byzantine replica: a real node whose outgoing messages are changed, withheld, doubled and invented.
+//!
+//! The node inside is honest and signs with its own keys; all lies happen between it and its links. The simulator has such replicas in its
+//! runs, and [`run_hostile`](crate::replica::process::run_hostile) makes one a process, for tests and demonstrations with real clusters.
+//!
+//! # Nobody lies by accident
+//! No setting and no environment variable makes a replica lie: [`run`](crate::replica::process::run) has no adversary and nothing to
+//! give it one. A hostile process is another function, called by a command of its own, and refuses to start in a cluster of which any
+//! replica has an address other than this host's loopback.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use super::MAX_REPLICAS;
-use super::application::Operation;
-use super::plan::Tactic;
-use super::random::Random;
 use crate::ordering::Agreed;
 use crate::ordering::batch::batch_digest;
 use crate::ordering::checkpoint::forged;
@@ -16,6 +22,7 @@ use crate::ordering::choice::{Entry, Report};
 use crate::ordering::seal::Seals;
 use crate::ordering::view_change::lies;
 use crate::replica::NodeConfig;
+use crate::sim::random::Random;
 use crate::types::{Digest, PublicKey, ReplicaId, Signature};
 use crate::wire::bundle::{Bundle, Request, signer};
 use crate::wire::frame::Kind;
@@ -23,15 +30,110 @@ use crate::wire::message::{
     self, ArchivedPrePrepare, Decided, FetchBatch, Heard, OpenSlot, PrePrepare, Status, Vote, Votes, WireBundle,
 };
 
+/// What a Byzantine replica does; several at once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Tactic {
+    /// As leader, other batches to some backups, with votes to match.
+    Equivocate,
+    /// As leader, another content under the same digest to some backups.
+    WrongDigest,
+    /// As leader, batches with bundles that nobody signed.
+    Forge,
+    /// As backup, proposals that only the leader may make.
+    Usurp,
+    /// Every vote twice, and votes for several digests.
+    DoubleVote,
+    /// Random changes to the bytes of messages.
+    Mutate,
+    /// Old messages again.
+    Replay,
+    /// Says nothing to some or to all.
+    Silent,
+    /// Invented decisions and statuses.
+    Lie,
+    /// VIEW-CHANGEs that conceal and invent, another to each replica, and NEW-VIEWs built on them.
+    LieInChange,
+    /// Leaves its view now and again for no reason, and never begins one that it leads.
+    Restless,
+    /// Takes no bundles of one client, so that none is proposed where it leads.
+    Starve,
+    /// As leader, proposes so late that those who wait nearly leave its view; in the simulator alone.
+    Delay,
+}
+
+/// All.
+pub const TACTICS: [Tactic; 13] = [
+    Tactic::Equivocate,
+    Tactic::WrongDigest,
+    Tactic::Forge,
+    Tactic::Usurp,
+    Tactic::DoubleVote,
+    Tactic::Mutate,
+    Tactic::Replay,
+    Tactic::Silent,
+    Tactic::Lie,
+    Tactic::LieInChange,
+    Tactic::Restless,
+    Tactic::Starve,
+    Tactic::Delay,
+];
+
+impl fmt::Display for Tactic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Equivocate => "equivocate",
+            Self::WrongDigest => "wrong-digest",
+            Self::Forge => "forge",
+            Self::Usurp => "usurp",
+            Self::DoubleVote => "double-vote",
+            Self::Mutate => "mutate",
+            Self::Replay => "replay",
+            Self::Silent => "silent",
+            Self::Lie => "lie",
+            Self::LieInChange => "lie-in-change",
+            Self::Restless => "restless",
+            Self::Starve => "starve",
+            Self::Delay => "delay",
+        })
+    }
+}
+
+/// A name that no tactic has.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "no tactic is called {0:?}; there are equivocate, wrong-digest, forge, usurp, double-vote, mutate, replay, silent, lie, lie-in-change, restless, starve, delay"
+)]
+pub struct UnknownTactic(String);
+
+impl FromStr for Tactic {
+    type Err = UnknownTactic;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTactic> {
+        let named = TACTICS.into_iter().find(|tactic| tactic.to_string() == text);
+        named.ok_or_else(|| UnknownTactic(text.chars().take(64).collect()))
+    }
+}
+
+/// How a process is hostile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hostility {
+    /// What it does.
+    pub tactics: Vec<Tactic>,
+    /// Chooses whom it lies to and when.
+    pub seed: u64,
+    /// An operation that the application takes, for bundles that nobody signed.
+    pub operation: Vec<u8>,
+}
+
 /// Old messages kept for replay.
 const KEPT: usize = 64;
 
 /// A message on its way.
-pub(super) type Sent = (ReplicaId, Kind, Vec<u8>);
+pub(crate) type Sent = (ReplicaId, Kind, Vec<u8>);
 
 /// Who is deceived and how: one of its own for each adversary, or the same for all who collude.
 #[derive(Clone)]
-pub(super) struct Plot {
+pub(crate) struct Plot {
     /// Replicas that are lied to, a bit each.
     victims: u32,
     lies: Rc<RefCell<Lies>>,
@@ -46,13 +148,13 @@ struct Lies {
 }
 
 impl Plot {
-    pub(super) fn new(random: &mut Random) -> Self {
+    pub(crate) fn new(random: &mut Random) -> Self {
         Self { victims: random.next() as u32, lies: Rc::default() }
     }
 }
 
 /// See the module.
-pub(super) struct Adversary {
+pub(crate) struct Adversary {
     tactics: Vec<Tactic>,
     random: Random,
     victims: u32,
@@ -61,8 +163,9 @@ pub(super) struct Adversary {
     starved: PublicKey,
     suspect_us: u64,
     origin: String,
-    /// In whose name bundles are forged.
+    /// In whose name bundles are forged, and the operation at a sequence.
     forged_for: PublicKey,
+    forged_operation: Box<dyn Fn(u64) -> Vec<u8>>,
     kept: Vec<(Kind, Vec<u8>)>,
     executed: u64,
     me: ReplicaId,
@@ -71,12 +174,14 @@ pub(super) struct Adversary {
 }
 
 impl Adversary {
-    pub(super) fn new(
+    /// Lies on behalf of the node that `config` is for; `forged_operation` makes an operation that the application takes.
+    pub(crate) fn new(
         tactics: &[Tactic],
         plot: Plot,
         random: Random,
         config: &NodeConfig,
         forged_for: PublicKey,
+        forged_operation: Box<dyn Fn(u64) -> Vec<u8>>,
         starved: PublicKey,
     ) -> Self {
         Self {
@@ -91,6 +196,7 @@ impl Adversary {
             agreed: config.agreed,
             seals: Arc::clone(&config.seals),
             forged_for,
+            forged_operation,
             kept: Vec::new(),
             executed: 0,
         }
@@ -105,7 +211,7 @@ impl Adversary {
     }
 
     /// What really leaves when the node sends a message.
-    pub(super) fn outgoing(&mut self, to: ReplicaId, kind: Kind, body: Vec<u8>, out: &mut Vec<Sent>) {
+    pub(crate) fn outgoing(&mut self, to: ReplicaId, kind: Kind, body: Vec<u8>, out: &mut Vec<Sent>) {
         if self.does(Tactic::Silent) && (self.is_victim(to) || self.random.chance(300)) {
             return;
         }
@@ -160,7 +266,7 @@ impl Adversary {
     }
 
     /// Whether it behaves as if a message had not come.
-    pub(super) fn ignores(&self, kind: Kind, body: &[u8]) -> bool {
+    pub(crate) fn ignores(&self, kind: Kind, body: &[u8]) -> bool {
         let bundle = match kind {
             _ if !self.does(Tactic::Starve) => return false,
             Kind::Submit => message::access::<message::Submit>(body).map(|message| &message.bundle),
@@ -171,7 +277,7 @@ impl Adversary {
     }
 
     /// How long a message is held back, us.
-    pub(super) fn delay_us(&mut self, kind: Kind) -> u64 {
+    pub(crate) fn delay_us(&mut self, kind: Kind) -> u64 {
         if kind == Kind::PrePrepare && self.does(Tactic::Delay) {
             self.suspect_us * self.random.between(60, 98) / 100
         } else {
@@ -180,7 +286,7 @@ impl Adversary {
     }
 
     /// What it answers by itself, beside the node's own answer.
-    pub(super) fn incoming(&mut self, from: ReplicaId, kind: Kind, body: &[u8], out: &mut Vec<Sent>) {
+    pub(crate) fn incoming(&mut self, from: ReplicaId, kind: Kind, body: &[u8], out: &mut Vec<Sent>) {
         match kind {
             Kind::FetchBatch => {
                 if let Ok(fetch) = message::access::<FetchBatch>(body)
@@ -192,7 +298,7 @@ impl Adversary {
             Kind::PrePrepare if self.does(Tactic::Usurp) && from == ReplicaId(0) => {
                 let Ok(proposal) = message::access::<PrePrepare>(body) else { return };
                 let variant = self.variant(proposal, 1);
-                for replica in 0..MAX_REPLICAS {
+                for replica in 0..crate::sim::MAX_REPLICAS {
                     out.push((ReplicaId(replica as u8), Kind::PrePrepare, variant.clone()));
                 }
             }
@@ -270,9 +376,7 @@ impl Adversary {
     /// A batch with a bundle that its client did not sign.
     fn forge(&mut self, proposal: &ArchivedPrePrepare) -> Option<Vec<u8>> {
         let sequence = proposal.sequence.to_native();
-        let operation =
-            Operation { client: 0, session: 1, number: sequence, variant: 99, register: 0, revision: u64::MAX }
-                .encode();
+        let operation = (self.forged_operation)(sequence);
         let requests = vec![Request { class: 0, not_after_ms: None, operation: &operation }.encode()];
         let unsigned = |_: &[u8]| Signature([7; 64]);
         let bundle =
@@ -384,4 +488,18 @@ fn encode_change(kind: Kind, body: Vec<u8>, signature: Signature) -> Vec<u8> {
         _ => message::encode(&message::NewView { body, signature: signature.0 }, &mut out),
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tactic_has_a_name_of_its_own() {
+        for tactic in TACTICS {
+            assert_eq!(tactic.to_string().parse(), Ok(tactic));
+        }
+        let error = "nice".parse::<Tactic>().unwrap_err().to_string();
+        assert!(TACTICS.iter().all(|tactic| error.contains(&tactic.to_string())), "{error}");
+    }
 }
