@@ -105,14 +105,16 @@ impl Ordering {
         self.far_at_us[from.index()] = now.mono_us + SEND_AGAIN_US / 2;
         let known = self.changes[from.index()].as_ref();
         match SignedViewChange::open(&message.body, Signature(message.signature), &self.agreed, &self.seals) {
-            Err(what) => self.report(from, what),
+            Err(what) => self.report_view_change(from, what, &message.body, Signature(message.signature)),
             Ok(change) if change.replica != from => {
                 self.report(from, Misbehaviour::InvalidViewChange { view: change.view });
             }
             Ok(change) => {
-                if known.is_some_and(|known| known.view == change.view) {
-                    return self.report(from, Misbehaviour::TwoViewChanges { view });
+                if let Some(known) = known.filter(|known| known.view == change.view) {
+                    let both = vec![known.sealed(), change.sealed()];
+                    return self.prove(from, Misbehaviour::TwoViewChanges { view }, both);
                 }
+                self.report_concealed(from, &change);
                 self.changes[from.index()] = Some(change);
                 self.join(from, view);
                 self.look_at_changes(now);
@@ -163,14 +165,17 @@ impl Ordering {
     /// NEW-VIEW, from its leader or from whoever has it.
     pub fn on_new_view(&mut self, from: ReplicaId, message: &ArchivedNewView, now: Now) {
         let view = message.body.first_chunk().map_or(0, |view| View::from_le_bytes(*view));
-        if view < self.view || view == self.view && self.active || view == 0 || !self.may_verify(from) {
+        if view == self.view && self.active {
+            return self.report_second_new_view(from, message);
+        }
+        if view < self.view || view == 0 || !self.may_verify(from) {
             return;
         }
         let changes = &self.changes;
         let known = |replica: ReplicaId| changes.get(replica.index()).and_then(Option::as_ref);
         match SignedNewView::open(&message.body, Signature(message.signature), &self.agreed, &self.seals, known) {
             Ok(new_view) => self.enter(Arc::new(new_view), now),
-            Err(what) => self.report(from, what),
+            Err(what) => self.report_new_view(from, what, &message.body, Signature(message.signature)),
         }
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::types::{Code, ReplicaId};
-use crate::wire::error::{FrameError, Misbehaviour};
+use crate::types::Code;
+use crate::wire::error::FrameError;
 use crate::wire::frame::Kind;
 use crate::wire::message::Counter;
 
@@ -27,25 +27,6 @@ impl Counters {
     /// A client was refused.
     pub(super) fn refused(&mut self, code: Code) {
         self.add(&format!("refused.{}", code.0), 1);
-    }
-
-    /// A peer misbehaved.
-    pub(super) fn misbehaved(&mut self, replica: ReplicaId, what: &Misbehaviour) {
-        let kind = match what {
-            Misbehaviour::Equivocation { .. } => "equivocation",
-            Misbehaviour::NotLeader { .. } => "not_leader",
-            Misbehaviour::WrongDigest { .. } => "wrong_digest",
-            Misbehaviour::Drift { .. } => "drift",
-            Misbehaviour::BatchLimits { .. } => "batch_limits",
-            Misbehaviour::BadBundle { .. } => "bad_bundle",
-            Misbehaviour::BadSignature { .. } => "bad_signature",
-            Misbehaviour::TwoCheckpoints { .. } => "two_checkpoints",
-            Misbehaviour::InvalidViewChange { .. } => "invalid_view_change",
-            Misbehaviour::TwoViewChanges { .. } => "two_view_changes",
-            Misbehaviour::InvalidNewView { .. } => "invalid_new_view",
-            Misbehaviour::StatusBack => "status_back",
-        };
-        self.add(&format!("misbehaviour.replica-{replica}.{kind}"), 1);
     }
 
     /// A frame with an error, from a replica or from a client.

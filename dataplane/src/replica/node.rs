@@ -10,6 +10,7 @@ use super::supply::wire_bundle;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
+use crate::evidence::{Book, Sealed};
 use crate::execution::{Admission, Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
@@ -19,6 +20,7 @@ use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
 use crate::types::{Digest, Now, ReplicaId, Sequence};
+use crate::wire::error::Misbehaviour;
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, PrePrepare, Vote, Votes};
 
@@ -62,6 +64,14 @@ pub trait Shell<D: Device> {
     /// # Errors
     /// The log's end.
     fn start_write(&mut self, log: &mut Log<Record, D>) -> Result<(), LogError>;
+
+    /// Keeps a record of the evidence file; it may get lost. A shell without one has nothing to do here.
+    fn keep_evidence(&mut self, _record: Vec<u8>) {}
+
+    /// Records of evidence that got lost.
+    fn evidence_lost(&self) -> u64 {
+        0
+    }
 
     /// What a status tells of the process.
     fn host(&self) -> HostStatus;
@@ -146,6 +156,7 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) routes: BTreeMap<Digest, ClientId>,
     pub(super) reads: Reads,
     pub(super) counters: Counters,
+    pub(super) evidence: Book,
     executed: Executed,
     pub(super) body: Vec<u8>,
     pub(super) links: u32,
@@ -207,6 +218,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             routes: BTreeMap::new(),
             reads: Reads::default(),
             counters: Counters::default(),
+            evidence: Book::default(),
             executed,
             body: Vec::new(),
             links: 0,
@@ -277,6 +289,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.lazy_since_us = (self.log.last() > self.log.written()).then_some(now.mono_us);
         }
         // The disk works meanwhile.
+        for record in self.evidence.take_records() {
+            shell.keep_evidence(record);
+        }
         self.answer_reads(now, shell);
         Ok(())
     }
@@ -310,7 +325,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     self.supply_logged_batch(to, sequence, digest, shell)?;
                 }
                 Effect::SupplyDecided(to, first) => self.supply_decided(to, first, shell)?,
-                Effect::Report(replica, what) => self.counters.misbehaved(replica, &what),
+                Effect::Report(replica, what) => self.accuse(replica, &what, Vec::new(), now),
+                Effect::Prove(replica, what, messages) => self.accuse(replica, &what, messages, now),
                 Effect::Diverged(sequence) => return Err(NodeError::Diverged { sequence }),
             }
         }
@@ -329,6 +345,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             | Effect::Send(To::All, _)
             | Effect::Execute(..)
             | Effect::Report(..)
+            | Effect::Prove(..)
             | Effect::Diverged(_) => return true,
         };
         let Some(told) = self.told.get_mut(peer.index()) else { return false };
@@ -452,6 +469,30 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Fault::Ours => "ours",
         };
         self.counters.add(&format!("links.ended.{fault}"), 1);
+    }
+
+    /// Notes what a peer did that no correct one does, or counts it where that is not certain.
+    pub(super) fn accuse(&mut self, replica: ReplicaId, what: &Misbehaviour, messages: Vec<Sealed>, now: Now) {
+        if what.is_certain() {
+            self.evidence.note(replica, what, messages, now.wall_ms);
+        } else {
+            self.counters.add(&format!("peers.replica-{replica}.{}", what.kind()), 1);
+        }
+    }
+
+    /// What an earlier process of this replica noted of others.
+    pub fn set_evidence(&mut self, evidence: Book) {
+        self.evidence = evidence;
+    }
+
+    /// What is known of other replicas' misbehaviour.
+    pub fn evidence(&self) -> &Book {
+        &self.evidence
+    }
+
+    /// The same, for the shell that writes it.
+    pub fn evidence_mut(&mut self) -> &mut Book {
+        &mut self.evidence
     }
 
     /// The counters.

@@ -29,6 +29,7 @@ use super::strangers::MAX_UNPROVED;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
+use crate::evidence::EvidenceFile;
 use crate::execution::{Execution, ExecutionError};
 use crate::history::store::{FileStore, StoreError};
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
@@ -124,6 +125,7 @@ struct Process<A: Application> {
     crash: CrashPoint,
     /// A write became durable in this round, so votes leave at its end.
     synced: bool,
+    evidence: EvidenceFile,
     /// The view that people were told of last, and whether this replica took part in it.
     told_view: (View, bool),
 }
@@ -141,6 +143,7 @@ struct ProcessShell<'a> {
     writer: &'a mut Writer,
     writing: &'a mut bool,
     crash: &'a mut CrashPoint,
+    evidence: &'a EvidenceFile,
     /// The device carried a write out.
     written: bool,
 }
@@ -171,6 +174,14 @@ impl Shell<FileDevice> for ProcessShell<'_> {
             Writer::Device => self.written |= log.submit()?,
         }
         Ok(())
+    }
+
+    fn keep_evidence(&mut self, record: Vec<u8>) {
+        self.evidence.append(record);
+    }
+
+    fn evidence_lost(&self) -> u64 {
+        self.evidence.lost()
     }
 
     fn host(&self) -> HostStatus {
@@ -246,6 +257,9 @@ impl<A: Application> Process<A> {
         let (node, found) = Node::recover(node_config, execution, device, now(started))?;
         announce_log(data, &found);
         let mut node = node;
+        let (evidence, book, warning) = EvidenceFile::open(data, cluster.genesis());
+        node.set_evidence(book);
+        warning.into_iter().for_each(|warning| report(&warning));
         let writer = match method {
             Method::Direct => Writer::Reactor(ReactorWriter::new(node.log_mut(), &mut reactor)?),
             Method::Mapped => Writer::Device,
@@ -271,7 +285,7 @@ impl<A: Application> Process<A> {
         let crash = CrashPoint::from_environment();
         let told_view = (node.ordering().view(), node.ordering().is_active());
         let (ending, writing, synced) = (None, false, false);
-        Ok(Self { reactor, node, writer, links, outbox, started, ending, writing, crash, synced, told_view })
+        Ok(Self { reactor, node, writer, links, outbox, started, ending, writing, crash, synced, evidence, told_view })
     }
 
     fn run(&mut self) -> Result<(), RunError> {
@@ -306,6 +320,8 @@ impl<A: Application> Process<A> {
 
     /// Writes what is staged, and ends.
     fn end(&mut self) -> Result<(), RunError> {
+        self.node.evidence_mut().take_counts().into_iter().for_each(|record| self.evidence.append(record));
+        self.evidence.end();
         if self.writing {
             report("ended as asked, while a write to the disk hangs: what it holds was promised to nobody");
             return Ok(());
@@ -362,6 +378,7 @@ impl<A: Application> Process<A> {
             writer: &mut self.writer,
             writing: &mut self.writing,
             crash: &mut self.crash,
+            evidence: &self.evidence,
             written: false,
         };
         (&mut self.node, shell)
@@ -405,6 +422,7 @@ impl<A: Application> Process<A> {
             writer: &mut self.writer,
             writing: &mut self.writing,
             crash: &mut self.crash,
+            evidence: &self.evidence,
             written: false,
         };
         self.links.received(connection, bytes, now, &mut self.node, &mut shell);

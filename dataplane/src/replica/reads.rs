@@ -309,14 +309,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             }
         };
         let Read { client, id, .. } = read;
-        let answer = StatusAnswer { id, counters: self.all_counters(), links: self.links, ..answer };
+        let evidence = self.evidence.shown();
+        let answer = StatusAnswer { id, counters: self.all_counters(shell), evidence, links: self.links, ..answer };
         self.body.clear();
         message::encode(&answer, &mut self.body);
         shell.to_client(client, Kind::StatusAnswer, &self.body);
         self.body.len()
     }
 
-    fn all_counters(&self) -> Vec<message::Counter> {
+    fn all_counters(&self, shell: &impl Shell<D>) -> Vec<message::Counter> {
         let decisions = self.ordering.decisions();
         let mut counters = self.counters.clone();
         for (name, value) in [
@@ -325,8 +326,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             ("decided.told", decisions.told),
             ("pool.bundles", self.ordering.pooled() as u64),
             ("reads.parked", self.reads.parked() as u64),
+            ("evidence.lost", shell.evidence_lost()),
         ] {
             counters.add(name, value);
+        }
+        for (replica, kind, count) in self.evidence.counts() {
+            counters.add(&format!("misbehaviour.replica-{replica}.{kind}"), count);
         }
         let mut all = counters.all();
         all.truncate(MAX_COUNTERS);
@@ -352,6 +357,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             pid: host.pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             counters: Vec::new(),
+            evidence: Vec::new(),
         }
     }
 }

@@ -406,6 +406,11 @@ impl World {
         if pooled > most {
             return Err(format!("replica {replica} keeps {pooled} bundles waiting"));
         }
+        if let Some((accused, kind, _)) =
+            node.evidence().counts().find(|(accused, ..)| !self.plan.is_byzantine(accused.index()))
+        {
+            return Err(format!("replica {replica} accuses the correct replica {accused} of {kind}"));
+        }
         if executed == self.checker.executed(replica) {
             return Ok(());
         }
@@ -565,6 +570,12 @@ impl World {
         faults.insert("views".into(), views.max().unwrap_or(0));
         faults.insert("messages lost".into(), self.network.lost);
         faults.insert("messages doubled".into(), self.network.doubled);
+        let correct = self.machines.iter().enumerate().filter(|(replica, _)| !self.plan.is_byzantine(*replica));
+        for node in correct.filter_map(|(_, machine)| machine.node.as_ref()) {
+            for (_, kind, count) in node.evidence().counts() {
+                *faults.entry(format!("seen {kind}")).or_default() += count;
+            }
+        }
         Report {
             chain: self.chain,
             events: self.handled,

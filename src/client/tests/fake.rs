@@ -259,6 +259,7 @@ impl Replica {
             pid: 1,
             version: "fake".into(),
             counters: Vec::new(),
+            evidence: Vec::new(),
         }
     }
 }
