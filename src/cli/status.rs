@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::args::StatusArgs;
 use super::error::CliError;
+use super::evidence;
 use super::output::{Colour, Style, json_line, table};
 use super::session::Session;
 use crate::client::{ReplicaReport, ReplicaStatus};
@@ -63,10 +64,13 @@ struct Answer<'a> {
     pid: u32,
     version: &'a str,
     counters: serde_json::Map<String, serde_json::Value>,
+    /// How often it saw which replica do what, over all its restarts.
+    misbehaviour: evidence::Counts<'a>,
+    evidence: Vec<evidence::Shown<'a>>,
 }
 
 impl<'a> Answer<'a> {
-    fn new(status: &'a ReplicaStatus) -> Self {
+    fn new(cluster: &'a Cluster, status: &'a ReplicaStatus) -> Self {
         Self {
             view: status.view,
             leader: status.leader,
@@ -83,6 +87,8 @@ impl<'a> Answer<'a> {
             pid: status.pid,
             version: &status.version,
             counters: status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect(),
+            misbehaviour: evidence::counts(cluster, status),
+            evidence: evidence::shown(cluster, status),
         }
     }
 }
@@ -120,7 +126,7 @@ fn show(
     for (replica, (member, ReplicaReport { status, link })) in cluster.members().iter().zip(answers).enumerate() {
         let (name, address) = (member.name.as_str(), member.address.to_string());
         if json {
-            let (reachable, answer) = (status.is_some(), status.as_ref().map(Answer::new));
+            let (reachable, answer) = (status.is_some(), status.as_ref().map(|status| Answer::new(cluster, status)));
             let problem = link.as_ref().map(ToString::to_string);
             json_line(out, &Line { replica, name, address, reachable, problem, answer })?;
             continue;
@@ -139,6 +145,11 @@ fn show(
     for (member, report) in cluster.members().iter().zip(answers).filter(|(_, report)| report.status.is_none()) {
         let why = report.link.as_ref().map_or_else(|| "connected, no answer".to_owned(), ToString::to_string);
         writeln!(out, "{}", style.paint(Colour::Yellow, &format!("{} did not answer: {why}", member.name)))?;
+    }
+    for (member, report) in cluster.members().iter().zip(answers) {
+        if let Some(status) = &report.status {
+            evidence::summary(cluster, &member.name, status, out, style)?;
+        }
     }
     Ok(())
 }
