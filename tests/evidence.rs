@@ -23,7 +23,7 @@ fn status(cluster: &Cluster) -> Vec<Value> {
 
 fn status_text(cluster: &Cluster, more: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atlas"));
-    command.args(["status", "--timeout", "20"]).args(more).env("ATLAS_CLUSTER", cluster.local.cluster_file());
+    command.args(["status", "--timeout", "3"]).args(more).env("ATLAS_CLUSTER", cluster.local.cluster_file());
     command.env("ATLAS_IDENTITY", cluster.local.identity("operator").unwrap());
     String::from_utf8(command.output().unwrap().stdout).unwrap()
 }

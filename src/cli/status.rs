@@ -62,6 +62,10 @@ struct Answer<'a> {
     /// Replicas that it has a link with.
     links: Vec<u32>,
     pid: u32,
+    /// Free bytes where its data lies; null where that is not known.
+    free_bytes: Option<u64>,
+    /// Whether that is too little: it refuses new writes.
+    low_space: bool,
     version: &'a str,
     counters: serde_json::Map<String, serde_json::Value>,
     /// How often it saw which replica do what, over all its restarts.
@@ -85,6 +89,8 @@ impl<'a> Answer<'a> {
             anonymous_bytes: status.anonymous_bytes,
             links: (0..u32::BITS).filter(|replica| status.links >> replica & 1 == 1).collect(),
             pid: status.pid,
+            free_bytes: (status.free_bytes != u64::MAX).then_some(status.free_bytes),
+            low_space: status.low_space,
             version: &status.version,
             counters: status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect(),
             misbehaviour: evidence::counts(cluster, status),
@@ -148,6 +154,11 @@ fn show(
     }
     for (member, report) in cluster.members().iter().zip(answers) {
         if let Some(status) = &report.status {
+            if status.low_space {
+                let (name, free) = (&member.name, bytes(status.free_bytes));
+                let line = format!("{name} refuses new writes: {free} are free, less than its low_space_mib");
+                writeln!(out, "{}", style.paint(Colour::Red, &line))?;
+            }
             evidence::summary(cluster, &member.name, status, out, style)?;
         }
     }

@@ -130,6 +130,8 @@ fn empty() -> message::StatusAnswer {
         anonymous_bytes: 0,
         links: 0,
         pid: 0,
+        free_bytes: 0,
+        low_space: false,
         version: String::new(),
         counters: Vec::new(),
         evidence: Vec::new(),

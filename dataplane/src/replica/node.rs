@@ -10,7 +10,7 @@ use super::supply::wire_bundle;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
-use crate::evidence::{Book, Sealed};
+use crate::evidence::Book;
 use crate::execution::{Admission, Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
@@ -20,7 +20,6 @@ use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
 use crate::types::{Digest, Now, ReplicaId, Sequence};
-use crate::wire::error::Misbehaviour;
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, PrePrepare, Vote, Votes};
 
@@ -40,6 +39,8 @@ pub struct HostStatus {
     pub anonymous_bytes: u64,
     /// Process id.
     pub pid: u32,
+    /// Free bytes where the data lies; all ones where that is not known.
+    pub free_bytes: u64,
 }
 
 /// What a node needs from the world around it: links, and a disk that writes for the log.
@@ -157,6 +158,8 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) reads: Reads,
     pub(super) counters: Counters,
     pub(super) evidence: Book,
+    /// Whether new writes are refused for want of room on the disk.
+    pub(super) low_space: bool,
     executed: Executed,
     pub(super) body: Vec<u8>,
     pub(super) links: u32,
@@ -219,6 +222,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             reads: Reads::default(),
             counters: Counters::default(),
             evidence: Book::default(),
+            low_space: false,
             executed,
             body: Vec::new(),
             links: 0,
@@ -469,30 +473,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Fault::Ours => "ours",
         };
         self.counters.add(&format!("links.ended.{fault}"), 1);
-    }
-
-    /// Notes what a peer did that no correct one does, or counts it where that is not certain.
-    pub(super) fn accuse(&mut self, replica: ReplicaId, what: &Misbehaviour, messages: Vec<Sealed>, now: Now) {
-        if what.is_certain() {
-            self.evidence.note(replica, what, messages, now.wall_ms);
-        } else {
-            self.counters.add(&format!("peers.replica-{replica}.{}", what.kind()), 1);
-        }
-    }
-
-    /// What an earlier process of this replica noted of others.
-    pub fn set_evidence(&mut self, evidence: Book) {
-        self.evidence = evidence;
-    }
-
-    /// What is known of other replicas' misbehaviour.
-    pub fn evidence(&self) -> &Book {
-        &self.evidence
-    }
-
-    /// The same, for the shell that writes it.
-    pub fn evidence_mut(&mut self) -> &mut Book {
-        &mut self.evidence
     }
 
     /// The counters.

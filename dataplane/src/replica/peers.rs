@@ -100,7 +100,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let requests: Vec<&[u8]> = message.bundle.requests.iter().map(|request| request.as_slice()).collect();
         let bundle = Bundle::parse(&message.bundle.cose, requests.into_iter(), &self.config.origin)
             .map_err(|_| Misbehaviour::BadRelay)?;
-        let is_wanted = !self.ordering.holds(&bundle.digest())
+        let is_wanted = !self.low_space
+            && !self.ordering.holds(&bundle.digest())
             && self.ordering.has_room(bundle.key(), bundle.size())
             && self.execution.check(&bundle).is_ok()
             && matches!(self.execution.admit(&bundle), Admission::Order);

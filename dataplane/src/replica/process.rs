@@ -25,6 +25,7 @@ use super::crash::{CrashPoint, Step};
 use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
+use super::space::{Gauge, SpaceWatch};
 use super::strangers::MAX_UNPROVED;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{ConfigError, ReplicaSetup};
@@ -126,6 +127,8 @@ struct Process<A: Application> {
     /// A write became durable in this round, so votes leave at its end.
     synced: bool,
     evidence: EvidenceFile,
+    space: SpaceWatch,
+    gauge: Gauge,
     /// The view that people were told of last, and whether this replica took part in it.
     told_view: (View, bool),
 }
@@ -144,6 +147,7 @@ struct ProcessShell<'a> {
     writing: &'a mut bool,
     crash: &'a mut CrashPoint,
     evidence: &'a EvidenceFile,
+    space: &'a SpaceWatch,
     /// The device carried a write out.
     written: bool,
 }
@@ -194,6 +198,7 @@ impl Shell<FileDevice> for ProcessShell<'_> {
             resident_bytes: kib("VmRSS:") << 10,
             anonymous_bytes: kib("RssAnon:") << 10,
             pid: std::process::id(),
+            free_bytes: self.space.free_bytes(),
         }
     }
 }
@@ -260,6 +265,8 @@ impl<A: Application> Process<A> {
         let (evidence, book, warning) = EvidenceFile::open(data, cluster.genesis());
         node.set_evidence(book);
         warning.into_iter().for_each(|warning| report(&warning));
+        let space = SpaceWatch::start(data.to_owned());
+        let gauge = Gauge::new(config.local.low_space_mib << 20);
         let writer = match method {
             Method::Direct => Writer::Reactor(ReactorWriter::new(node.log_mut(), &mut reactor)?),
             Method::Mapped => Writer::Device,
@@ -285,7 +292,22 @@ impl<A: Application> Process<A> {
         let crash = CrashPoint::from_environment();
         let told_view = (node.ordering().view(), node.ordering().is_active());
         let (ending, writing, synced) = (None, false, false);
-        Ok(Self { reactor, node, writer, links, outbox, started, ending, writing, crash, synced, evidence, told_view })
+        Ok(Self {
+            reactor,
+            node,
+            writer,
+            links,
+            outbox,
+            started,
+            ending,
+            writing,
+            crash,
+            synced,
+            evidence,
+            space,
+            gauge,
+            told_view,
+        })
     }
 
     fn run(&mut self) -> Result<(), RunError> {
@@ -310,6 +332,7 @@ impl<A: Application> Process<A> {
 
     /// Ends a round.
     fn serve(&mut self, now: Now) -> Result<(), RunError> {
+        self.look_at_space();
         for _ in 0..HANDSHAKES_A_ROUND {
             let Some((connection, mut bytes)) = self.links.next_early(&mut self.reactor, now) else { break };
             self.receive(connection, &mut bytes, now);
@@ -356,6 +379,21 @@ impl<A: Application> Process<A> {
         }
     }
 
+    /// Refuses new writes while there is little room, and tells people.
+    fn look_at_space(&mut self) {
+        let free_bytes = self.space.free_bytes();
+        if !self.gauge.update(free_bytes) {
+            return;
+        }
+        let (is_low, free_mib, enough_mib) = (self.gauge.is_low(), free_bytes >> 20, self.gauge.enough_bytes() >> 20);
+        self.node.set_low_space(is_low);
+        report(&if is_low {
+            format!("low on space: {free_mib} MiB are free; new writes are refused until {enough_mib} MiB are")
+        } else {
+            format!("{free_mib} MiB are free again: new writes are taken")
+        });
+    }
+
     /// Tells people when the view changes.
     fn report_view(&mut self) {
         let ordering = self.node.ordering();
@@ -379,6 +417,7 @@ impl<A: Application> Process<A> {
             writing: &mut self.writing,
             crash: &mut self.crash,
             evidence: &self.evidence,
+            space: &self.space,
             written: false,
         };
         (&mut self.node, shell)
@@ -423,6 +462,7 @@ impl<A: Application> Process<A> {
             writing: &mut self.writing,
             crash: &mut self.crash,
             evidence: &self.evidence,
+            space: &self.space,
             written: false,
         };
         self.links.received(connection, bytes, now, &mut self.node, &mut shell);

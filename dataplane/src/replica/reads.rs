@@ -310,7 +310,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         };
         let Read { client, id, .. } = read;
         let evidence = self.evidence.shown();
-        let answer = StatusAnswer { id, counters: self.all_counters(shell), evidence, links: self.links, ..answer };
+        let (links, low_space) = (self.links, self.low_space);
+        let answer = StatusAnswer { id, counters: self.all_counters(shell), evidence, links, low_space, ..answer };
         self.body.clear();
         message::encode(&answer, &mut self.body);
         shell.to_client(client, Kind::StatusAnswer, &self.body);
@@ -355,6 +356,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             anonymous_bytes: host.anonymous_bytes,
             links: self.links,
             pid: host.pid,
+            free_bytes: host.free_bytes,
+            low_space: self.low_space,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             counters: Vec::new(),
             evidence: Vec::new(),

@@ -304,6 +304,10 @@ pub struct StatusAnswer {
     pub links: u32,
     /// Process id.
     pub pid: u32,
+    /// Free bytes where the replica's data lies; all ones where that is not known.
+    pub free_bytes: u64,
+    /// Whether that is too little for new writes.
+    pub low_space: bool,
     /// Version of the binary.
     pub version: String,
     /// Counters by name: frames dropped, refusals, misbehaviour by kind and replica.

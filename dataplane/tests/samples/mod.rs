@@ -63,6 +63,8 @@ fn status_answer(rng: &mut Rng) -> StatusAnswer {
         anonymous_bytes: rng.number(),
         links: rng.number() as u32,
         pid: rng.number() as u32,
+        free_bytes: rng.number(),
+        low_space: rng.one_in(2),
         version: rng.text(14),
         counters: rng.list(6, |rng| Counter { name: rng.text(20), value: rng.number() }),
         evidence: rng.list(3, evidence),

@@ -257,6 +257,8 @@ impl Replica {
             anonymous_bytes: 1,
             links: 0b1111,
             pid: 1,
+            free_bytes: 1,
+            low_space: false,
             version: "fake".into(),
             counters: Vec::new(),
             evidence: Vec::new(),

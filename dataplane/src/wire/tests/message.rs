@@ -110,6 +110,8 @@ fn status_answer(counters: usize) -> StatusAnswer {
         anonymous_bytes: 11,
         links: 0b1011,
         pid: 12,
+        free_bytes: 13,
+        low_space: true,
         version: "0.1.0-long-version".to_owned(),
         counters: (0..counters).map(|i| Counter { name: format!("dropped {i}"), value: i as u64 }).collect(),
         evidence: vec![evidence(2, 2, 7), evidence(0, 0, 0)],
