@@ -314,7 +314,7 @@ fn original_mistake_a_batchs_digest_is_taken_from_its_header() {
         leader.propose(index, 1, &Batch::new(batch.time_ms(), vec![Arc::clone(&bundle), Arc::clone(&bundle)]));
         cluster.wait_counted(index, "misbehaviour.replica-0.batch_limits", 0);
         leader.propose(index, 1, &Batch::new(now_ms() + 3_600_000, batch.bundles().to_vec()));
-        cluster.wait_counted(index, "misbehaviour.replica-0.drift", 0);
+        cluster.wait_counted(index, "peers.replica-0.drift", 0);
         assert_eq!(votes_seen(leader.link(index), Kind::Prepare, 1), BTreeSet::new());
     }
     drop(leader);

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::crypto::context;
 use crate::ordering::Agreed;
 use crate::ordering::batch::batch_digest;
 use crate::ordering::checkpoint::forged;
@@ -238,6 +239,7 @@ impl Adversary {
             Kind::Prepare | Kind::Commit => body = self.votes(to, kind, body, out),
             Kind::NewView if self.does(Tactic::Restless) && self.random.chance(800) => return,
             Kind::ViewChange | Kind::NewView if self.does(Tactic::LieInChange) => body = self.change(to, kind, body),
+            Kind::Checkpoint if self.does(Tactic::LieInChange) && self.is_victim(to) => body = self.checkpoint(body),
             Kind::Status => {
                 if self.does(Tactic::Restless) && self.random.chance(50) {
                     let view = message::access::<Status>(&body).map_or(0, |status| status.view.to_native());
@@ -346,6 +348,17 @@ impl Adversary {
             _ => lies::new_view(&message.body, &self.agreed, &self.seals, lie),
         };
         changed.map_or(body, |(changed, signature)| encode_change(kind, changed, signature))
+    }
+
+    /// Another state at the checkpoint, signed.
+    fn checkpoint(&self, body: Vec<u8>) -> Vec<u8> {
+        let Ok(message) = message::access::<message::Checkpoint>(&body) else { return body };
+        let mut body = message.body.to_vec();
+        body[20] ^= 1;
+        let signature = self.seals.sign(context::CHECKPOINT, &body);
+        let mut out = Vec::new();
+        message::encode(&message::Checkpoint { body, signature: signature.0 }, &mut out);
+        out
     }
 
     fn proposal(&mut self, body: Vec<u8>) -> Vec<u8> {

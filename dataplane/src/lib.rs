@@ -9,6 +9,7 @@ pub mod cbor;
 pub mod client;
 pub mod cluster;
 pub mod crypto;
+pub mod evidence;
 pub mod execution;
 pub mod history;
 pub mod log;

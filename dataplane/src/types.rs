@@ -218,6 +218,8 @@ codes! {
     OVERLOADED = 500, "overloaded";
     /// The replica does not serve now (starting, stopping, catching up).
     UNAVAILABLE = 501, "not serving now";
+    /// The replica's disk is nearly full; try again once there is room.
+    LOW_SPACE = 502, "low on disk space";
     /// A fault inside Atlas.
     INTERNAL = 600, "internal fault";
 }

@@ -14,6 +14,7 @@ pub mod args;
 pub mod bench;
 pub mod changes;
 pub mod error;
+pub mod evidence;
 pub mod init;
 pub mod interrupt;
 pub mod output;

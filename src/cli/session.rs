@@ -47,6 +47,9 @@ pub fn identity(file: &Path) -> Result<SecretKey, CliError> {
         .map_err(|error| CliError::Usage(format!("{error}; --identity or ATLAS_IDENTITY names this file")))
 }
 
+/// What was signed and has no result may come to pass yet.
+const MAY_HAPPEN: &str = "\nthe operation may still be carried out: read before you repeat it";
+
 /// An answer that f+1 replicas gave and this version cannot read.
 pub fn unreadable(error: impl fmt::Display) -> CliError {
     CliError::failed("the replicas' answer is not what this version knows; do they run the same one", error)
@@ -186,6 +189,12 @@ impl Session {
             Error::Operation { source: ClientError::Refused { code, .. }, .. } => {
                 CliError::Refused { code, detail: String::new() }
             }
+            // Said again and again until the time was up, by one correct replica at least.
+            Error::Operation { source: ClientError::Timeout { needed, answered, sent }, .. }
+                if answered.iter().filter(|said| **said == Said::Refused(Code::LOW_SPACE)).count() >= needed =>
+            {
+                CliError::Refused { code: Code::LOW_SPACE, detail: self.low_space(&answered, sent) }
+            }
             Error::Operation { source: ClientError::Timeout { needed, answered, sent }, links } => {
                 CliError::NoQuorum(self.silence(needed, &answered, sent, &links))
             }
@@ -202,13 +211,35 @@ impl Session {
                 text.push_str(&format!(" ({reason})"));
             }
         }
-        if answered.iter().filter(|said| !matches!(said, Said::NotConnected)).count() < needed {
-            text.push_str("\nstart the replicas, or check that their addresses can be reached from here");
+        let names = self.named(answered, |said| matches!(said, Said::NotConnected));
+        let (missing, n, quorum) = (names.len(), answered.len(), self.cluster.quorum());
+        if n - missing < quorum {
+            let names = names.join(", ");
+            text.push_str(&format!(
+                "\n{} of {n} replicas can be reached, writes and ordered reads need {quorum}: start {names}, or check \
+                 that their addresses can be reached from here",
+                n - missing,
+            ));
         }
         if sent {
-            text.push_str("\nthe operation may still be carried out: read before you repeat it");
+            text.push_str(MAY_HAPPEN);
         }
         text
+    }
+
+    fn low_space(&self, answered: &[Said], sent: bool) -> String {
+        let names = self.named(answered, |said| *said == Said::Refused(Code::LOW_SPACE)).join(", ");
+        let mut text = format!("free space on the disks of {names}; they take writes again by themselves");
+        if sent {
+            text.push_str(MAY_HAPPEN);
+        }
+        text
+    }
+
+    /// The names of the replicas that said so.
+    fn named(&self, answered: &[Said], is_so: impl Fn(&Said) -> bool) -> Vec<&str> {
+        let all = self.cluster.members().iter().zip(answered);
+        all.filter(|(_, said)| is_so(said)).map(|(member, _)| member.name.as_str()).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::args::StatusArgs;
 use super::error::CliError;
+use super::evidence;
 use super::output::{Colour, Style, json_line, table};
 use super::session::Session;
 use crate::client::{ReplicaReport, ReplicaStatus};
@@ -65,12 +66,19 @@ struct Answer<'a> {
     /// The sequence at which a checkpoint must be stable for it to vote again; null while it does not know, or votes.
     votes_again_at: Option<u64>,
     pid: u32,
+    /// Free bytes where its data lies; null where that is not known.
+    free_bytes: Option<u64>,
+    /// Whether that is too little: it refuses new writes.
+    low_space: bool,
     version: &'a str,
     counters: serde_json::Map<String, serde_json::Value>,
+    /// How often it saw which replica do what, over all its restarts.
+    misbehaviour: evidence::Counts<'a>,
+    evidence: Vec<evidence::Shown<'a>>,
 }
 
 impl<'a> Answer<'a> {
-    fn new(status: &'a ReplicaStatus) -> Self {
+    fn new(cluster: &'a Cluster, status: &'a ReplicaStatus) -> Self {
         Self {
             view: status.view,
             leader: status.leader,
@@ -87,8 +95,12 @@ impl<'a> Answer<'a> {
             abstains: status.abstains,
             votes_again_at: Some(status.needs).filter(|needs| *needs > 0),
             pid: status.pid,
+            free_bytes: (status.free_bytes != u64::MAX).then_some(status.free_bytes),
+            low_space: status.low_space,
             version: &status.version,
             counters: status.counters.iter().map(|(name, value)| (name.clone(), (*value).into())).collect(),
+            misbehaviour: evidence::counts(cluster, status),
+            evidence: evidence::shown(cluster, status),
         }
     }
 }
@@ -126,7 +138,7 @@ fn show(
     for (replica, (member, ReplicaReport { status, link })) in cluster.members().iter().zip(answers).enumerate() {
         let (name, address) = (member.name.as_str(), member.address.to_string());
         if json {
-            let (reachable, answer) = (status.is_some(), status.as_ref().map(Answer::new));
+            let (reachable, answer) = (status.is_some(), status.as_ref().map(|status| Answer::new(cluster, status)));
             let problem = link.as_ref().map(ToString::to_string);
             json_line(out, &Line { replica, name, address, reachable, problem, answer })?;
             continue;
@@ -152,6 +164,16 @@ fn show(
     for (member, report) in cluster.members().iter().zip(answers).filter(|(_, report)| report.status.is_none()) {
         let why = report.link.as_ref().map_or_else(|| "connected, no answer".to_owned(), ToString::to_string);
         writeln!(out, "{}", style.paint(Colour::Yellow, &format!("{} did not answer: {why}", member.name)))?;
+    }
+    for (member, report) in cluster.members().iter().zip(answers) {
+        if let Some(status) = &report.status {
+            if status.low_space {
+                let (name, free) = (&member.name, bytes(status.free_bytes));
+                let line = format!("{name} refuses new writes: {free} are free, less than its low_space_mib");
+                writeln!(out, "{}", style.paint(Colour::Red, &line))?;
+            }
+            evidence::summary(cluster, &member.name, status, out, style)?;
+        }
     }
     Ok(())
 }

@@ -20,8 +20,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use atlas_dataplane::client::{
-    ClientError, Completion, NotAfter, Page, PageDecoder, ReadOptions, ReadResult, ReplicaStatus, RequestResult, Said,
-    SubmitError, SubmitOptions, Subscription, Ticket,
+    ClientError, Completion, Evidence, NotAfter, Page, PageDecoder, ReadOptions, ReadResult, ReplicaStatus,
+    RequestResult, Said, SubmitError, SubmitOptions, Subscription, Ticket,
 };
 use atlas_dataplane::cluster::Cluster;
 use atlas_dataplane::cluster::file::Address;

@@ -349,7 +349,10 @@ impl Submits {
         let (code, retry_ms) = (Code(message.code.to_native()), u64::from(message.retry_after_ms.to_native()));
         bundle.replicas[replica].refused = Some(code);
         if retry_ms > 0
-            || matches!(code, Code::OVERLOADED | Code::UNAVAILABLE | Code::BEYOND_WINDOW | Code::UNKNOWN_SESSION)
+            || matches!(
+                code,
+                Code::OVERLOADED | Code::UNAVAILABLE | Code::LOW_SPACE | Code::BEYOND_WINDOW | Code::UNKNOWN_SESSION
+            )
         {
             let lost = code == Code::UNKNOWN_SESSION && bundle.on_unknown_session(replica, shared);
             if lost {

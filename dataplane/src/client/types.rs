@@ -3,11 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::evidence::Sealed;
 use crate::types::{Code, Position, PublicKey, ReplicaId, Signature, TimeMs};
 use crate::wire::error::{BundleError, Malformed};
 use crate::wire::frame::Kind;
 use crate::wire::limits::MAX_REPLICAS;
-use crate::wire::message::{self, ArchivedAnswer, ArchivedRefused, ArchivedReplies, ArchivedStatusAnswer};
+use crate::wire::message::{
+    self, ArchivedAnswer, ArchivedEvidence, ArchivedRefused, ArchivedReplies, ArchivedStatusAnswer,
+};
 
 /// Signs bundles in the name of the core's identity.
 pub trait Signer {
@@ -162,8 +165,11 @@ pub struct ReplicaStatus {
     pub abstains: bool,
     pub needs: u64,
     pub pid: u32,
+    pub free_bytes: u64,
+    pub low_space: bool,
     pub version: String,
     pub counters: Vec<(String, u64)>,
+    pub evidence: Vec<Evidence>,
 }
 
 impl From<&ArchivedStatusAnswer> for ReplicaStatus {
@@ -183,8 +189,52 @@ impl From<&ArchivedStatusAnswer> for ReplicaStatus {
             abstains: answer.abstains,
             needs: answer.needs.to_native(),
             pid: answer.pid.to_native(),
+            free_bytes: answer.free_bytes.to_native(),
+            low_space: answer.low_space,
             version: answer.version.as_str().to_owned(),
             counters: answer.counters.iter().map(|c| (c.name.as_str().to_owned(), c.value.to_native())).collect(),
+            evidence: answer.evidence.iter().map(Evidence::from).collect(),
+        }
+    }
+}
+
+/// A misbehaviour of a replica as another one saw it; nobody vouches for it but who signed its messages.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the fields are those of wire::message::Evidence")]
+pub struct Evidence {
+    pub replica: u8,
+    pub kind: String,
+    pub at_ms: i64,
+    pub view: Option<u64>,
+    pub sequence: Option<u64>,
+    pub digests: Vec<[u8; 32]>,
+    pub statement: String,
+    pub messages: Vec<Sealed>,
+}
+
+impl From<&ArchivedEvidence> for Evidence {
+    fn from(evidence: &ArchivedEvidence) -> Self {
+        let some = |value: u64| (value != u64::MAX).then_some(value);
+        Self {
+            replica: evidence.replica,
+            kind: evidence.kind.as_str().to_owned(),
+            at_ms: evidence.at_ms.to_native(),
+            view: some(evidence.view.to_native()),
+            sequence: some(evidence.sequence.to_native()),
+            digests: evidence.digests.to_vec(),
+            statement: evidence.statement.as_str().to_owned(),
+            messages: evidence
+                .messages
+                .iter()
+                .filter_map(|message| {
+                    Some(Sealed {
+                        kind: Kind::ALL.into_iter().find(|kind| *kind as u8 == message.kind)?,
+                        replica: ReplicaId(message.replica),
+                        body: message.body.to_vec(),
+                        signature: Signature(message.signature),
+                    })
+                })
+                .collect(),
         }
     }
 }

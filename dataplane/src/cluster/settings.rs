@@ -185,6 +185,9 @@ settings! {
         /// It leaves a leader under which nothing is executed for so long while something waits; doubled while views fail.
         /// A fifth of it is enough where the link to the leader is down.
         leader_timeout_ms = 150, 20..=60_000, "milliseconds";
+        /// With less than so much free where its data lies it takes no new writes; everything else goes on. More than two log
+        /// segments should fit. 0: it takes writes until the disk is full, and then ends.
+        low_space_mib = 512, 0..=1_073_741_824, "MiB";
     }
 }
 

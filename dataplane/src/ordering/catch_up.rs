@@ -205,7 +205,7 @@ impl Ordering {
     pub(super) fn take_decided(&mut self, from: ReplicaId, message: &ArchivedDecided) {
         for item in message.decided.iter() {
             let (sequence, digest) = (item.sequence.to_native(), Digest(item.digest));
-            if !self.in_range(sequence) {
+            if self.denies_decided(from, sequence, digest) || !self.in_range(sequence) {
                 continue;
             }
             let one_correct = if mutants::on(Mutant::OneTeller) { 1 } else { self.agreed.size.one_correct() };

@@ -109,16 +109,18 @@ impl Ordering {
         self.far_at_us[from.index()] = now.mono_us + SEND_AGAIN_US / 2;
         let known = self.changes[from.index()].as_ref();
         match SignedViewChange::open(&message.body, Signature(message.signature), &self.agreed, &self.seals) {
-            Err(what) => self.report(from, what),
+            Err(what) => self.report_view_change(from, what, &message.body, Signature(message.signature)),
             Ok(change) if change.replica != from => {
                 self.report(from, Misbehaviour::InvalidViewChange { view: change.view });
             }
             Ok(change) => {
                 // Who lost its records says again what it may have said before, from a checkpoint that makes that void.
                 let is_void = |known: &SignedViewChange| known.report.h + self.agreed.window <= change.report.h;
-                if known.is_some_and(|known| known.view == change.view && !is_void(known)) {
-                    return self.report(from, Misbehaviour::TwoViewChanges { view });
+                if let Some(known) = known.filter(|known| known.view == change.view && !is_void(known)) {
+                    let both = vec![known.sealed(), change.sealed()];
+                    return self.prove(from, Misbehaviour::TwoViewChanges { view }, both);
                 }
+                self.report_concealed(from, &change);
                 self.changes[from.index()] = Some(change);
                 self.note_asks(from, view, now);
                 self.join(from, view);
@@ -173,9 +175,11 @@ impl Ordering {
     /// NEW-VIEW, from its leader or from whoever has it.
     pub fn on_new_view(&mut self, from: ReplicaId, message: &ArchivedNewView, now: Now) {
         let view = message.body.first_chunk().map_or(0, |view| View::from_le_bytes(*view));
+        if view == self.view && self.active {
+            return self.report_second_new_view(from, message);
+        }
         let abstains = self.standing.rejoin.is_some();
-        let is_known = view < self.view || view == self.view && (self.active || abstains);
-        if is_known || view == 0 || !self.may_verify(from) {
+        if view < self.view || view == self.view && abstains || view == 0 || !self.may_verify(from) {
             return;
         }
         let changes = &self.changes;
@@ -186,7 +190,7 @@ impl Ordering {
                 self.adopt(Arc::clone(&new_view.certificate));
             }
             Ok(new_view) => self.enter(Arc::new(new_view), now),
-            Err(what) => self.report(from, what),
+            Err(what) => self.report_new_view(from, what, &message.body, Signature(message.signature)),
         }
     }
 

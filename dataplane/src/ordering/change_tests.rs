@@ -121,7 +121,7 @@ impl Four {
                         ordering.checkpoint(state_at(sequence, batch.digest()));
                     }
                 }
-                Effect::Report(peer, what) => panic!("{at} accuses {peer}: {what}"),
+                Effect::Report(peer, what) | Effect::Prove(peer, what, _) => panic!("{at} accuses {peer}: {what}"),
                 _ => {}
             }
         }
@@ -340,7 +340,7 @@ fn forged_view_changes_move_nobody() {
         let core = &mut four.cores[3].ordering;
         core.on_view_change(ReplicaId(from), message::access::<message::ViewChange>(&encoded).unwrap(), four.now);
         let effects: Vec<_> = std::iter::from_fn(|| core.next_effect()).collect();
-        assert!(effects.iter().all(|effect| matches!(effect, Effect::Report(..))), "{effects:?}");
+        assert!(effects.iter().all(|effect| matches!(effect, Effect::Report(..) | Effect::Prove(..))), "{effects:?}");
         assert_eq!(effects.len(), 1, "it is put down to its sender");
         assert_eq!((core.view(), core.is_active()), (0, true));
         core.flush(four.now);

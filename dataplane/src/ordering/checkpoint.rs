@@ -84,7 +84,7 @@ pub struct SignedStatement {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Certificate {
     statement: Statement,
-    signatures: Vec<(ReplicaId, Signature)>,
+    pub(super) signatures: Vec<(ReplicaId, Signature)>,
 }
 
 impl Certificate {
@@ -192,18 +192,23 @@ impl Ordering {
         let Some(signed) = read_signed(&message.body, message.signature) else { return };
         let sequence = signed.statement.sequence;
         let farthest = self.executed.max(self.stable.sequence()).saturating_add(2 * self.agreed.window);
-        if sequence <= self.stable.sequence() || sequence > farthest || !sequence.is_multiple_of(self.agreed.interval) {
+        if self.denies_stable(from, &signed)
+            || sequence <= self.stable.sequence()
+            || sequence > farthest
+            || !sequence.is_multiple_of(self.agreed.interval)
+        {
             return;
         }
         let known = self.statements.get(&sequence).and_then(|statements| statements[from.index()]);
-        if known.is_some_and(|known| known == signed) || !self.may_verify(from) {
+        if known.is_some_and(|known| known.statement == signed.statement) || !self.may_verify(from) {
             return;
         }
         if !self.seals.holds(from, context::CHECKPOINT, &message.body, &signed.signature) {
             return self.report(from, Misbehaviour::BadSignature { what: "CHECKPOINT" });
         }
-        if known.is_some() {
-            return self.report(from, Misbehaviour::TwoCheckpoints { sequence });
+        if let Some(known) = known {
+            let both = vec![known.sealed(from), signed.sealed(from)];
+            return self.prove(from, Misbehaviour::TwoCheckpoints { sequence }, both);
         }
         self.count_statement(from, signed);
     }
@@ -259,6 +264,7 @@ impl Ordering {
             return;
         }
         self.stable = certificate;
+        self.report_wrong_checkpoints(sequence);
         self.held.stable(sequence);
         self.statements.retain(|other, _| *other > sequence);
         self.own_statements.retain(|other, _| *other >= sequence);

@@ -59,6 +59,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::cluster::Size;
+use crate::evidence::Sealed;
 use crate::log::Durable;
 use crate::types::{Code, Digest, Now, PublicKey, ReplicaId, Sequence, Signature, TimeMs, View};
 use crate::wire::bundle::Bundle;
@@ -73,6 +74,9 @@ mod change;
 mod change_tests;
 pub mod checkpoint;
 pub mod choice;
+mod contradiction;
+#[cfg(test)]
+mod contradiction_tests;
 #[cfg(test)]
 mod late_body_tests;
 pub(crate) mod mutants;
@@ -233,6 +237,8 @@ pub enum Effect {
     SupplyDecided(ReplicaId, Sequence),
     /// A peer did what a correct replica does not do.
     Report(ReplicaId, Misbehaviour),
+    /// The same, with what it signed to convict it.
+    Prove(ReplicaId, Misbehaviour, Vec<Sealed>),
     /// This replica's state at the checkpoint is not the certified one: it must stop.
     Diverged(Sequence),
 }
@@ -569,5 +575,9 @@ impl Ordering {
 
     fn report(&mut self, replica: ReplicaId, what: Misbehaviour) {
         self.effects.push_back(Effect::Report(replica, what));
+    }
+
+    fn prove(&mut self, replica: ReplicaId, what: Misbehaviour, messages: Vec<Sealed>) {
+        self.effects.push_back(Effect::Prove(replica, what, messages));
     }
 }

@@ -214,6 +214,10 @@ impl Ordering {
                 continue;
             }
             let slot = self.slot(sequence);
+            if let Some(first) = slot.contradicts_commit(from, view, digest) {
+                self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
+                continue;
+            }
             match slot.prepares[from.index()] {
                 None => {
                     slot.prepares[from.index()] = Some(digest);
@@ -239,6 +243,10 @@ impl Ordering {
         let mut told = Vec::new();
         for vote in message.votes.iter() {
             let (sequence, digest) = (vote.sequence.to_native(), Digest(vote.digest));
+            if let Some(first) = self.contradicts_vote(from, view, sequence, digest) {
+                self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
+                continue;
+            }
             if let Some(decided) = self.slots.get(&sequence).and_then(|slot| slot.decided) {
                 // The peer may be in the dark about a fast commit: it is answered at once.
                 told.push((sequence, decided));
@@ -250,9 +258,6 @@ impl Ordering {
             }
             let slot = self.slot(sequence);
             match slot.commits[from.index()] {
-                Some((seen, first)) if seen == view && first != digest => {
-                    self.report(from, Misbehaviour::Equivocation { view, sequence, first, second: digest });
-                }
                 Some((seen, _)) if seen >= view => {
                     if mutants::on(Mutant::DuplicatesCount)
                         && let Some(free) = slot.commits.iter_mut().find(|vote| vote.is_none())
@@ -364,6 +369,7 @@ impl Ordering {
     }
 
     pub(super) fn decide(&mut self, sequence: Sequence, digest: Digest) {
+        self.report_wrong_decided(sequence, digest);
         let slot = self.slot(sequence);
         slot.decided = Some(digest);
         if digest == Digest::NULL {

@@ -27,8 +27,7 @@ impl Seals {
     }
 
     fn message(&self, context: &[u8], body: &[u8]) -> Vec<u8> {
-        let length = self.origin.len() as u32;
-        [context, &self.epoch.to_be_bytes(), &length.to_be_bytes(), self.origin.as_bytes(), body].concat()
+        signed_bytes(context, self.epoch, &self.origin, body)
     }
 
     pub(crate) fn sign(&self, context: &[u8], body: &[u8]) -> Signature {
@@ -39,6 +38,12 @@ impl Seals {
         let Some(key) = self.members.get(replica.index()) else { return false };
         verify(key, &self.message(context, body), signature)
     }
+}
+
+/// What is signed of a body.
+pub(crate) fn signed_bytes(context: &[u8], epoch: Epoch, origin: &str, body: &[u8]) -> Vec<u8> {
+    let length = origin.len() as u32;
+    [context, &epoch.to_be_bytes(), &length.to_be_bytes(), origin.as_bytes(), body].concat()
 }
 
 /// The seals of one of four replicas, for tests.

@@ -211,7 +211,9 @@ fn short(effects: &[Effect]) -> Vec<String> {
         Effect::SupplyBatch(to, sequence, _) => format!("supply {sequence} to {to}"),
         Effect::SupplyLoggedBatch(to, sequence, _) => format!("supply logged {sequence} to {to}"),
         Effect::SupplyDecided(to, first) => format!("supply decided from {first} to {to}"),
-        Effect::Report(replica, what) => format!("report {replica} {}", what.to_string().split(' ').next().unwrap()),
+        Effect::Report(replica, what) | Effect::Prove(replica, what, _) => {
+            format!("report {replica} {}", what.to_string().split(' ').next().unwrap())
+        }
     };
     effects.iter().map(one).collect()
 }

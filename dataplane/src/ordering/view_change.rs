@@ -18,9 +18,11 @@ use super::mutants::{self, Mutant};
 use super::record::Record;
 use super::seal::Seals;
 use crate::crypto::context;
+use crate::evidence::Sealed;
 use crate::log::Durable;
 use crate::types::{Digest, ReplicaId, Signature, View};
 use crate::wire::error::Misbehaviour;
+use crate::wire::frame::Kind;
 
 /// Bytes of an entry of P or Q.
 const ENTRY_BYTES: usize = 48;
@@ -119,6 +121,11 @@ impl SignedViewChange {
             return Err(Misbehaviour::InvalidViewChange { view });
         }
         Ok(change)
+    }
+
+    /// The message as evidence.
+    pub(super) fn sealed(&self) -> Sealed {
+        Sealed { kind: Kind::ViewChange, replica: self.replica, body: self.body.to_vec(), signature: self.signature }
     }
 
     /// The view that is asked for.

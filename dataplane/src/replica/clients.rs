@@ -23,6 +23,9 @@ const RETRY_AFTER_MS: u32 = 20;
 /// When a replica that is ending suggests to try again, ms.
 const RETRY_AFTER_END_MS: u32 = 1_000;
 
+/// When a replica whose disk is nearly full suggests to try again, ms.
+const RETRY_AFTER_LOW_MS: u32 = 500;
+
 /// Bundles of one key that one round takes; more are told to come again.
 const MAX_BUNDLES_A_ROUND: usize = 256;
 
@@ -157,6 +160,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 }
                 self.send_settled(client, settled, shell);
             }
+            Admission::Order if self.low_space => self.refuse_bundle(client, &bundle, Code::LOW_SPACE, shell),
             // A bundle that the pool would refuse is not worth a signature's price.
             Admission::Order if !self.ordering.has_room(key, bytes + bundle.size()) => {
                 self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
@@ -260,6 +264,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let retry_after_ms = match code {
             Code::OVERLOADED => RETRY_AFTER_MS,
             Code::UNAVAILABLE => RETRY_AFTER_END_MS,
+            Code::LOW_SPACE => RETRY_AFTER_LOW_MS,
             _ => 0,
         };
         let (first, count) = (bundle.header().first, u32::from(bundle.header().count));

@@ -178,6 +178,34 @@ fn a_repeated_bundle_waits_once_and_a_flood_is_told_to_come_again() {
 }
 
 #[test]
+fn low_on_space_new_writes_are_refused_reads_go_on_and_room_ends_it() {
+    let (mut node, mut world) = (node(), World::default());
+    send(&mut node, &mut world, 0, &submit(0, 0, true));
+    node.turn(NOW, &mut world).unwrap();
+    node.set_low_space(true);
+    send(&mut node, &mut world, 0, &submit(0, 1, true));
+    // What was taken before is still held, and no reason to refuse it.
+    send(&mut node, &mut world, 0, &submit(0, 0, true));
+    assert_eq!(world.codes(ClientId(0)), [(Code::LOW_SPACE.0, RETRY_AFTER_LOW_MS)]);
+    // Nor does it come in by way of a peer.
+    let mut relay = Vec::new();
+    let bytes = submit(1, 0, true);
+    let from_client = message::access::<Submit>(&bytes).unwrap();
+    let requests = from_client.bundle.requests.iter().map(|request| request.to_vec()).collect();
+    let bundle = WireBundle { cose: from_client.bundle.cose.to_vec(), requests };
+    message::encode(&message::Relay { bundle }, &mut relay);
+    node.on_peer(ReplicaId(1), Kind::Relay, &relay, NOW).unwrap();
+    query(&mut node, &mut world, 0, 1, &[0], 0);
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!((node.ordering().pooled(), world.answers(ClientId(0), Code::DONE)), (1, 1));
+    node.set_low_space(false);
+    send(&mut node, &mut world, 0, &submit(0, 1, true));
+    node.on_peer(ReplicaId(1), Kind::Relay, &relay, NOW).unwrap();
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!((node.ordering().pooled(), world.codes(ClientId(0)).len()), (3, 1));
+}
+
+#[test]
 fn a_bad_signature_costs_its_sender_the_connection_and_nobody_else_anything() {
     let (mut node, mut world) = (node(), World::default());
     for number in 0..5 {

@@ -1,8 +1,13 @@
-//! What a replica counts for its operator.
+//! What a replica counts for its operator, and notes of its peers.
 
 use std::collections::BTreeMap;
 
-use crate::types::{Code, ReplicaId};
+use super::node::Node;
+use crate::evidence::{Book, Sealed};
+use crate::history::store::EntryStore;
+use crate::log::Device;
+use crate::state::Application;
+use crate::types::{Code, Now, ReplicaId};
 use crate::wire::error::{FrameError, Misbehaviour};
 use crate::wire::frame::Kind;
 use crate::wire::message::Counter;
@@ -29,25 +34,6 @@ impl Counters {
         self.add(&format!("refused.{}", code.0), 1);
     }
 
-    /// A peer misbehaved.
-    pub(super) fn misbehaved(&mut self, replica: ReplicaId, what: &Misbehaviour) {
-        let kind = match what {
-            Misbehaviour::Equivocation { .. } => "equivocation",
-            Misbehaviour::NotLeader { .. } => "not_leader",
-            Misbehaviour::WrongDigest { .. } => "wrong_digest",
-            Misbehaviour::Drift { .. } => "drift",
-            Misbehaviour::BatchLimits { .. } => "batch_limits",
-            Misbehaviour::BadBundle { .. } => "bad_bundle",
-            Misbehaviour::BadSignature { .. } => "bad_signature",
-            Misbehaviour::TwoCheckpoints { .. } => "two_checkpoints",
-            Misbehaviour::InvalidViewChange { .. } => "invalid_view_change",
-            Misbehaviour::TwoViewChanges { .. } => "two_view_changes",
-            Misbehaviour::InvalidNewView { .. } => "invalid_new_view",
-            Misbehaviour::StatusBack => "status_back",
-        };
-        self.add(&format!("misbehaviour.replica-{replica}.{kind}"), 1);
-    }
-
     /// A frame with an error, from a replica or from a client.
     pub(super) fn bad_frame(&mut self, from: &str, kind: Kind, error: &FrameError) {
         let fault = match error {
@@ -66,5 +52,36 @@ impl Counters {
     /// All counters, sorted by name.
     pub fn all(&self) -> Vec<Counter> {
         self.values.iter().map(|(name, value)| Counter { name: name.clone(), value: *value }).collect()
+    }
+}
+
+impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
+    /// Notes what a peer did that no correct one does, or counts it where that is not certain.
+    pub(super) fn accuse(&mut self, replica: ReplicaId, what: &Misbehaviour, messages: Vec<Sealed>, now: Now) {
+        if what.is_certain() {
+            self.evidence.note(replica, what, messages, now.wall_ms);
+        } else {
+            self.counters.add(&format!("peers.replica-{replica}.{}", what.kind()), 1);
+        }
+    }
+
+    /// Room on the disk is low, or not any more: [`super::space`].
+    pub fn set_low_space(&mut self, is_low: bool) {
+        self.low_space = is_low;
+    }
+
+    /// What an earlier process of this replica noted of others.
+    pub fn set_evidence(&mut self, evidence: Book) {
+        self.evidence = evidence;
+    }
+
+    /// What is known of other replicas' misbehaviour.
+    pub fn evidence(&self) -> &Book {
+        &self.evidence
+    }
+
+    /// The same, for the shell that writes it.
+    pub fn evidence_mut(&mut self) -> &mut Book {
+        &mut self.evidence
     }
 }

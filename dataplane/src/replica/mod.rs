@@ -38,6 +38,7 @@ mod peers;
 pub mod process;
 mod reads;
 mod resolver;
+mod space;
 mod start;
 mod strangers;
 mod supply;

@@ -10,6 +10,7 @@ use super::supply::wire_bundle;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
+use crate::evidence::Book;
 use crate::execution::{Admission, Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
@@ -38,6 +39,8 @@ pub struct HostStatus {
     pub anonymous_bytes: u64,
     /// Process id.
     pub pid: u32,
+    /// Free bytes where the data lies; all ones where that is not known.
+    pub free_bytes: u64,
 }
 
 /// What a node needs from the world around it: links, and a disk that writes for the log.
@@ -65,6 +68,14 @@ pub trait Shell<D: Device> {
     /// # Errors
     /// The log's end.
     fn start_write(&mut self, log: &mut Log<Record, D>) -> Result<(), LogError>;
+
+    /// Keeps a record of the evidence file; it may get lost. A shell without one has nothing to do here.
+    fn keep_evidence(&mut self, _record: Vec<u8>) {}
+
+    /// Records of evidence that got lost.
+    fn evidence_lost(&self) -> u64 {
+        0
+    }
 
     /// What a status tells of the process.
     fn host(&self) -> HostStatus;
@@ -151,6 +162,9 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) routes: BTreeMap<Digest, ClientId>,
     pub(super) reads: Reads,
     pub(super) counters: Counters,
+    pub(super) evidence: Book,
+    /// Whether new writes are refused for want of room on the disk.
+    pub(super) low_space: bool,
     executed: Executed,
     pub(super) body: Vec<u8>,
     pub(super) links: u32,
@@ -220,6 +234,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             routes: BTreeMap::new(),
             reads: Reads::default(),
             counters: Counters::default(),
+            evidence: Book::default(),
+            low_space: false,
             executed,
             body: Vec::new(),
             links: 0,
@@ -290,6 +306,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.lazy_since_us = (self.log.last() > self.log.written()).then_some(now.mono_us);
         }
         // The disk works meanwhile.
+        for record in self.evidence.take_records() {
+            shell.keep_evidence(record);
+        }
         self.answer_reads(now, shell);
         Ok(())
     }
@@ -323,7 +342,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     self.supply_logged_batch(to, sequence, digest, shell)?;
                 }
                 Effect::SupplyDecided(to, first) => self.supply_decided(to, first, shell)?,
-                Effect::Report(replica, what) => self.counters.misbehaved(replica, &what),
+                Effect::Report(replica, what) => self.accuse(replica, &what, Vec::new(), now),
+                Effect::Prove(replica, what, messages) => self.accuse(replica, &what, messages, now),
                 Effect::Diverged(sequence) => return Err(NodeError::Diverged { sequence }),
             }
         }
@@ -342,6 +362,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             | Effect::Send(To::All, _)
             | Effect::Execute(..)
             | Effect::Report(..)
+            | Effect::Prove(..)
             | Effect::Diverged(_) => return true,
         };
         let Some(told) = self.told.get_mut(peer.index()) else { return false };

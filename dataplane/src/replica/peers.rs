@@ -26,9 +26,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let result = self.peer_message(from, kind, body, now);
         if let Err(error) = &result {
             self.counters.bad_frame("replica", kind, error);
-            if let FrameError::Misbehaving(what) = error {
-                self.counters.misbehaved(from, what);
-            }
+            let what = match error {
+                FrameError::Misbehaving(what) => *what,
+                _ => Misbehaviour::Malformed { kind },
+            };
+            self.accuse(from, &what, Vec::new(), now);
         }
         result
     }
@@ -97,8 +99,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         let requests: Vec<&[u8]> = message.bundle.requests.iter().map(|request| request.as_slice()).collect();
         let bundle = Bundle::parse(&message.bundle.cose, requests.into_iter(), &self.config.origin)
-            .map_err(|_| Misbehaviour::BadBundle { sequence: 0 })?;
-        let is_wanted = !self.ordering.holds(&bundle.digest())
+            .map_err(|_| Misbehaviour::BadRelay)?;
+        let is_wanted = !self.low_space
+            && !self.ordering.holds(&bundle.digest())
             && self.ordering.has_room(bundle.key(), bundle.size())
             && self.execution.check(&bundle).is_ok()
             && matches!(self.execution.admit(&bundle), Admission::Order);
@@ -106,7 +109,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             return Ok(());
         }
         if !verify(bundle.key(), &bundle.signed_bytes(), bundle.signature()) {
-            return Err(Misbehaviour::BadBundle { sequence: 0 }.into());
+            return Err(Misbehaviour::BadRelay.into());
         }
         if let Err(code) = self.ordering.submit(Arc::new(bundle), now) {
             // Its client sends it again.

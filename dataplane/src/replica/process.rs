@@ -25,12 +25,14 @@ use super::crash::{CrashPoint, Step};
 use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
+use super::space::{Gauge, SpaceWatch};
 use super::start::{self, FileNode};
 use super::strangers::MAX_UNPROVED;
 use crate::adversary::{Adversary, Hostility, Plot, Sent, Tactic};
 use crate::cluster::file::{self, Address};
 use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
+use crate::evidence::EvidenceFile;
 use crate::execution::ExecutionError;
 use crate::history::store::StoreError;
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
@@ -174,6 +176,9 @@ struct Process<A: Application> {
     liar: Option<Liar>,
     /// A write became durable in this round, so votes leave at its end.
     synced: bool,
+    evidence: EvidenceFile,
+    space: SpaceWatch,
+    gauge: Gauge,
     /// The view that people were told of last, and whether this replica took part in it.
     told_view: (View, bool),
     /// The same of abstaining.
@@ -194,6 +199,8 @@ struct ProcessShell<'a> {
     writing: &'a mut bool,
     crash: &'a mut CrashPoint,
     liar: Option<&'a mut Liar>,
+    evidence: &'a EvidenceFile,
+    space: &'a SpaceWatch,
     /// The device carried a write out.
     written: bool,
 }
@@ -251,6 +258,14 @@ impl Shell<FileDevice> for ProcessShell<'_> {
         Ok(())
     }
 
+    fn keep_evidence(&mut self, record: Vec<u8>) {
+        self.evidence.append(record);
+    }
+
+    fn evidence_lost(&self) -> u64 {
+        self.evidence.lost()
+    }
+
     fn host(&self) -> HostStatus {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let kib = |name: &str| {
@@ -261,6 +276,7 @@ impl Shell<FileDevice> for ProcessShell<'_> {
             resident_bytes: kib("VmRSS:") << 10,
             anonymous_bytes: kib("RssAnon:") << 10,
             pid: std::process::id(),
+            free_bytes: self.space.free_bytes(),
         }
     }
 }
@@ -323,6 +339,11 @@ impl<A: Application> Process<A> {
             Liar { adversary, n: cluster.n(), says: Vec::new() }
         });
         let mut node = start::open(&config, &cluster, node_config, application, now(started))?;
+        let (evidence, book, warning) = EvidenceFile::open(&config.data, cluster.genesis());
+        node.set_evidence(book);
+        warning.into_iter().for_each(|warning| report(&warning));
+        let space = SpaceWatch::start(config.data.clone());
+        let gauge = Gauge::new(config.local.low_space_mib << 20);
         let writer = match start::method(&config) {
             Method::Direct => Writer::Reactor(ReactorWriter::new(node.log_mut(), &mut reactor)?),
             Method::Mapped => Writer::Device,
@@ -361,6 +382,9 @@ impl<A: Application> Process<A> {
             crash,
             liar,
             synced,
+            evidence,
+            space,
+            gauge,
             told_view,
             told_abstains,
         })
@@ -388,6 +412,7 @@ impl<A: Application> Process<A> {
 
     /// Ends a round.
     fn serve(&mut self, now: Now) -> Result<(), RunError> {
+        self.look_at_space();
         for _ in 0..HANDSHAKES_A_ROUND {
             let Some((connection, mut bytes)) = self.links.next_early(&mut self.reactor, now) else { break };
             self.receive(connection, &mut bytes, now);
@@ -398,6 +423,8 @@ impl<A: Application> Process<A> {
 
     /// Writes what is staged, and ends.
     fn end(&mut self) -> Result<(), RunError> {
+        self.node.evidence_mut().take_counts().into_iter().for_each(|record| self.evidence.append(record));
+        self.evidence.end();
         if self.writing {
             report("ended as asked, while a write to the disk hangs: what it holds was promised to nobody");
             return Ok(());
@@ -430,6 +457,21 @@ impl<A: Application> Process<A> {
             }
             self.node.log_finish(now)?;
         }
+    }
+
+    /// Refuses new writes while there is little room, and tells people.
+    fn look_at_space(&mut self) {
+        let free_bytes = self.space.free_bytes();
+        if !self.gauge.update(free_bytes) {
+            return;
+        }
+        let (is_low, free_mib, enough_mib) = (self.gauge.is_low(), free_bytes >> 20, self.gauge.enough_bytes() >> 20);
+        self.node.set_low_space(is_low);
+        report(&if is_low {
+            format!("low on space: {free_mib} MiB are free; new writes are refused until {enough_mib} MiB are")
+        } else {
+            format!("{free_mib} MiB are free again: new writes are taken")
+        });
     }
 
     /// Tells people when the view changes, and when this replica abstains or votes again.
@@ -472,6 +514,8 @@ impl<A: Application> Process<A> {
             writing: &mut self.writing,
             crash: &mut self.crash,
             liar: self.liar.as_mut(),
+            evidence: &self.evidence,
+            space: &self.space,
             written: false,
         };
         (&mut self.node, shell)
@@ -516,6 +560,8 @@ impl<A: Application> Process<A> {
             writing: &mut self.writing,
             crash: &mut self.crash,
             liar: self.liar.as_mut(),
+            evidence: &self.evidence,
+            space: &self.space,
             written: false,
         };
         self.links.received(connection, bytes, now, &mut self.node, &mut shell);

@@ -309,14 +309,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             }
         };
         let Read { client, id, .. } = read;
-        let answer = StatusAnswer { id, counters: self.all_counters(), links: self.links, ..answer };
+        let evidence = self.evidence.shown();
+        let (links, low_space) = (self.links, self.low_space);
+        let answer = StatusAnswer { id, counters: self.all_counters(shell), evidence, links, low_space, ..answer };
         self.body.clear();
         message::encode(&answer, &mut self.body);
         shell.to_client(client, Kind::StatusAnswer, &self.body);
         self.body.len()
     }
 
-    fn all_counters(&self) -> Vec<message::Counter> {
+    fn all_counters(&self, shell: &impl Shell<D>) -> Vec<message::Counter> {
         let decisions = self.ordering.decisions();
         let mut counters = self.counters.clone();
         for (name, value) in [
@@ -325,8 +327,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             ("decided.told", decisions.told),
             ("pool.bundles", self.ordering.pooled() as u64),
             ("reads.parked", self.reads.parked() as u64),
+            ("evidence.lost", shell.evidence_lost()),
         ] {
             counters.add(name, value);
+        }
+        for (replica, kind, count) in self.evidence.counts() {
+            counters.add(&format!("misbehaviour.replica-{replica}.{kind}"), count);
         }
         let mut all = counters.all();
         all.truncate(MAX_COUNTERS);
@@ -352,8 +358,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             abstains: self.ordering.abstains().is_some(),
             needs: self.ordering.abstains().flatten().unwrap_or(0),
             pid: host.pid,
+            free_bytes: host.free_bytes,
+            low_space: self.low_space,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             counters: Vec::new(),
+            evidence: Vec::new(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The event loop: nodes, clients, and what passes between them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -124,6 +124,8 @@ pub(super) struct World {
     pub(super) stable: bool,
     pub(super) idle: Option<Idle>,
     pub(super) done: bool,
+    /// Replicas that lacked records for a while and did not notice: what they said then may be held against them.
+    lied: BTreeSet<usize>,
     pub(super) faults: BTreeMap<String, u64>,
     /// What happened in this step, where somebody wants to know.
     trace: Option<Vec<TraceLine>>,
@@ -170,6 +172,7 @@ impl World {
             stable: false,
             idle: None,
             done: false,
+            lied: BTreeSet::new(),
             faults: BTreeMap::new(),
             trace: trace.then(|| vec![TraceLine { at_us: 0, event: format!("{plan:?}") }]),
             plan,
@@ -424,6 +427,10 @@ impl World {
         if pooled > most {
             return Err(format!("replica {replica} keeps {pooled} bundles waiting"));
         }
+        let correct = |accused: usize| !self.plan.is_byzantine(accused) && !self.lied.contains(&accused);
+        if let Some((accused, kind, _)) = node.evidence().counts().find(|(accused, ..)| correct(accused.index())) {
+            return Err(format!("replica {replica} accuses the correct replica {accused} of {kind}"));
+        }
         if executed == self.checker.executed(replica) {
             return Ok(());
         }
@@ -565,6 +572,9 @@ impl World {
         let abstains = node.ordering().abstains().is_some();
         machine.is_doubtful |= machine.is_spoilt && found.records < machine.synced;
         machine.is_doubtful &= !abstains;
+        if machine.is_doubtful {
+            self.lied.insert(replica);
+        }
         machine.is_spoilt &= abstains || machine.is_doubtful;
         if found.torn_bytes > 0 {
             self.count("torn tail");
@@ -633,6 +643,12 @@ impl World {
         faults.insert("views".into(), views.max().unwrap_or(0));
         faults.insert("messages lost".into(), self.network.lost);
         faults.insert("messages doubled".into(), self.network.doubled);
+        let correct = self.machines.iter().enumerate().filter(|(replica, _)| !self.plan.is_byzantine(*replica));
+        for node in correct.filter_map(|(_, machine)| machine.node.as_ref()) {
+            for (_, kind, count) in node.evidence().counts() {
+                *faults.entry(format!("seen {kind}")).or_default() += count;
+            }
+        }
         Report {
             chain: self.chain,
             events: self.handled,

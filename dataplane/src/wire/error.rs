@@ -1,6 +1,7 @@
 //! Errors of frames and messages, by who is at fault.
 
-use crate::types::{Code, Digest};
+use super::frame::Kind;
+use crate::types::{Code, Digest, Sequence, View};
 
 /// Bytes that break the format. The frame is dropped and counted, the link closed: its stream cannot be trusted any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -30,11 +31,11 @@ pub enum Malformed {
     Bundle(#[from] BundleError),
 }
 
-/// A well-formed message that a correct peer would not send. Counted and kept as evidence by replica and kind.
+/// What a correct replica does not send, whatever its disk, its clock and the network do to it: [`crate::evidence`] counts and keeps it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "each variant's message is its documentation")]
 pub enum Misbehaviour {
-    #[error("two digests for view {view}, sequence {sequence}: {first:?} and {second:?}")]
+    #[error("two digests for view {view}, sequence {sequence}: {first} and {second}")]
     Equivocation { view: u64, sequence: u64, first: Digest, second: Digest },
     #[error("a proposal from a replica that does not lead view {view}")]
     NotLeader { view: u64 },
@@ -46,18 +47,121 @@ pub enum Misbehaviour {
     BatchLimits { sequence: u64 },
     #[error("a bundle in a batch for sequence {sequence} that is malformed or not properly signed")]
     BadBundle { sequence: u64 },
+    #[error("a client's bundle, sent on, that is malformed or not properly signed")]
+    BadRelay,
+    #[error("{said} is said to be decided at sequence {sequence}, where {decided} is")]
+    WrongDecided { sequence: u64, decided: Digest, said: Digest },
     #[error("the signature of a {what} does not hold")]
     BadSignature { what: &'static str },
     #[error("two states at the checkpoint of sequence {sequence}")]
     TwoCheckpoints { sequence: u64 },
+    #[error("another state at the checkpoint of sequence {sequence} than the one that a quorum signed")]
+    WrongCheckpoint { sequence: u64 },
     #[error("a VIEW-CHANGE for view {view} that no correct replica signs")]
     InvalidViewChange { view: u64 },
+    #[error(
+        "a VIEW-CHANGE for view {view} that conceals the sender's vote for {voted} in view {voted_in}, sequence {sequence}"
+    )]
+    ConcealedVote { view: u64, voted_in: u64, sequence: u64, voted: Digest },
     #[error("two VIEW-CHANGEs for view {view}")]
     TwoViewChanges { view: u64 },
     #[error("a NEW-VIEW for view {view} that does not follow from its VIEW-CHANGEs")]
     InvalidNewView { view: u64 },
-    #[error("a status that takes back what was said before")]
-    StatusBack,
+    #[error("two NEW-VIEWs for view {view}")]
+    TwoNewViews { view: u64 },
+    #[error("a frame of kind {kind:?} whose content is malformed")]
+    Malformed { kind: Kind },
+}
+
+impl Misbehaviour {
+    /// The names of all kinds, as counters, evidence and `atlas status --json` have them.
+    pub const KINDS: [&str; 17] = [
+        "equivocation",
+        "not_leader",
+        "wrong_digest",
+        "drift",
+        "batch_limits",
+        "bad_bundle",
+        "bad_relay",
+        "wrong_decided",
+        "bad_signature",
+        "two_checkpoints",
+        "wrong_checkpoint",
+        "invalid_view_change",
+        "concealed_vote",
+        "two_view_changes",
+        "invalid_new_view",
+        "two_new_views",
+        "malformed",
+    ];
+
+    /// Its kind, of [`Misbehaviour::KINDS`].
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Equivocation { .. } => "equivocation",
+            Self::NotLeader { .. } => "not_leader",
+            Self::WrongDigest { .. } => "wrong_digest",
+            Self::Drift { .. } => "drift",
+            Self::BatchLimits { .. } => "batch_limits",
+            Self::BadBundle { .. } => "bad_bundle",
+            Self::BadRelay => "bad_relay",
+            Self::WrongDecided { .. } => "wrong_decided",
+            Self::BadSignature { .. } => "bad_signature",
+            Self::TwoCheckpoints { .. } => "two_checkpoints",
+            Self::WrongCheckpoint { .. } => "wrong_checkpoint",
+            Self::InvalidViewChange { .. } => "invalid_view_change",
+            Self::ConcealedVote { .. } => "concealed_vote",
+            Self::TwoViewChanges { .. } => "two_view_changes",
+            Self::InvalidNewView { .. } => "invalid_new_view",
+            Self::TwoNewViews { .. } => "two_new_views",
+            Self::Malformed { .. } => "malformed",
+        }
+    }
+
+    /// Whether it is certain whose fault it is. A proposal's time may be off because either clock is.
+    pub fn is_certain(&self) -> bool {
+        !matches!(self, Self::Drift { .. })
+    }
+
+    /// The view that it is about.
+    pub fn view(&self) -> Option<View> {
+        match self {
+            Self::Equivocation { view, .. }
+            | Self::NotLeader { view }
+            | Self::InvalidViewChange { view }
+            | Self::ConcealedVote { view, .. }
+            | Self::TwoViewChanges { view }
+            | Self::InvalidNewView { view }
+            | Self::TwoNewViews { view } => Some(*view),
+            _ => None,
+        }
+    }
+
+    /// The sequence that it is about.
+    pub fn sequence(&self) -> Option<Sequence> {
+        match self {
+            Self::Equivocation { sequence, .. }
+            | Self::WrongDigest { sequence }
+            | Self::Drift { sequence, .. }
+            | Self::BatchLimits { sequence }
+            | Self::BadBundle { sequence }
+            | Self::WrongDecided { sequence, .. }
+            | Self::TwoCheckpoints { sequence }
+            | Self::WrongCheckpoint { sequence }
+            | Self::ConcealedVote { sequence, .. } => Some(*sequence),
+            _ => None,
+        }
+    }
+
+    /// The digests that contradict each other.
+    pub fn digests(&self) -> Vec<Digest> {
+        match self {
+            Self::Equivocation { first, second, .. } => vec![*first, *second],
+            Self::WrongDecided { decided, said, .. } => vec![*decided, *said],
+            Self::ConcealedVote { voted, .. } => vec![*voted],
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Why bytes are not a bundle.

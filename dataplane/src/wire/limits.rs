@@ -53,8 +53,17 @@ pub const MAX_REPLIES: usize = 1_024;
 /// Longest query, bytes.
 pub const MAX_QUERY: usize = 4_096;
 
-/// Most counters in a status answer.
-pub const MAX_COUNTERS: usize = 512;
+/// Most counters in a status answer; what is beyond is left out.
+pub const MAX_COUNTERS: usize = 1_024;
+
+/// Most pieces of evidence in a status answer; what is beyond is left out.
+pub const MAX_EVIDENCE: usize = 256;
+
+/// Bytes of signed messages in the evidence of a status answer; what is beyond is shown without its bytes.
+pub const MAX_EVIDENCE_BYTES: usize = 128 << 10;
+
+/// Digests, and signed messages, of one piece of evidence.
+pub const MAX_EVIDENCE_PARTS: usize = MAX_REPLICAS;
 
 /// Deepest nesting of arrays, maps and tags in an operation. Beyond: the bundle is refused.
 pub const MAX_OPERATION_DEPTH: usize = 16;

@@ -15,8 +15,9 @@ use rkyv::{Archive, Portable, Serialize};
 use super::error::Malformed;
 use super::frame::Kind;
 use super::limits::{
-    ARCHIVED_LIST, MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CERTIFICATE, MAX_COUNTERS, MAX_QUERY,
-    MAX_REPLICAS, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES,
+    ARCHIVED_LIST, MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CERTIFICATE, MAX_COUNTERS,
+    MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_EVIDENCE_PARTS, MAX_QUERY, MAX_REPLICAS, MAX_REPLIES, MAX_STATUS_SLOTS,
+    MAX_VOTES,
 };
 
 /// The leader's proposal for one sequence: what is in the batch, by digest. Covers neither the leader nor the view with its
@@ -324,10 +325,52 @@ pub struct StatusAnswer {
     pub needs: u64,
     /// Process id.
     pub pid: u32,
+    /// Free bytes where the replica's data lies; all ones where that is not known.
+    pub free_bytes: u64,
+    /// Whether that is too little for new writes.
+    pub low_space: bool,
     /// Version of the binary.
     pub version: String,
     /// Counters by name: frames dropped, refusals, misbehaviour by kind and replica.
     pub counters: Vec<Counter>,
+    /// What other replicas did that a correct one does not do.
+    pub evidence: Vec<Evidence>,
+}
+
+/// One misbehaviour of a replica, as the answering replica saw it ([`crate::evidence`]).
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Evidence {
+    /// Of whom.
+    pub replica: u8,
+    /// Its kind, of [`super::error::Misbehaviour::KINDS`].
+    pub kind: String,
+    /// When it was seen, by the answering replica's clock, ms.
+    pub at_ms: i64,
+    /// The view that it is about; all ones: none.
+    pub view: u64,
+    /// The sequence that it is about; all ones: none.
+    pub sequence: u64,
+    /// The digests that contradict each other.
+    pub digests: Vec<[u8; 32]>,
+    /// What happened, for people.
+    pub statement: String,
+    /// What convicts it, where that was signed.
+    pub messages: Vec<Sealed>,
+}
+
+/// A message that its sender signed.
+#[derive(Archive, Serialize, Clone, PartialEq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Sealed {
+    /// Kind of the frame: CHECKPOINT, VIEW-CHANGE or NEW-VIEW.
+    pub kind: u8,
+    /// Who signed it.
+    pub replica: u8,
+    /// The signed bytes; empty where they are too long for the answer.
+    pub body: Vec<u8>,
+    /// The signature ([`crate::ordering::seal`]).
+    pub signature: [u8; 64],
 }
 
 /// A named counter.
@@ -425,7 +468,17 @@ fn check_replies(replies: &[ArchivedReply]) -> Result<usize, Malformed> {
 
 fn check_status_answer(answer: &ArchivedStatusAnswer) -> Result<usize, Malformed> {
     let fixed = list("counters", &answer.counters, MAX_COUNTERS)?;
-    Ok(fixed + text(&answer.version) + answer.counters.iter().map(|counter| text(&counter.name)).sum::<usize>())
+    let counters = answer.counters.iter().map(|counter| text(&counter.name)).sum::<usize>();
+    let mut beyond = fixed + text(&answer.version) + counters + list("evidence", &answer.evidence, MAX_EVIDENCE)?;
+    let mut bytes = 0;
+    for evidence in answer.evidence.iter() {
+        beyond += text(&evidence.kind) + text(&evidence.statement);
+        beyond += list("digests in evidence", &evidence.digests, MAX_EVIDENCE_PARTS)?;
+        beyond += list("messages in evidence", &evidence.messages, MAX_EVIDENCE_PARTS)?;
+        bytes += evidence.messages.iter().map(|message| message.body.len()).sum::<usize>();
+    }
+    at_most("bytes of evidence", bytes, MAX_EVIDENCE_BYTES)?;
+    Ok(beyond + bytes)
 }
 
 macro_rules! messages {

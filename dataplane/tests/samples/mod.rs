@@ -6,9 +6,9 @@ use atlas_dataplane::types::{PublicKey, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Header, Kind};
 use atlas_dataplane::wire::message::{
-    Answer, Batch, Checkpoint, Counter, Decided, FetchBatch, Heard, NewView, OpenSlot, PrePrepare, Query, Refused,
-    Relay, Replies, Reply, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle,
-    encode,
+    Answer, Batch, Checkpoint, Counter, Decided, Evidence, FetchBatch, Heard, NewView, OpenSlot, PrePrepare, Query,
+    Refused, Relay, Replies, Reply, Sealed, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes,
+    WireBundle, encode,
 };
 pub(crate) use random::Rng;
 
@@ -65,8 +65,29 @@ fn status_answer(rng: &mut Rng) -> StatusAnswer {
         abstains: rng.one_in(2),
         needs: rng.number(),
         pid: rng.number() as u32,
+        free_bytes: rng.number(),
+        low_space: rng.one_in(2),
         version: rng.text(14),
         counters: rng.list(6, |rng| Counter { name: rng.text(20), value: rng.number() }),
+        evidence: rng.list(3, evidence),
+    }
+}
+
+fn evidence(rng: &mut Rng) -> Evidence {
+    Evidence {
+        replica: rng.number() as u8,
+        kind: rng.text(16),
+        at_ms: rng.number() as i64,
+        view: rng.number(),
+        sequence: rng.number(),
+        digests: rng.list(2, |rng| rng.array()),
+        statement: rng.text(30),
+        messages: rng.list(2, |rng| Sealed {
+            kind: rng.number() as u8,
+            replica: rng.number() as u8,
+            body: rng.list(40, |rng| rng.number() as u8),
+            signature: rng.array(),
+        }),
     }
 }
 

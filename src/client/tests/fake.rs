@@ -259,8 +259,11 @@ impl Replica {
             abstains: false,
             needs: 0,
             pid: 1,
+            free_bytes: 1,
+            low_space: false,
             version: "fake".into(),
             counters: Vec::new(),
+            evidence: Vec::new(),
         }
     }
 }

@@ -12,12 +12,13 @@ use rkyv::{Portable, Serialize};
 use crate::wire::error::Malformed;
 use crate::wire::frame::Kind;
 use crate::wire::limits::{
-    MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CLIENT_BODY, MAX_COUNTERS, MAX_ENTRY, MAX_PEER_BODY,
-    MAX_QUERY, MAX_REPLICAS, MAX_REPLIES, MAX_STATUS_SLOTS, MAX_VOTES, MIN_REQUEST,
+    MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CLIENT_BODY, MAX_COUNTERS, MAX_ENTRY, MAX_EVIDENCE,
+    MAX_EVIDENCE_BYTES, MAX_EVIDENCE_PARTS, MAX_PEER_BODY, MAX_QUERY, MAX_REPLICAS, MAX_REPLIES, MAX_STATUS_SLOTS,
+    MAX_VOTES, MIN_REQUEST,
 };
 use crate::wire::message::{
-    self, Answer, Batch, Counter, Decided, FetchBatch, Heard, Message, OpenSlot, PrePrepare, Query, Refused, Replies,
-    Reply, Status, StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, access, encode,
+    self, Answer, Batch, Counter, Decided, Evidence, FetchBatch, Heard, Message, OpenSlot, PrePrepare, Query, Refused,
+    Replies, Reply, Sealed, Status, StatusAnswer, StatusQuery, Submit, Vote, Votes, WireBundle, access, encode,
 };
 
 fn bytes<M>(message: &M) -> Vec<u8>
@@ -75,6 +76,24 @@ fn reply(detail: &str) -> Reply {
     }
 }
 
+fn evidence(digests: usize, messages: usize, body: usize) -> Evidence {
+    let sealed = Sealed { kind: 25, replica: 3, body: vec![1; body], signature: [2; 64] };
+    Evidence {
+        replica: 3,
+        kind: "two_checkpoints".to_owned(),
+        at_ms: -4,
+        view: u64::MAX,
+        sequence: 64,
+        digests: vec![[5; 32]; digests],
+        statement: "short".to_owned(),
+        messages: vec![sealed; messages],
+    }
+}
+
+fn with_evidence(evidence: Vec<Evidence>) -> StatusAnswer {
+    StatusAnswer { evidence, ..status_answer(1) }
+}
+
 fn status_answer(counters: usize) -> StatusAnswer {
     StatusAnswer {
         id: 1,
@@ -93,8 +112,11 @@ fn status_answer(counters: usize) -> StatusAnswer {
         abstains: true,
         needs: 512,
         pid: 12,
+        free_bytes: 13,
+        low_space: true,
         version: "0.1.0-long-version".to_owned(),
         counters: (0..counters).map(|i| Counter { name: format!("dropped {i}"), value: i as u64 }).collect(),
+        evidence: vec![evidence(2, 2, 7), evidence(0, 0, 0)],
     }
 }
 
@@ -217,6 +239,10 @@ fn counts_beyond_their_limits_are_malformed() {
     bounded(MAX_REPLIES, |n| Replies { bundle: [1; 32], replies: vec![reply("a longer detail"); n] });
     bounded(MAX_QUERY, |n| Query { id: 1, min_size: 2, wait_ms: 3, query: vec![0; n] });
     bounded(MAX_COUNTERS, status_answer);
+    bounded(MAX_EVIDENCE, |n| with_evidence(vec![evidence(1, 0, 0); n]));
+    bounded(MAX_EVIDENCE_PARTS, |n| with_evidence(vec![evidence(n, 1, 1)]));
+    bounded(MAX_EVIDENCE_PARTS, |n| with_evidence(vec![evidence(1, n, 1)]));
+    bounded(MAX_EVIDENCE_BYTES, |n| with_evidence(vec![evidence(1, 1, n - 10), evidence(0, 2, 5)]));
 
     let mut body = Vec::new();
     Votes { view: 1, votes: vec![vote; MAX_VOTES] }.encode(&mut body);

@@ -1,0 +1,112 @@
+//! Room on the disk. Below a mark this replica takes no new writes, so that what was taken can still be finished.
+//!
+//! All disks of a cluster fill together, since all hold the same. Below [`low_space_mib`](crate::cluster::settings::LocalConfig) a
+//! client's new bundle is refused with [`Code::LOW_SPACE`](crate::types::Code::LOW_SPACE), and what others relay is dropped. Everything
+//! else goes on: what was accepted is ordered, others' proposals are voted on (one full disk of many stops nobody), reads are
+//! answered, view changes, checkpoints and catching up proceed. Once an eighth more than the mark is free the replica takes writes
+//! again, by itself; clients repeat what was refused until their time is up.
+//!
+//! A write is refused for good only where fewer than f+1 replicas have room. With f+1 or more the cluster goes on: those take the
+//! write, and where the leader drops it they replace the leader, as they would one that is slow.
+//!
+//! The room is looked at once a second by a thread of its own, since a file system may take its time to answer.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is free, where nothing is known.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Free bytes where a directory lies, as they were a moment ago.
+pub(super) struct SpaceWatch(Arc<AtomicU64>);
+
+impl SpaceWatch {
+    /// Looks at once, and then again and again.
+    pub(super) fn start(dir: PathBuf) -> Self {
+        let free = Arc::new(AtomicU64::new(look(&dir).unwrap_or(UNKNOWN)));
+        let told = Arc::clone(&free);
+        let work = move || {
+            // Ends with the replica.
+            while Arc::strong_count(&told) > 1 {
+                std::thread::sleep(PAUSE);
+                if let Some(bytes) = look(&dir) {
+                    told.store(bytes, Ordering::Relaxed);
+                }
+            }
+        };
+        // Without a thread the first look stands.
+        let _ = std::thread::Builder::new().name("space".into()).spawn(work);
+        Self(free)
+    }
+
+    /// Bytes that this process may still write; all ones where the file system does not say.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+fn look(dir: &PathBuf) -> Option<u64> {
+    let found = rustix::fs::statvfs(dir).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+/// Whether space is low: from below the mark until an eighth more than the mark is free, so that it does not flicker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Gauge {
+    mark_bytes: u64,
+    is_low: bool,
+}
+
+impl Gauge {
+    /// With a mark of 0 space is never low.
+    pub(super) fn new(mark_bytes: u64) -> Self {
+        Self { mark_bytes, is_low: false }
+    }
+
+    /// Takes a look into account; true where that changes something.
+    pub(super) fn update(&mut self, free_bytes: u64) -> bool {
+        let needed = if self.is_low { self.enough_bytes() } else { self.mark_bytes };
+        let was_low = std::mem::replace(&mut self.is_low, free_bytes < needed);
+        was_low != self.is_low
+    }
+
+    pub(super) fn is_low(&self) -> bool {
+        self.is_low
+    }
+
+    /// What must be free before writes are taken again.
+    pub(super) fn enough_bytes(&self) -> u64 {
+        self.mark_bytes.saturating_add(self.mark_bytes / 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn low_from_the_mark_until_an_eighth_more_is_free() {
+        let mut gauge = Gauge::new(800);
+        let mut look = |free| {
+            let changed = gauge.update(free);
+            (changed, gauge.is_low())
+        };
+        assert_eq!([800, 799, 850, 899].map(&mut look), [(false, false), (true, true), (false, true), (false, true)]);
+        assert_eq!([900, 800, 0].map(&mut look), [(true, false), (false, false), (true, true)]);
+        let mut off = Gauge::new(0);
+        assert!(!off.update(0) && !off.is_low());
+    }
+
+    #[test]
+    fn the_room_of_a_real_directory_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = SpaceWatch::start(dir.path().to_owned()).free_bytes();
+        assert!(free > 0 && free < UNKNOWN, "{free}");
+        assert_eq!(SpaceWatch::start("/no/such/place".into()).free_bytes(), UNKNOWN);
+    }
+}
