@@ -24,6 +24,7 @@ impl Ordering {
             && self.unvoted.is_empty()
             && self.accepted < self.stable.sequence() + self.agreed.window
             && self.accepted - self.executed < self.timing.open_batches
+            && self.in_range(self.accepted + 1)
             && self.open_bytes <= MAX_OPEN_BYTES
             && (self.pool.has_unproposed() || self.fills())
         {

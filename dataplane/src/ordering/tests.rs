@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::Batch;
+use super::checkpoint::forged;
 use super::record::{DurableVote, Record};
 use super::seal;
 use super::{Agreed, Effect, Ordering, Outgoing, Timing, To, Wanted};
@@ -580,6 +581,18 @@ fn a_leader_keeps_as_many_batches_open_as_it_may_and_the_rest_gathers() {
         assert!(core.flush().is_empty());
     }
     assert_eq!(core.ordering.pooled(), 9);
+}
+
+/// Seed 3000000918 found it: proposals above a certificate that is far ahead made more slots than there is room for.
+#[test]
+fn a_leader_far_behind_the_stable_checkpoint_proposes_nothing_outside_what_it_keeps() {
+    let mut core = Core::with(0, 2, Timing { open_batches: 7, ..Timing::default() });
+    core.ordering.adopt(Arc::new(forged(4)));
+    core.ordering.submit(bundle(1, 0), core.now).unwrap();
+    core.flush();
+    let effects = short(&core.sync());
+    assert!(!effects.iter().any(|effect| effect.starts_with("PRE-PREPARE")), "{effects:?}");
+    assert_eq!(core.ordering.slots(), 0);
 }
 
 #[test]
