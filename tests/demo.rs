@@ -62,7 +62,7 @@ fn the_whole_story_holds_and_leaves_nothing() {
         "=== The day goes on",
         "=== Is it all there, everywhere?",
         "=== Summary",
-        "All 8 checks hold.",
+        "All 9 checks hold.",
     ] {
         assert!(out.lines().any(|found| found == line), "no line {line:?} in\n{out}");
     }
@@ -79,6 +79,8 @@ fn the_whole_story_holds_and_leaves_nothing() {
     assert_eq!(out.lines().filter(step).count(), 144, "{out}");
     assert!(!out.contains('\x1b') && !out.contains("FAILED"), "{out}");
     assert!(out.contains("which is replica 0, the leader") && out.contains("replica 0 is back after "), "{out}");
+    assert!(out.contains("begins to lie") && out.contains("the others caught it: "), "{out}");
+    assert!(out.contains("evidence      against replica ") && out.contains("failover      "), "{out}");
     assert!(is_empty(temporary.path()));
     assert_eq!(processes_of(temporary.path()), Vec::<String>::new());
 }

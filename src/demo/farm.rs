@@ -222,13 +222,17 @@ impl Farm {
     pub(super) fn kill(&mut self, replica: usize) -> Result<u32, CliError> {
         let pid = self.replicas.pid(replica).ok_or_else(|| failed(LocalError::Replica(replica)))?;
         self.replicas.kill(replica).map_err(failed)?;
-        self.phase = Phase::Down;
         Ok(pid)
     }
 
     /// Starts a replica that was killed.
     pub(super) fn restart(&mut self, replica: usize) -> Result<(), CliError> {
         self.replicas.restart(replica).map_err(failed)
+    }
+
+    /// Starts a replica that was killed as one that lies.
+    pub(super) fn restart_hostile(&mut self, replica: usize, tactics: &str) -> Result<(), CliError> {
+        self.replicas.restart_hostile(replica, tactics).map_err(failed)
     }
 
     /// Waits until all replicas are at the same position, at least the last one written, and gives what they say; what

@@ -10,14 +10,14 @@ use super::data::{ATTRIBUTION, LA_HAUTE_BORNE, Row};
 use super::farm::REPLICAS;
 use super::meter::{Figures, Phase, ms};
 use super::plan;
-use super::story::{Setting, Story};
+use super::story::{Absence, Setting, Story};
 use crate::cli::error::CliError;
 use crate::cli::output::Colour;
 use crate::client::ReplicaStatus;
 use crate::twin::query::MAX_PAGE;
 
 /// How many checks a whole story makes.
-const CHECKS: usize = 8;
+const CHECKS: usize = 9;
 /// How many digits of a digest are shown.
 const SHORT: usize = 16;
 
@@ -46,6 +46,7 @@ impl<W: Write> Story<'_, W> {
         let said = self.farm.settle()?;
         self.look_for_the_absent()?;
         self.check_absence();
+        self.check_lie();
         let what = format!("all {REPLICAS} replicas have the same state digest and history root at the same position");
         let common = agreement(&said);
         let found = match &common {
@@ -97,7 +98,7 @@ impl<W: Write> Story<'_, W> {
         common: Option<&ReplicaStatus>,
         setting: &Setting<'_>,
     ) -> Result<(), CliError> {
-        let Self { farm, mut screen, mut verdict, refused, commands, .. } = self;
+        let Self { farm, mut screen, mut verdict, refused, commands, absence, lie, .. } = self;
         let (done, last, meter) = (farm.done, farm.last, farm.meter.clone());
         let stopped = farm.stop();
         let found = stopped.map_or_else(|error| error.to_string(), |()| "exit code 0".to_owned());
@@ -115,7 +116,9 @@ impl<W: Write> Story<'_, W> {
         screen.line(&format!("refused       {refused}, as it should be"))?;
         screen.line(&format!("positions     up to {last}, the same on every replica"))?;
         screen.line(&format!("commit        {}", meter.all()))?;
-        for (phase, name) in Phase::ALL.into_iter().zip(["all four     ", "one killed   ", "four again   "]) {
+        for (phase, name) in
+            Phase::ALL.into_iter().zip(["all four     ", "one killed   ", "four again   ", "one lies     "])
+        {
             let figures = meter.of(phase);
             if figures != Figures::default() {
                 screen.line(&format!("  {name} {figures} ({} operations)", figures.count))?;
@@ -125,6 +128,15 @@ impl<W: Write> Story<'_, W> {
         let paced = if setting.pace.is_zero() { "" } else { ", paced; atlas bench measures what is possible" };
         let rate = meter.all().count as f64 / seconds.max(f64::MIN_POSITIVE);
         screen.line(&format!("throughput    {rate:.0} operations a second over {seconds:.1} s{paced}"))?;
+        if let Some(Absence { replica, failover: Some(failover), .. }) = absence {
+            let after = ms(failover.as_micros() as u64);
+            screen.line(&format!(
+                "failover      {after} ms for the first operations after replica {replica}'s kill -9"
+            ))?;
+        }
+        if let Some(lie) = lie {
+            screen.line(&format!("evidence      against replica {}: {}", lie.replica, lie.found()))?;
+        }
         if let Some(status) = common {
             screen.line(&format!("state digest  {}", Digest(status.state_digest)))?;
         }

@@ -11,11 +11,13 @@ pub enum Phase {
     Down,
     /// All again.
     Back,
+    /// All, and one of them lies.
+    Lying,
 }
 
 impl Phase {
     /// All, in their order in time.
-    pub const ALL: [Self; 3] = [Self::Before, Self::Down, Self::Back];
+    pub const ALL: [Self; 4] = [Self::Before, Self::Down, Self::Back, Self::Lying];
 }
 
 /// Percentiles of what was measured, in microseconds.

@@ -8,7 +8,8 @@
 //!    `history` query. The identity `operator` then commands a release of the brake, in a transaction on the condition
 //!    that the turbine stands: refused while it does not, accepted once it does.
 //! 4. After a third of the day the leader is killed (SIGKILL) and another replica leads, after two thirds it is started again from its files.
-//! 5. All replicas must report the same state digest and history root at the same position, and the histories of all
+//! 5. In the last quarter a replica lies for a while ([`atlas_dataplane::adversary`]): the others must catch it, and blame nobody else.
+//! 6. All replicas must report the same state digest and history root at the same position, and the histories of all
 //!    measured properties must give the input file again, row by row, byte for byte ([`check::Book`]).
 //!
 //! The measurements are real ([`data`]); states, commands and interlocks are the project's own and are said to be.
@@ -40,6 +41,7 @@ pub mod check;
 pub mod data;
 mod farm;
 mod finale;
+mod liar;
 pub mod meter;
 pub mod plan;
 mod screen;
@@ -60,8 +62,8 @@ Examples:
   atlas demo --keep wind && atlas replica --config wind/replica-0/config.toml
 
 Replays a storm day of a wind farm on four replica processes, in less than a minute: a turbine trips, an
-operator's command is refused, the leader is killed, replaced and comes back, and in the end all that was recorded is read
-back and compared with the input. Nothing is left behind unless --keep says so. Exit code 0 only if all held.")]
+operator's command is refused, the leader is killed, replaced and comes back, a replica lies and is caught, and in the
+end all that was recorded is read back and compared with the input. Nothing is left behind unless --keep says so. Exit code 0 only if all held.")]
 pub struct DemoArgs {
     /// Leave the cluster (keys, logs, history) in this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]

@@ -52,19 +52,23 @@ pub fn steps<'a>(rows: &'a [Row<'a>]) -> Vec<Step<'a>> {
         .collect()
 }
 
-/// Before which steps a replica is killed and comes back.
+/// Before which steps a replica is killed and comes back, and another one lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Schedule {
     /// Killed after a third of the day.
     pub kill: usize,
     /// Started again after two thirds.
     pub restart: usize,
+    /// Another one lies after three quarters.
+    pub lie: usize,
+    /// It is itself again after eleven twelfths.
+    pub truth: usize,
 }
 
 impl Schedule {
     /// For a day of so many steps.
     pub fn of(steps: usize) -> Self {
-        Self { kill: steps / 3, restart: steps * 2 / 3 }
+        Self { kill: steps / 3, restart: steps * 2 / 3, lie: steps * 3 / 4, truth: steps * 11 / 12 }
     }
 }
 

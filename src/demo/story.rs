@@ -10,6 +10,7 @@ use atlas_dataplane::types::Code;
 
 use super::data::{LA_HAUTE_BORNE, Row, parse};
 use super::farm::{Farm, REPLICAS};
+use super::liar::Lie;
 use super::meter::{Phase, ms};
 use super::plan::{self, Event, Schedule, Step, Trip, Watch};
 use super::screen::{Screen, Shown, clock};
@@ -46,6 +47,7 @@ pub(super) struct Story<'a, W: Write> {
     pub(super) screen: Screen<'a, W>,
     pub(super) verdict: Verdict,
     pub(super) absence: Option<Absence>,
+    pub(super) lie: Option<Lie>,
     pub(super) refused: usize,
     pub(super) commands: usize,
 }
@@ -74,7 +76,7 @@ pub(super) fn tell<W: Write>(setting: &Setting<'_>, out: &mut W, style: Style) -
     let started = Instant::now();
     let farm = Farm::start(setting.dir, setting.interrupt)?;
     let verdict = Verdict::default();
-    let mut story = Story { farm, screen, verdict, absence: None, refused: 0, commands: 0 };
+    let mut story = Story { farm, screen, verdict, absence: None, lie: None, refused: 0, commands: 0 };
     story.introduce(setting, started.elapsed())?;
     let replay = Instant::now();
     story.replay(&rows, &steps, setting.pace)?;
@@ -112,6 +114,12 @@ impl<W: Write> Story<'_, W> {
             }
             if index == schedule.restart {
                 self.restart(step.time_ns)?;
+            }
+            if index == schedule.lie {
+                self.begin_lie(step.time_ns)?;
+            }
+            if index == schedule.truth {
+                self.end_lie(step.time_ns)?;
             }
             let operations: Vec<Operation> = step.rows.iter().map(plan::measurement).collect();
             let written = Instant::now();
@@ -269,6 +277,7 @@ impl<W: Write> Story<'_, W> {
         let replica = leader.unwrap_or(0);
         let size = said.get(replica).and_then(Option::as_ref).map_or(0, |status| status.size);
         let pid = self.farm.kill(replica)?;
+        self.farm.phase = Phase::Down;
         self.absence = Some(Absence { replica, failover: None, started: None, back: None, size, due });
         self.screen.title(&format!("{} UTC: kill -9 {pid}, which is replica {replica}, the leader", clock(time_ns)))?;
         let before = self.farm.meter.of(Phase::Before);

@@ -10,7 +10,7 @@ fn the_day_has_144_steps_of_four_turbines_ten_minutes_apart() {
     assert_eq!(steps.len(), 144);
     assert!(steps.iter().all(|step| step.rows.len() == 4));
     assert!(steps.windows(2).all(|pair| pair[1].time_ns - pair[0].time_ns == 600_000_000_000));
-    assert_eq!(Schedule::of(steps.len()), Schedule { kill: 48, restart: 96 });
+    assert_eq!(Schedule::of(steps.len()), Schedule { kill: 48, restart: 96, lie: 108, truth: 132 });
 }
 
 #[test]
