@@ -2,7 +2,7 @@
 //!
 //! # Placement `shared`
 //! Everything runs on one thread to completion and sleeps in one io_uring wait that covers sockets, the log's writes and
-//! signals. A round takes what completed, feeds the node, ends with [`Node::turn`], queues what is to be sent and starts the
+//! signals. A round takes what completed, feeds the node, ends with [`Node::turn`](super::Node::turn), queues what is to be sent and starts the
 //! log's write; the next wait hands all of it to the kernel with one system call.
 //!
 //! # Links
