@@ -65,7 +65,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
     }
 
-    /// Room on the disk is low, or not any more: [`super::space`].
+    /// Room on the disk is low, or not any more: see the module `space`.
     pub fn set_low_space(&mut self, is_low: bool) {
         self.low_space = is_low;
     }
