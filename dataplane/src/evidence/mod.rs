@@ -14,7 +14,7 @@
 //! may sign one. The simulator holds every run against this.
 //!
 //! # The file
-//! `evidence` in the data directory, appended to ([`file`]): a header, then records, little-endian, each with its own checksum.
+//! `evidence` in the data directory, appended to: a header, then records, little-endian, each with its own checksum.
 //!
 //! ```text
 //! header    magic "ATLSEVID", version 4, genesis 32, checksum 8 (XXH3-64 of what is before)

@@ -5,6 +5,7 @@
 //! signs is durable first and stays reported until a checkpoint is stable above it.
 
 use super::checkpoint::SignedStatement;
+use super::mutants::{self, Mutant};
 use super::slot::Slot;
 use super::view_change::SignedViewChange;
 use super::{Ordering, View};
@@ -122,7 +123,8 @@ impl Ordering {
     /// and that or a later one that it COMMITted.
     pub(super) fn report_concealed(&mut self, from: ReplicaId, change: &SignedViewChange) {
         let (view, report) = (change.view, &change.report);
-        let concealed = self.slots.range(report.h.saturating_add(1)..).find_map(|(sequence, slot)| {
+        let first = if mutants::on(Mutant::AccusesRashly) { 0 } else { report.h.saturating_add(1) };
+        let concealed = self.slots.range(first..).find_map(|(sequence, slot)| {
             let prepare = slot.prepares[from.index()].filter(|_| self.view < view).map(|digest| (self.view, digest));
             let pre_prepared = prepare.filter(|(voted_in, digest)| {
                 let mut same = report.pre_prepared.iter();

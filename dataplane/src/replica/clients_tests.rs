@@ -194,13 +194,13 @@ fn low_on_space_new_writes_are_refused_reads_go_on_and_room_ends_it() {
     let requests = from_client.bundle.requests.iter().map(|request| request.to_vec()).collect();
     let bundle = WireBundle { cose: from_client.bundle.cose.to_vec(), requests };
     message::encode(&message::Relay { bundle }, &mut relay);
-    node.on_peer(ReplicaId(1), Kind::Relay, &relay, NOW).unwrap();
+    node.on_peer(ReplicaId(2), Kind::Relay, &relay, NOW).unwrap();
     query(&mut node, &mut world, 0, 1, &[0], 0);
     node.turn(NOW, &mut world).unwrap();
     assert_eq!((node.ordering().pooled(), world.answers(ClientId(0), Code::DONE)), (1, 1));
     node.set_low_space(false);
     send(&mut node, &mut world, 0, &submit(0, 1, true));
-    node.on_peer(ReplicaId(1), Kind::Relay, &relay, NOW).unwrap();
+    node.on_peer(ReplicaId(2), Kind::Relay, &relay, NOW).unwrap();
     node.turn(NOW, &mut world).unwrap();
     assert_eq!((node.ordering().pooled(), world.codes(ClientId(0)).len()), (3, 1));
 }

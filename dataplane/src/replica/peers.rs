@@ -30,7 +30,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 FrameError::Misbehaving(what) => *what,
                 _ => Misbehaviour::Malformed { kind },
             };
-            self.accuse(from, &what, Vec::new(), now);
+            if from != self.config.me {
+                self.accuse(from, &what, Vec::new(), now);
+            }
         }
         result
     }

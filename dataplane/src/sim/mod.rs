@@ -22,7 +22,7 @@
 //! state and executions at every sequence, across restarts; each execution signed by its origin and done once per number; each
 //! result that a client took is what the order gives; never two PREPAREs or COMMITs for one (view, sequence), crashes included; each
 //! vote that leaves stands in a record that the disk would keep at that instant; no replica goes back but by a crash; what was
-//! acknowledged is there in the end; slots and waiting bundles stay within their bounds.
+//! acknowledged is there in the end; slots and waiting bundles stay within their bounds; no correct replica accuses another correct one.
 //!
 //! # Limits
 //! Runs end after [`MAX_EVENTS`] events. Links here may reorder and duplicate, which real sessions do not; the cores must bear it.

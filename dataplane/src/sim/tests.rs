@@ -74,6 +74,12 @@ fn a_build_without_the_sync_fails_by_its_crashes_alone() {
     found_within(20, |seed| SimConfig { skip_syncs: true, check_disk: false, ..SimConfig::new(seed) });
 }
 
+#[test]
+fn finds_a_correct_replica_that_accuses_another() {
+    let (_, what) = with(Mutant::AccusesRashly, || found_within(200, SimConfig::new));
+    assert!(what.contains("accuses the correct replica"), "{what}");
+}
+
 macro_rules! mutants {
     ($($(#[$meta:meta])* $test:ident: $mutant:ident within $seeds:literal;)+) => {
         $($(#[$meta])* #[test]
