@@ -75,7 +75,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Measure latency, throughput, or how long a leader's failure is felt
     Bench(BenchArgs),
-    /// Replay a real day of a wind farm on four replicas, with a trip, a refusal and a kill -9
+    /// Replay a real day of a wind farm on four replicas, with a trip, a refusal, a kill -9 and a liar
     Demo(DemoArgs),
 }
 
