@@ -80,7 +80,7 @@ pub enum Command {
     Bench(BenchArgs),
     /// Simulate clusters under faults and attacks, from seeds, and check every rule
     Sim(SimArgs),
-    /// Replay a real day of a wind farm on four replicas, with a trip, a refusal and a kill -9
+    /// Replay a real day of a wind farm on four replicas, with a trip, a refusal, a kill -9 and a liar
     Demo(DemoArgs),
 }
 

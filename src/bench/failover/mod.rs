@@ -57,7 +57,7 @@ use crate::local::{LocalCluster, LocalError};
 
 /// Clients that load the cluster.
 pub const CLIENTS: usize = 16;
-/// Keys that [`run`](fn@run) needs: one more, which asks the replicas how they are.
+/// Keys that [`run()`] needs: one more, which asks the replicas how they are.
 pub const KEYS: usize = CLIENTS + 1;
 /// The most repetitions of a kind.
 pub const MAX_REPETITIONS: u32 = 1_000;
