@@ -116,7 +116,7 @@ impl Standing {
 impl Ordering {
     /// This replica lost what it promised: it executes what others decide and says nothing that counts until that is safe.
     pub fn abstain(&mut self) {
-        if self.standing.rejoin.is_some() || mutants::on(Mutant::VotesUnknowing) {
+        if self.standing.rejoin.is_some() {
             return;
         }
         self.stand_aside();
@@ -129,6 +129,9 @@ impl Ordering {
     }
 
     pub(super) fn stand_aside(&mut self) {
+        if mutants::on(Mutant::VotesUnknowing) {
+            return;
+        }
         self.standing.rejoin = Some(Rejoin::default());
         self.active = false;
         self.new_view = None;

@@ -570,7 +570,8 @@ impl World {
         }
         let machine = &mut self.machines[replica];
         let abstains = node.ordering().abstains().is_some();
-        machine.is_doubtful |= machine.is_spoilt && found.records < machine.synced;
+        // An empty disk is noticed by everybody.
+        machine.is_doubtful |= machine.is_spoilt && !found.empty && found.records < machine.synced;
         machine.is_doubtful &= !abstains;
         if machine.is_doubtful {
             self.lied.insert(replica);
