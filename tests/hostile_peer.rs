@@ -410,7 +410,12 @@ fn a_vote_survives_kill_9() {
         again.send(Kind::Submit, &submit_body(&bundle)).unwrap();
         leader.propose(1, 1, &Batch::new(batch.time_ms() + 1, vec![bundle]));
         cluster.wait_counted(1, "misbehaviour.replica-0.equivocation", 0);
-        leader.link(1).send_message(&Status { active: true, ask: true, ..Status::default() }).unwrap();
+        // It votes once a quorum has told what it heard of it, and sends to who lacks it.
+        until("its vote comes again", || {
+            leader.link(1).send_message(&Status { active: true, ask: true, ..Status::default() }).unwrap();
+            leader.link(1).poll(Duration::from_millis(50)).unwrap();
+            leader.link(1).inbox.iter().any(|(kind, _)| *kind == Kind::Prepare)
+        });
         leader.wait_prepare(1, 1, &batch);
     }
 }
