@@ -59,7 +59,9 @@ pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, LogError> {
     if !log_dir.try_exists().map_err(fault(&log_dir, "look for"))? {
         return Ok(None);
     }
-    let free = (1..).map(|number| dir.join(format!("log.set-aside-{number}"))).find(|aside| !aside.exists());
+    let free = (1..)
+        .map(|number| dir.join(format!("log.set-aside-{number}")))
+        .find(|aside| fs::symlink_metadata(aside).is_err());
     let aside = free.unwrap_or_else(|| dir.join("log.set-aside"));
     fs::rename(&log_dir, &aside).map_err(fault(&log_dir, "move aside"))?;
     sync_dir(dir)?;

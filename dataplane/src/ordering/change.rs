@@ -196,6 +196,10 @@ impl Ordering {
 
     fn enter(&mut self, new_view: Arc<SignedNewView>, now: Now) {
         self.adopt(Arc::clone(&new_view.certificate));
+        if self.standing.rejoin.is_some() {
+            self.view = new_view.view;
+            return;
+        }
         self.effects.push_back(Effect::Log(Record::Enters(Arc::clone(&new_view))));
         self.begin(new_view);
         self.passes_on = self.leader() != self.me;

@@ -19,19 +19,19 @@ const SEGMENT: u32 = 1 << 20;
 const WALL_MS: i64 = 1_790_000_000_000;
 const WINDOW: u64 = 16;
 
-struct Core {
-    ordering: Ordering,
+pub(super) struct Core {
+    pub(super) ordering: Ordering,
     log: Log<Record, SimDisk>,
     executed: Vec<(Sequence, Digest)>,
 }
 
 /// Four cores and what passes between them.
-struct Four {
-    cores: Vec<Core>,
-    now: Now,
+pub(super) struct Four {
+    pub(super) cores: Vec<Core>,
+    pub(super) now: Now,
     mail: VecDeque<(usize, usize, Outgoing)>,
     /// Whether a message from one to another arrives.
-    passes: fn(usize, usize, &Outgoing) -> bool,
+    pub(super) passes: fn(usize, usize, &Outgoing) -> bool,
 }
 
 fn bundle(identity: u8) -> Arc<Bundle> {
@@ -62,7 +62,7 @@ fn find(log: &mut Log<Record, SimDisk>, sequence: Sequence, digest: Digest) -> O
 }
 
 impl Four {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let agreed = Agreed { size: Size::new(4).unwrap(), window: WINDOW, interval: WINDOW, drift_ms: 1_000_000 };
         let core = |me: u8| {
             let mut ordering = Ordering::new(ReplicaId(me), agreed, Timing::default(), seal::sample(me));
@@ -76,14 +76,53 @@ impl Four {
         Self { cores: (0..4).map(core).collect(), now, mail: VecDeque::new(), passes: |_, _, _| true }
     }
 
-    fn submit(&mut self, identity: u8, to: &[usize]) {
+    pub(super) fn window(&self) -> u64 {
+        WINDOW
+    }
+
+    /// A replica starts again from a log that holds these records and no others.
+    pub(super) fn set_back(&mut self, at: usize, records: Vec<Record>) {
+        let mut log = log::recover(SimDisk::new(1, GENESIS, SEGMENT), GENESIS, SEGMENT, |_| {}).unwrap().log;
+        for record in records {
+            log.append(record).unwrap();
+        }
+        log.flush().unwrap();
+        self.start(at, log.into_device());
+    }
+
+    /// A replica's process ends and starts again.
+    pub(super) fn restart(&mut self, at: usize) {
+        let mut log = log::recover(SimDisk::new(1, GENESIS, SEGMENT), GENESIS, SEGMENT, |_| {}).unwrap().log;
+        std::mem::swap(&mut log, &mut self.cores[at].log);
+        log.flush().unwrap();
+        self.start(at, log.into_device());
+    }
+
+    fn start(&mut self, at: usize, disk: SimDisk) {
+        let agreed = self.cores[at].ordering.agreed;
+        let mut ordering = Ordering::new(ReplicaId(at as u8), agreed, Timing::default(), seal::sample(at as u8));
+        let mut executed = Vec::new();
+        let read = |record: log::Durable<Record>| {
+            ordering.replay(&record);
+            while let Some(effect) = ordering.next_effect() {
+                if let Effect::Execute(sequence, batch) = effect {
+                    executed.push((sequence, batch.digest()));
+                }
+            }
+        };
+        let log = log::recover(disk, GENESIS, SEGMENT, read).unwrap().log;
+        ordering.start(self.now);
+        self.cores[at] = Core { ordering, log, executed };
+    }
+
+    pub(super) fn submit(&mut self, identity: u8, to: &[usize]) {
         for at in to {
             self.cores[*at].ordering.submit(bundle(identity), self.now).unwrap();
         }
     }
 
     /// Lets `alive` work for some time: rounds of 1 ms in which records become durable and messages arrive.
-    fn run(&mut self, alive: &[usize], ms: u64) {
+    pub(super) fn run(&mut self, alive: &[usize], ms: u64) {
         for _ in 0..ms {
             self.now.mono_us += 1_000;
             self.now.wall_ms += 1;
@@ -200,11 +239,11 @@ impl Four {
         }
     }
 
-    fn views(&self, of: &[usize]) -> Vec<(u64, bool)> {
+    pub(super) fn views(&self, of: &[usize]) -> Vec<(u64, bool)> {
         of.iter().map(|at| (self.cores[*at].ordering.view(), self.cores[*at].ordering.is_active())).collect()
     }
 
-    fn assert_executed(&self, by: &[usize], count: usize) {
+    pub(super) fn assert_executed(&self, by: &[usize], count: usize) {
         for at in by {
             assert_eq!(self.cores[*at].executed.len(), count, "replica {at} in {:?}", self.views(&[0, 1, 2, 3]));
             assert_eq!(self.cores[*at].executed, self.cores[by[0]].executed);
@@ -212,7 +251,7 @@ impl Four {
     }
 }
 
-const ALL: [usize; 4] = [0, 1, 2, 3];
+pub(super) const ALL: [usize; 4] = [0, 1, 2, 3];
 const REST: [usize; 3] = [1, 2, 3];
 
 #[test]

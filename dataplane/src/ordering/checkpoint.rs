@@ -180,6 +180,9 @@ impl Ordering {
         if statement.sequence <= self.stable.sequence() {
             return;
         }
+        if !self.may_sign(statement.sequence) {
+            return;
+        }
         let signature = self.seals.sign(context::CHECKPOINT, &statement.bytes());
         let signed = SignedStatement { statement, signature };
         self.own_statements.insert(statement.sequence, (statement, Some(signature)));

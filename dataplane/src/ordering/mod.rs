@@ -85,6 +85,8 @@ mod pool;
 pub mod record;
 mod recovery;
 mod rejoin;
+#[cfg(test)]
+mod rejoin_tests;
 pub mod seal;
 mod slot;
 mod suspect;
@@ -103,6 +105,7 @@ use record::{DurableVote, Record};
 use rejoin::Standing;
 use seal::Seals;
 use slot::Slot;
+use suspect::Pace;
 use view_change::{SignedNewView, SignedViewChange};
 
 /// What all replicas of the epoch agree on.
@@ -333,6 +336,8 @@ pub struct Ordering {
     decided_fast: u64,
     decided_slow: u64,
     decided_told: u64,
+    /// How fast executions were lately.
+    pace: Pace,
     /// Whether this replica may vote, and what it knows of others who may not.
     standing: Standing,
 }
@@ -398,6 +403,7 @@ impl Ordering {
             decided_fast: 0,
             decided_slow: 0,
             decided_told: 0,
+            pace: Pace::default(),
             standing: Standing::new(agreed.size.n()),
         }
     }

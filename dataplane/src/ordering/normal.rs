@@ -406,8 +406,11 @@ impl Ordering {
             }
             self.executed = sequence;
             self.accepted = self.accepted.max(sequence);
-            self.work_since_us = None;
-            self.progressed = true;
+            // Null batches are no progress for those who wait.
+            if digest != Digest::NULL || self.pool.len() == 0 {
+                self.work_since_us = None;
+                self.progressed = true;
+            }
             self.effects.push_back(Effect::Execute(sequence, batch));
             // What is voted on in this view is kept until it is stable: others may need the votes.
             let old = self.executed.saturating_sub(2 * self.agreed.window);

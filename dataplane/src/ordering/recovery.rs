@@ -81,7 +81,10 @@ impl Ordering {
             Record::Begins => {}
             Record::Abstains => self.stand_aside(),
             Record::Leads { .. } => self.leading = Leading::Proposes,
-            Record::Checkpoint(statement) => self.replay_checkpoint(statement),
+            Record::Checkpoint(statement) => {
+                self.standing.signs(statement.sequence);
+                self.replay_checkpoint(statement);
+            }
             Record::Stable(certificate) => self.stabilise(Arc::clone(certificate)),
         }
         self.execute_decided(false);

@@ -8,13 +8,17 @@
 //! # When it abstains
 //! * Its log is empty, and it is not a replica that never ran: the node says so ([`Ordering::abstain`]).
 //! * f+1 peers have votes from it that its log does not know ([`Status::heard`]): one of them is correct. So after each start nothing
-//!   that counts leaves before q replicas, itself among them, have told what they know.
-//! * A stable checkpoint that it has not executed carries its own signature, which it gave to nothing but what its disk held.
+//!   that counts leaves before q replicas, itself among them, have told what they know, and what it staged meanwhile is no vote yet.
+//! * A stable checkpoint carries its own signature, and its log does not have what it signed.
+//!
+//! The last two find what others still know: peers forget what they heard when they restart, and they hear PREPAREs and
+//! VIEW-CHANGEs alone. A disk that was set back unnoticed makes its replica one of the f faulty ones, as the model has it; an operator who
+//! knows says so (`atlas recover`).
 //!
 //! # Until when
 //! It waits for answers (statuses) of q other replicas. The replica itself is one of the f faulty ones until it is back, so that many
 //! others are correct. An answer names the highest checkpoint that its sender has executed, and a view; it counts once both are proved:
-//! that checkpoint is certified, and a NEW-VIEW, or the sender's VIEW-CHANGE, is here. With c and v the highest of them:
+//! that checkpoint is certified, and a NEW-VIEW, or a quorum's VIEW-CHANGEs, are here for that view or a higher one. With c and v the highest of them:
 //!
 //! * What it voted on lies at or below c + window: its own low watermark was a checkpoint that a quorum signed, and one of those
 //!   who signed is correct and answered.
@@ -26,7 +30,8 @@
 //! an old VIEW-CHANGE for v + 1 could hide votes in v that came after it. When the view begins the replica is one like all others.
 //!
 //! # What the others do for it
-//! The leader proposes null batches up to c + window where the cluster is idle, for one peer once in [`FILL_AGAIN_US`]. A VIEW-CHANGE
+//! The leader proposes null batches up to c + window where the cluster is idle, and is suspected if it does not; for one peer once in
+//! [`FILL_AGAIN_US`], then half as often each time. A VIEW-CHANGE
 //! for the next view that stays alone for [`LONE_US`] is followed, so that the peer takes part again; twice as late each time,
 //! so that a Byzantine replica gains nothing by asking. A leader that abstains is replaced at once.
 
@@ -36,7 +41,7 @@ use super::{Effect, Ordering, Outgoing};
 use crate::types::{Now, ReplicaId, Sequence, View};
 use crate::wire::message::{Heard, Status};
 
-/// The leader fills up for one peer once in this time, us.
+/// The leader fills up for one peer once in this time, us; doubled each time.
 const FILL_AGAIN_US: u64 = 60_000_000;
 
 /// A peer that asks for the next view alone is followed after so long, us; doubled each time.
@@ -73,12 +78,17 @@ pub(super) struct Standing {
     claims: Vec<(View, Sequence)>,
     /// The last (view, sequence) that this replica staged a vote for.
     said: (View, Sequence),
+    /// The same when the log was read: until enough have told, nothing more has left.
+    said_at_start: (View, Sequence),
+    /// The highest checkpoint that this replica signed.
+    signed: Sequence,
     /// The last (view, sequence) that each peer voted on, as far as it was heard here.
     heard: Vec<(View, Sequence)>,
     /// The leader fills up to here with null batches.
     fill_until: Sequence,
-    /// When each peer may be filled up for again, us.
+    /// When each peer may be filled up for again, us, and how often that was done.
     fill_at_us: Vec<u64>,
+    filled: Vec<u32>,
     /// The view that each peer asks for alone, and since when, us.
     lone: Vec<(View, u64)>,
     /// How often each peer was followed.
@@ -93,12 +103,20 @@ impl Standing {
             told: 0,
             claims: vec![(0, 0); n],
             said: (0, 0),
+            said_at_start: (0, 0),
+            signed: 0,
             heard: vec![(0, 0); n],
             fill_until: 0,
             fill_at_us: vec![0; n],
+            filled: vec![0; n],
             lone: vec![(0, 0); n],
             followed: vec![0; n],
         }
+    }
+
+    /// This replica signs a checkpoint, or its log says that it did.
+    pub(super) fn signs(&mut self, sequence: Sequence) {
+        self.signed = self.signed.max(sequence);
     }
 
     /// This replica stages a vote, or read it from its log.
@@ -133,6 +151,8 @@ impl Ordering {
             return;
         }
         self.standing.rejoin = Some(Rejoin::default());
+        // Asked for, not begun: it is proved by others, or asked for again.
+        self.view -= u64::from(!self.active && self.view > 0);
         self.active = false;
         self.new_view = None;
         self.new_view_at_us = None;
@@ -141,6 +161,7 @@ impl Ordering {
 
     /// After a start: nothing that counts leaves before enough peers have told what they have of this replica.
     pub(super) fn wait_for_peers(&mut self) {
+        self.standing.said_at_start = self.standing.said;
         self.standing.is_cleared = self.agreed.size.quorum() == 1 || mutants::on(Mutant::VotesUnknowing);
     }
 
@@ -182,7 +203,8 @@ impl Ordering {
         standing.told |= bit;
         let of_me = status.heard.get(self.me.index()).map_or((0, 0), |heard| (heard.view, heard.sequence));
         standing.claims[from.index()] = of_me;
-        let unknown = standing.claims.iter().filter(|claim| **claim > standing.said).count();
+        let own = if standing.is_cleared { standing.said } else { standing.said_at_start };
+        let unknown = standing.claims.iter().filter(|claim| **claim > own).count();
         if standing.rejoin.is_none() && unknown >= size.one_correct() {
             return self.abstain();
         }
@@ -190,6 +212,7 @@ impl Ordering {
             standing.is_cleared = true;
             // What was held back is asked for again.
             self.status_to = u32::MAX;
+            self.stage_statements();
         }
         if status.abstains {
             self.fill_for(from, status.needs, now);
@@ -203,7 +226,10 @@ impl Ordering {
 
     fn count_answer(&mut self, from: ReplicaId, status: &Status) {
         let (interval, window, quorum) = (self.agreed.interval, self.agreed.window, self.agreed.size.quorum());
-        let known = self.changes[from.index()].as_ref().map_or(0, |change| change.view).max(self.view);
+        // One replica alone can sign a VIEW-CHANGE for any view; what a quorum asks for, or a NEW-VIEW begins, is proved.
+        let mut asked: Vec<View> = self.changes.iter().flatten().map(|change| change.view).collect();
+        asked.sort_unstable_by(|a, b| b.cmp(a));
+        let known = asked.get(quorum - 1).copied().unwrap_or(0).max(self.view);
         let (stable, Some(rejoin)) = (self.stable.sequence(), &mut self.standing.rejoin) else { return };
         let checkpoint = status.executed / interval * interval;
         if rejoin.needs.is_some() || checkpoint > stable || status.view > known {
@@ -217,12 +243,28 @@ impl Ordering {
         }
     }
 
-    /// A certificate with this replica's own signature: it had executed that checkpoint, and all its log must say so.
+    /// A certificate with this replica's own signature: its log must have the statement that it signed.
     pub(super) fn has_forgotten(&self, sequence: Sequence, is_signed_here: bool) -> bool {
-        is_signed_here
-            && sequence > self.executed
-            && !self.own_statements.contains_key(&sequence)
-            && self.standing.rejoin.is_none()
+        is_signed_here && sequence > self.standing.signed && self.standing.rejoin.is_none()
+    }
+
+    /// A CHECKPOINT of this replica is durable; whether it may be signed now.
+    pub(super) fn may_sign(&mut self, sequence: Sequence) -> bool {
+        let may = self.standing.is_cleared && self.standing.rejoin.is_none();
+        if may {
+            self.standing.signs(sequence);
+        }
+        may
+    }
+
+    /// Stages the own statements that were not signed while this replica had to be silent.
+    fn stage_statements(&mut self) {
+        let stable = self.stable.sequence();
+        for (statement, signature) in self.own_statements.range(stable + 1..).map(|(_, own)| *own) {
+            if signature.is_none() {
+                self.effects.push_back(Effect::Log(Record::Checkpoint(statement)));
+            }
+        }
     }
 
     /// Comes back once that is safe: asks for a view in which it said nothing before.
@@ -242,10 +284,7 @@ impl Ordering {
         if self.standing.rejoin.take_if(|rejoin| rejoin.asks_for == Some(view)).is_none() {
             return;
         }
-        let stable = self.stable.sequence();
-        for (statement, _) in self.own_statements.range(stable + 1..).map(|(_, own)| *own) {
-            self.effects.push_back(Effect::Log(Record::Checkpoint(statement)));
-        }
+        self.stage_statements();
     }
 
     /// The null batches that a peer needs, if the cluster orders nothing else.
@@ -253,16 +292,22 @@ impl Ordering {
         let stable = self.stable.sequence();
         let reachable = needs > stable && needs <= stable.saturating_add(self.agreed.window);
         let standing = &mut self.standing;
-        let at = &mut standing.fill_at_us[from.index()];
+        let (at, filled) = (&mut standing.fill_at_us[from.index()], &mut standing.filled[from.index()]);
         if reachable && needs > standing.fill_until && now.mono_us >= *at {
             standing.fill_until = needs;
-            *at = now.mono_us + FILL_AGAIN_US;
+            *at = now.mono_us + (FILL_AGAIN_US << (*filled).min(MAX_DOUBLINGS));
+            *filled += 1;
         }
     }
 
     /// Whether the leader is to propose a null batch next, where nothing waits.
     pub(super) fn fills(&self) -> bool {
         self.accepted < self.standing.fill_until
+    }
+
+    /// Whether null batches that a peer needs are not executed yet: the leader is expected to propose them.
+    pub(super) fn waits_for_fill(&self) -> bool {
+        self.executed < self.standing.fill_until
     }
 
     /// A peer asks for a view.
@@ -274,7 +319,7 @@ impl Ordering {
     /// When a peer that asks for the next view alone is followed, us.
     pub(super) fn follow_at_us(&self) -> Option<(u64, usize)> {
         let due = self.standing.lone.iter().zip(&self.standing.followed).enumerate();
-        due.filter(|(_, ((view, _), _))| self.active && *view == self.view + 1)
+        due.filter(|(_, ((view, _), _))| self.active && *view > self.view)
             .map(|(peer, ((_, since), followed))| (since + (LONE_US << followed.min(&MAX_DOUBLINGS)), peer))
             .min()
     }
@@ -283,6 +328,7 @@ impl Ordering {
     pub(super) fn follow(&mut self, now: Now) {
         let Some((_, peer)) = self.follow_at_us().filter(|(at, _)| *at <= now.mono_us) else { return };
         self.standing.followed[peer] += 1;
+        self.standing.lone[peer].1 = now.mono_us;
         self.leave(self.view + 1);
     }
 }

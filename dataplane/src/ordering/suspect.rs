@@ -2,7 +2,7 @@
 //!
 //! While something waits to be executed and nothing is, a backup first sends all what clients sent it ([`Timing::relay_us`]), then
 //! leaves the view ([`Timing::suspect_us`], doubled with each view since the last stable checkpoint in which nothing was executed; sooner where
-//! the link to the leader is down: [`Timing::hint_us`]). Any execution begins the wait anew. A replica that has left gives the
+//! the link to the leader is down: [`Timing::hint_us`]; later under load: [`Pace`]). Any execution begins the wait anew. A replica that has left gives the
 //! next leader the same time, but only once a quorum asks for that view: one that was cut off does not climb alone.
 //!
 //! A leader that keeps others' bundles moving is suspected as well where the oldest bundle here waits for [`FAIRNESS`] times as long:
@@ -23,8 +23,41 @@ const MAX_RELAYED: usize = 64;
 /// A bundle may wait for so many times [`Timing::suspect_us`] in a view before its leader is suspected of passing it over.
 const FAIRNESS: u64 = 40;
 
+/// A leader is given so many times the longest that executions took lately.
+const PACE: u64 = 4;
+
 /// Doublings of a timer at most.
 const MAX_DOUBLINGS: u32 = 12;
+
+/// How long executions let what waits wait lately: under load a batch takes longer, and that is not the leader's fault.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    /// Since when something waited when it was looked at last, us.
+    since_us: Option<u64>,
+    /// The longest wait, halved with each second that has passed since, us.
+    longest_us: u64,
+    at_us: u64,
+}
+
+impl Pace {
+    /// Something waits since `work_since_us`, or an execution ended the wait.
+    fn look(&mut self, work_since_us: Option<u64>, now_us: u64) {
+        let ended = self.since_us.filter(|since| work_since_us != Some(*since));
+        let seconds = now_us.saturating_sub(self.at_us) / 1_000_000;
+        if seconds > 0 {
+            (self.longest_us, self.at_us) = (self.longest_us >> seconds.min(63), now_us);
+        }
+        if let Some(waited) = ended.map(|since| now_us.saturating_sub(since)).filter(|waited| *waited > self.longest_us)
+        {
+            (self.longest_us, self.at_us) = (waited, now_us);
+        }
+    }
+
+    /// [`PACE`] times the longest wait lately, from `least_us` to [`PACE`] times that: a leader that gets slower and slower gains no more.
+    fn timeout_us(&self, least_us: u64) -> u64 {
+        (PACE * self.longest_us).clamp(least_us, PACE * least_us)
+    }
+}
 
 impl Ordering {
     /// Whether something waits to be executed.
@@ -34,13 +67,14 @@ impl Ordering {
         let mut open = self.slots.range(self.executed + 1..);
         self.pool.len() > 0
             || !self.unvoted.is_empty()
+            || self.waits_for_fill()
             || open.any(|(_, slot)| slot.is_open() || slot.voters() >= one_correct)
     }
 
     fn suspect_timeout_us(&self) -> u64 {
         let Timing { suspect_us, hint_us, .. } = self.timing;
         let leader_is_down = self.links_down & (1 << self.leader().0) != 0;
-        let base_us = if leader_is_down { hint_us } else { suspect_us };
+        let base_us = if leader_is_down { hint_us } else { self.pace.timeout_us(suspect_us) };
         base_us << self.failures.min(MAX_DOUBLINGS)
     }
 
@@ -93,12 +127,14 @@ impl Ordering {
             self.restarted_leader = false;
             return self.leave(self.view + 1);
         }
+        self.pace.look(self.work_since_us, now.mono_us);
         if !self.has_work() {
             self.work_since_us = None;
         } else if self.work_since_us.is_none() {
             self.work_since_us = Some(now.mono_us);
             self.relay_at_us = self.relay_at_us.min(now.mono_us + self.timing.relay_us);
         }
+        self.pace.since_us = self.work_since_us;
         if self.suspect_at_us().is_some_and(|at| at <= now.mono_us) {
             self.failures = self.failures.saturating_add(u32::from(!self.progressed));
             return self.leave(self.view + 1);

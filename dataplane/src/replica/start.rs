@@ -48,16 +48,19 @@ pub(super) fn open<A: Application>(
     let opened = match read(config, cluster, node.clone(), application, now) {
         Err(RunError::Node(NodeError::Log(error)) | RunError::Log(error)) if error.lost_records() => {
             report(&format!("this replica's log has lost what it acknowledged: {error}"));
+            // Whatever the mark says, there was a log; should this end before the next one begins, there must be no mark.
+            if never_ran {
+                remove(&mark, &config.keys).map_err(|source| RunError::Mark { file: mark.clone(), source })?;
+            }
             if let Some(aside) = log::set_aside(data)? {
                 report(&format!("the damaged log is kept in {}", aside.display()));
             }
-            // Whatever the mark says: there was a log.
             read(config, cluster, NodeConfig { never_ran: false, ..node }, application, now)
         }
         opened => opened,
     };
     let (node, found) = opened?;
-    if never_ran {
+    if never_ran && mark.exists() {
         remove(&mark, &config.keys).map_err(|source| RunError::Mark { file: mark, source })?;
     }
     announce(data, &found, node.ordering().abstains().is_some());
