@@ -73,6 +73,7 @@ impl Ordering {
         self.to_prepare.clear();
         self.unvoted.clear();
         self.work_since_us = None;
+        self.pace.forget();
         self.again_at_us.fill(0);
         self.slots.values_mut().for_each(super::slot::Slot::leave_view);
         self.pool.release_all();

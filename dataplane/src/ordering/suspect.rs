@@ -24,7 +24,10 @@ const MAX_RELAYED: usize = 64;
 const FAIRNESS: u64 = 40;
 
 /// A leader is given so many times the longest that executions took lately.
-const PACE: u64 = 4;
+const PACE: u64 = 8;
+
+/// And at most so many times the timer's least.
+const MAX_PACE: u64 = 4;
 
 /// Doublings of a timer at most.
 const MAX_DOUBLINGS: u32 = 12;
@@ -53,9 +56,14 @@ impl Pace {
         }
     }
 
-    /// [`PACE`] times the longest wait lately, from `least_us` to [`PACE`] times that: a leader that gets slower and slower gains no more.
+    /// A view ends: what waited in it tells nothing of the next leader.
+    pub(super) fn forget(&mut self) {
+        self.since_us = None;
+    }
+
+    /// [`PACE`] times the longest wait lately, from `least_us` to [`MAX_PACE`] times that: a leader that gets slower and slower gains no more.
     fn timeout_us(&self, least_us: u64) -> u64 {
-        (PACE * self.longest_us).clamp(least_us, PACE * least_us)
+        (PACE * self.longest_us).clamp(least_us, MAX_PACE * least_us)
     }
 }
 
