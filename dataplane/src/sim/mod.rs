@@ -11,7 +11,8 @@
 //! 2. **Safety phase.** Clients submit while faults come and go: kill -9 between any two events and in the middle of a turn,
 //!    power cuts of one machine or of all together with any subset of unsynced sectors lost, failed syncs, slow disks, partitions
 //!    (two groups, one way, one isolated replica), links that break again and again, pauses, wall clocks that jump, drift and
-//!    stop. Half of the faults hit whoever leads.
+//!    stop; disks that are lost, set back or damaged, where one more faulty replica is to be borne: until it notices, nothing is
+//!    expected of a replica on such a disk, and then it must come back. Half of the faults hit whoever leads.
 //! 3. **Convergence.** Faults stop, replicas come back, except Byzantine ones (who go on) and some that stay down, at most f
 //!    together. Then every submitted bundle of a correct client must get its result, and all correct replicas that are up must
 //!    reach the same sequence and state. After that the idle cluster must order nothing and its traffic must stay within that of
