@@ -117,7 +117,8 @@ fn announce(data: &Path, found: &Recovery, abstains: bool) {
     if abstains {
         report(
             "this replica ran before and its records are lost: it abstains from voting, takes what the others decided, and votes again when \
-             nothing that it may have said can matter; that needs all correct replicas",
+             nothing that it may have said can matter; that needs all correct replicas. Were all replicas emptied on purpose, make a new \
+             cluster with `atlas init`: this one's promises are gone",
         );
     }
 }
