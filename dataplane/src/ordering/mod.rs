@@ -45,6 +45,9 @@
 //!   nobody, would otherwise last though its leader can finish nothing.
 //! * The window equals the checkpoint interval: a smaller one would end before the next checkpoint.
 //! * Bodies of choices are asked of the new leader first, then of all.
+//! * A replica that lost its records comes back in a view above all that a quorum of others proves, beside the bound on sequences; and
+//!   a VIEW-CHANGE that stays alone is followed after a while: see `rejoin`.
+//! * Under load a leader's timer is longer, at most fourfold: see `suspect`.
 //! * A NEW-VIEW must fit a record of the log ([`view_change::MAX_NEW_VIEW`]). Correct replicas' reports fit by far, unless several
 //!   Byzantine leaders in a row made each of them accept a different digest at every sequence of the window: with 4 replicas that
 //!   cannot reach the limit, with 19 or more five such views could.
