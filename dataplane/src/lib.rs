@@ -18,5 +18,6 @@ pub mod ordering;
 pub mod replica;
 pub mod sim;
 pub mod state;
+pub mod transfer;
 pub mod types;
 pub mod wire;

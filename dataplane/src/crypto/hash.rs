@@ -42,7 +42,7 @@ pub fn empty_root() -> Digest {
 const LEVELS: usize = u64::BITS as usize;
 
 /// Computes a Merkle root leaf by leaf: one hash for the leaf, on average one for a node, no allocation.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RootBuilder {
     /// Roots of the perfect subtrees that the leaves so far fall into, largest first: one per set bit of `size`. What
     /// lies behind those is left over from earlier.

@@ -8,8 +8,10 @@
 //! (one more where a segment ends). Reads are positioned reads of written entries. Memory is the buffers, at most
 //! [`FLUSH_BYTES`] and an entry, and [`MAX_OPEN_SEGMENTS`] open files, however long the history gets.
 //!
-//! Positions start at 0 whenever the store is opened: the replica executes its log again and the same bytes are written over
-//! themselves. Until then old records are not served, so nothing that a crash tore is ever read.
+//! A store is opened with as many entries as a durable snapshot vouches for: whoever keeps a snapshot syncs
+//! [`written_files`](EntryStore::written_files) first. What follows is executed again from the log, or supplied by peers, and the same
+//! bytes are written over themselves. Until then old records are not served, so nothing that a crash tore is ever read.
+//! [`left_behind`](EntryStore::left_behind) shows them to a transfer, which believes them only if they hash right.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -48,6 +50,18 @@ pub struct FileStore {
     genesis: Digest,
     segment_bytes: u64,
     index: File,
+    tail: Tail,
+    /// Where entries that peers supply are written, while they are.
+    staged: Option<Tail>,
+    /// The lowest segment written to since somebody asked.
+    unsynced: Option<u64>,
+    /// Open files by segment, the one used last at the end.
+    open: RefCell<Vec<(u64, File)>>,
+}
+
+/// An end at which entries are added.
+#[derive(Clone, Debug)]
+struct Tail {
     /// Entries whose records are in the index file.
     written: u64,
     records: Vec<u8>,
@@ -55,8 +69,12 @@ pub struct FileStore {
     segment: u64,
     offset: u64,
     bytes: Vec<u8>,
-    /// Open files by segment, the one used last at the end.
-    open: RefCell<Vec<(u64, File)>>,
+}
+
+impl Tail {
+    fn size(&self) -> EntryIndex {
+        self.written + (self.records.len() / RECORD_BYTES) as u64
+    }
 }
 
 /// An entry's place, as the index has it.
@@ -101,6 +119,26 @@ impl FileStore {
         Self::open_sized(directory, genesis, SEGMENT_BYTES)
     }
 
+    /// The same with its first `size` entries, which were durable once.
+    ///
+    /// # Errors
+    /// Also [`StoreError::Lost`], where the last of them is not there.
+    pub fn reopen(directory: &Path, genesis: Digest, size: EntryIndex) -> Result<Self, StoreError> {
+        Self::open(directory, genesis)?.resume(size)
+    }
+
+    /// As if `size` entries had been appended.
+    pub(super) fn resume(mut self, size: EntryIndex) -> Result<Self, StoreError> {
+        let Some(last) = size.checked_sub(1) else { return Ok(self) };
+        let lost = || StoreError::Lost { path: self.directory.clone(), entry: last };
+        let record = self.read_record(last).ok_or_else(lost)?;
+        self.read_entry(record).ok_or_else(lost)?;
+        let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
+        self.unsynced = None;
+        self.tail = Tail { written: size, segment, offset: at + u64::from(record.length), ..self.tail };
+        Ok(self)
+    }
+
     /// As [`FileStore::open`]; tests take small segments.
     pub(super) fn open_sized(directory: &Path, genesis: Digest, segment_bytes: u64) -> Result<Self, StoreError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
@@ -112,27 +150,45 @@ impl FileStore {
             genesis,
             segment_bytes,
             index,
-            written: 0,
-            records: Vec::new(),
-            segment: 0,
-            offset: HEADER_BYTES as u64,
-            bytes: Vec::new(),
+            tail: Tail {
+                written: 0,
+                records: Vec::new(),
+                segment: 0,
+                offset: HEADER_BYTES as u64,
+                bytes: Vec::new(),
+            },
+            staged: None,
+            unsynced: Some(0),
             open: RefCell::new(vec![(0, first)]),
         })
     }
 
     fn record(&self, index: EntryIndex) -> Option<Record> {
-        match index.checked_sub(self.written) {
+        match index.checked_sub(self.tail.written) {
             Some(buffered) => {
                 let start = usize::try_from(buffered).ok()?.checked_mul(RECORD_BYTES)?;
-                Record::from_bytes(self.records.get(start..start.checked_add(RECORD_BYTES)?)?)
+                Record::from_bytes(self.tail.records.get(start..start.checked_add(RECORD_BYTES)?)?)
             }
-            None => {
-                let mut bytes = [0; RECORD_BYTES];
-                self.index.read_exact_at(&mut bytes, record_offset(index)).ok()?;
-                Record::from_bytes(&bytes)
-            }
+            None => self.read_record(index),
         }
+    }
+
+    /// What the index file has for an entry.
+    fn read_record(&self, index: EntryIndex) -> Option<Record> {
+        let mut bytes = [0; RECORD_BYTES];
+        self.index.read_exact_at(&mut bytes, record_offset(index)).ok()?;
+        Record::from_bytes(&bytes)
+    }
+
+    /// The entry of a record, read from its file; `None` where it is not what the record says.
+    fn read_entry(&self, record: Record) -> Option<Vec<u8>> {
+        let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
+        if record.length as usize > MAX_ENTRY {
+            return None;
+        }
+        let mut entry = vec![0; record.length as usize];
+        self.with_segment(segment, |file| file.read_exact_at(&mut entry, at)).ok()?;
+        (checksum(&entry) == record.checksum).then_some(entry)
     }
 
     /// Runs `use_file` on the file of `segment`.
@@ -151,37 +207,78 @@ impl FileStore {
         result
     }
 
-    fn write_bytes(&mut self) -> Result<(), StoreError> {
-        if !self.bytes.is_empty() {
-            self.with_segment(self.segment, |file| file.write_all_at(&self.bytes, self.offset))?;
-            self.offset += self.bytes.len() as u64;
-            self.bytes.clear();
+    fn write_bytes(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
+        if !tail.bytes.is_empty() {
+            self.unsynced = Some(self.unsynced.map_or(tail.segment, |first| first.min(tail.segment)));
+            self.with_segment(tail.segment, |file| file.write_all_at(&tail.bytes, tail.offset))?;
+            tail.offset += tail.bytes.len() as u64;
+            tail.bytes.clear();
         }
         Ok(())
+    }
+
+    fn write(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
+        self.write_bytes(tail)?;
+        if !tail.records.is_empty() {
+            self.index
+                .write_all_at(&tail.records, record_offset(tail.written))
+                .map_err(|source| io_error(&self.directory.join("index"), source))?;
+            tail.written = tail.size();
+            tail.records.clear();
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, tail: &mut Tail, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError> {
+        if entry.len() > MAX_ENTRY {
+            return Err(StoreError::TooLarge(entry.len()));
+        }
+        if tail.bytes.len() >= FLUSH_BYTES {
+            self.write(tail)?;
+        }
+        if tail.offset + (tail.bytes.len() + entry.len()) as u64 > self.segment_bytes {
+            self.write_bytes(tail)?;
+            tail.segment += 1;
+            tail.offset = HEADER_BYTES as u64;
+        }
+        let record = Record {
+            at: tail.segment * self.segment_bytes + tail.offset + tail.bytes.len() as u64,
+            time_ms,
+            length: entry.len() as u32,
+            checksum: checksum(entry),
+        };
+        tail.bytes.extend_from_slice(entry);
+        tail.records.extend_from_slice(&record.to_bytes());
+        Ok(())
+    }
+
+    /// Works on the tail, which is given back whatever happens.
+    fn at_tail<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self, &mut Tail) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let empty = Tail { written: 0, records: Vec::new(), segment: 0, offset: 0, bytes: Vec::new() };
+        let mut tail = std::mem::replace(&mut self.tail, empty);
+        let result = work(self, &mut tail);
+        self.tail = tail;
+        result
     }
 }
 
 impl Entries for FileStore {
     fn size(&self) -> EntryIndex {
-        self.written + (self.records.len() / RECORD_BYTES) as u64
+        self.tail.size()
     }
 
     fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
         let record = self.record(index)?;
         let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
-        let length = record.length as usize;
-        if length > MAX_ENTRY {
-            return None;
+        if segment == self.tail.segment && at >= self.tail.offset {
+            let start = usize::try_from(at - self.tail.offset).ok()?;
+            let entry = self.tail.bytes.get(start..start.checked_add(record.length as usize)?)?;
+            return (checksum(entry) == record.checksum).then_some(Cow::Borrowed(entry));
         }
-        let entry = if segment == self.segment && at >= self.offset {
-            let start = usize::try_from(at - self.offset).ok()?;
-            Cow::Borrowed(self.bytes.get(start..start.checked_add(length)?)?)
-        } else {
-            let mut entry = vec![0; length];
-            self.with_segment(segment, |file| file.read_exact_at(&mut entry, at)).ok()?;
-            Cow::Owned(entry)
-        };
-        (checksum(&entry) == record.checksum).then_some(entry)
+        self.read_entry(record).map(Cow::Owned)
     }
 
     fn first_at_or_after(&self, time_ms: TimeMs) -> EntryIndex {
@@ -191,39 +288,55 @@ impl Entries for FileStore {
 
 impl EntryStore for FileStore {
     fn append(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<EntryIndex, StoreError> {
-        if entry.len() > MAX_ENTRY {
-            return Err(StoreError::TooLarge(entry.len()));
-        }
-        if self.bytes.len() >= FLUSH_BYTES {
-            self.flush()?;
-        }
-        if self.offset + (self.bytes.len() + entry.len()) as u64 > self.segment_bytes {
-            self.write_bytes()?;
-            self.segment += 1;
-            self.offset = HEADER_BYTES as u64;
-        }
+        self.staged = None;
         let index = self.size();
-        let record = Record {
-            at: self.segment * self.segment_bytes + self.offset + self.bytes.len() as u64,
-            time_ms,
-            length: entry.len() as u32,
-            checksum: checksum(entry),
-        };
-        self.bytes.extend_from_slice(entry);
-        self.records.extend_from_slice(&record.to_bytes());
+        self.at_tail(|store, tail| store.add(tail, entry, time_ms))?;
         Ok(index)
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        self.write_bytes()?;
-        if !self.records.is_empty() {
-            self.index
-                .write_all_at(&self.records, record_offset(self.written))
-                .map_err(|source| io_error(&self.directory.join("index"), source))?;
-            self.written += (self.records.len() / RECORD_BYTES) as u64;
-            self.records.clear();
-        }
+        self.at_tail(Self::write)
+    }
+
+    fn stage(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError> {
+        self.flush()?;
+        let mut staged = self.staged.take().unwrap_or_else(|| self.tail.clone());
+        let result = self.add(&mut staged, entry, time_ms);
+        self.staged = Some(staged);
+        result
+    }
+
+    fn staged(&self) -> EntryIndex {
+        self.staged.as_ref().unwrap_or(&self.tail).size()
+    }
+
+    fn unstage(&mut self) {
+        self.staged = None;
+    }
+
+    fn adopt(&mut self) -> Result<(), StoreError> {
+        self.flush()?;
+        let Some(mut staged) = self.staged.take() else { return Ok(()) };
+        self.write(&mut staged)?;
+        self.tail = staged;
         Ok(())
+    }
+
+    fn left_behind(&self, index: EntryIndex) -> Option<Vec<u8>> {
+        self.read_entry(self.read_record(index)?)
+    }
+
+    fn written_files(&mut self) -> Result<Vec<PathBuf>, StoreError> {
+        self.flush()?;
+        if let Some(mut staged) = self.staged.take() {
+            let written = self.write(&mut staged);
+            self.staged = Some(staged);
+            written?;
+        }
+        let Some(first) = self.unsynced.take() else { return Ok(Vec::new()) };
+        let last = self.tail.segment.max(self.staged.as_ref().map_or(0, |staged| staged.segment));
+        let segments = (first..=last).map(|segment| segment_path(&self.directory, segment));
+        Ok(segments.chain([self.directory.join("index"), self.directory.clone()]).collect())
     }
 }
 

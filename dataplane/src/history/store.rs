@@ -22,6 +22,39 @@ pub trait EntryStore: Entries {
     /// # Errors
     /// The entries stay readable, the files hold a part of them.
     fn flush(&mut self) -> Result<(), StoreError>;
+
+    /// Stages an entry of the same history that a peer supplied, behind those staged before. It is not read as an entry before
+    /// [`EntryStore::adopt`]. An append forgets what is staged.
+    ///
+    /// # Errors
+    /// Nothing was staged.
+    fn stage(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError>;
+
+    /// Entries, the staged ones included.
+    fn staged(&self) -> EntryIndex;
+
+    /// Forgets what is staged.
+    fn unstage(&mut self);
+
+    /// What is staged is appended.
+    ///
+    /// # Errors
+    /// As [`EntryStore::flush`].
+    fn adopt(&mut self) -> Result<(), StoreError>;
+
+    /// The entry that an earlier life left at this place, if there is one: nothing says that it is the right one.
+    fn left_behind(&self, _index: EntryIndex) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Hands everything to the operating system, what is staged too, and gives the files that were written to since this was asked
+    /// last: whoever needs the entries durable syncs them.
+    ///
+    /// # Errors
+    /// As [`EntryStore::flush`].
+    fn written_files(&mut self) -> Result<Vec<PathBuf>, StoreError> {
+        Ok(Vec::new())
+    }
 }
 
 /// Why entries cannot be kept.
@@ -56,6 +89,14 @@ pub enum StoreError {
     /// The entry is larger than an entry may be: a fault of ours, as bundles are checked before they are ordered.
     #[error("an entry of {0} bytes where at most {MAX_ENTRY} are allowed")]
     TooLarge(usize),
+    /// Entries that were durable are not there any more.
+    #[error("entry {entry} of the history in {path} is lost or damaged, though a snapshot rests on it")]
+    Lost {
+        /// The directory.
+        path: PathBuf,
+        /// The entry.
+        entry: EntryIndex,
+    },
     /// Any other failure of the file system.
     #[error("{path}: {source}")]
     Io {
@@ -82,12 +123,20 @@ pub struct MemoryStore {
     bytes: Vec<u8>,
     /// End in `bytes`, and agreed time, of each entry.
     index: Vec<(usize, TimeMs)>,
+    staged: Vec<(Vec<u8>, TimeMs)>,
 }
 
 impl MemoryStore {
     /// A store without entries.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A store of the first `size` entries of this one; `None` where it has fewer.
+    pub fn first(&self, size: EntryIndex) -> Option<Self> {
+        let index = self.index.get(..usize::try_from(size).ok()?)?.to_vec();
+        let end = index.last().map_or(0, |last| last.0);
+        Some(Self { bytes: self.bytes.get(..end)?.to_vec(), index, staged: Vec::new() })
     }
 }
 
@@ -114,12 +163,36 @@ impl EntryStore for MemoryStore {
             return Err(StoreError::TooLarge(entry.len()));
         }
         let index = self.size();
+        self.unstage();
         self.bytes.extend_from_slice(entry);
         self.index.push((self.bytes.len(), time_ms));
         Ok(index)
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn stage(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError> {
+        if entry.len() > MAX_ENTRY {
+            return Err(StoreError::TooLarge(entry.len()));
+        }
+        self.staged.push((entry.to_vec(), time_ms));
+        Ok(())
+    }
+
+    fn staged(&self) -> EntryIndex {
+        self.size() + self.staged.len() as EntryIndex
+    }
+
+    fn unstage(&mut self) {
+        self.staged.clear();
+    }
+
+    fn adopt(&mut self) -> Result<(), StoreError> {
+        for (entry, time_ms) in std::mem::take(&mut self.staged) {
+            self.append(&entry, time_ms)?;
+        }
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::types::Digest;
 pub const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// The right edge of an append-only tree.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub struct HistoryTree(RootBuilder);
 
 /// Bytes are not the edge of a tree.

@@ -223,7 +223,7 @@ impl Ordering {
     }
 
     /// A replica that is behind and has used up what it was told tells its peers where it stands, and gets the next page.
-    fn ask_for_more(&mut self) {
+    pub(super) fn ask_for_more(&mut self) {
         let pending = self.slots.get(&(self.executed + 1)).is_some_and(|slot| slot.decided.is_some());
         if !pending && self.is_behind() && self.asked != self.executed {
             // Once for each position: the timer covers a loss, and peers that cannot help are not asked without end.

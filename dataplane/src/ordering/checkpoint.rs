@@ -44,7 +44,7 @@ pub struct Statement {
 }
 
 /// Bytes of a statement.
-const STATEMENT_BYTES: usize = 8 + 8 + 4 * 32;
+pub const STATEMENT_BYTES: usize = 8 + 8 + 4 * 32;
 
 impl Statement {
     /// What is signed: all fields in order, little-endian.
@@ -57,6 +57,12 @@ impl Statement {
             place.copy_from_slice(&digest.0);
         }
         out
+    }
+
+    /// Reads what [`Statement::bytes`] wrote.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut input = Input(bytes);
+        Self::read(&mut input).filter(|_| input.0.is_empty())
     }
 
     pub(super) fn read(input: &mut Input<'_>) -> Option<Self> {
@@ -117,6 +123,12 @@ impl Certificate {
         out
     }
 
+    /// Reads what travels or is kept, whole; whether it holds is for [`Certificate::holds`].
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut input = Input(bytes);
+        Self::read(&mut input).filter(|_| input.0.is_empty())
+    }
+
     pub(super) fn read(input: &mut Input<'_>) -> Option<Self> {
         let statement = Statement::read(input)?;
         let count = input.count(65)?;
@@ -125,7 +137,7 @@ impl Certificate {
     }
 
     /// Whether a quorum of different members signed it.
-    pub(super) fn holds(&self, size: Size, seals: &Seals) -> bool {
+    pub fn holds(&self, size: Size, seals: &Seals) -> bool {
         if self.statement.sequence == 0 {
             return *self == Self::genesis();
         }
@@ -141,6 +153,12 @@ impl Certificate {
                 .iter()
                 .all(|(replica, signature)| seals.holds(*replica, context::CHECKPOINT, &bytes, signature))
     }
+}
+
+/// A certificate without signatures, for tests of what comes after they were verified.
+#[cfg(test)]
+pub(crate) fn certified(statement: Statement) -> Certificate {
+    Certificate { statement, signatures: Vec::new() }
 }
 
 /// A certificate that nobody signed, for the simulator's adversary.
@@ -231,8 +249,7 @@ impl Ordering {
 
     /// A certificate from a peer.
     pub fn on_stable(&mut self, from: ReplicaId, message: &message::ArchivedStable) {
-        let mut input = Input(&message.certificate);
-        let Some(certificate) = Certificate::read(&mut input).filter(|_| input.0.is_empty()) else { return };
+        let Some(certificate) = Certificate::from_bytes(&message.certificate) else { return };
         if certificate.sequence() <= self.stable.sequence() || !self.may_verify(from) {
             return;
         }

@@ -436,6 +436,11 @@ impl Ordering {
         self.executed
     }
 
+    /// Whether anything waits to be ordered or executed.
+    pub fn is_ordering(&self) -> bool {
+        self.has_work()
+    }
+
     /// Sequences that something is kept of: at most four windows.
     pub fn slots(&self) -> usize {
         self.slots.len()

@@ -10,14 +10,46 @@ use super::Effect;
 use super::Ordering;
 use super::batch::Batch;
 use super::change::Leading;
+use super::checkpoint::{Certificate, Statement};
 use super::mutants::{self, Mutant};
 use super::record::Record;
 use super::slot::Slot;
 use super::view_change::SignedViewChange;
 use crate::log::Durable;
-use crate::types::{Digest, Now, View};
+use crate::types::{Digest, Now, Sequence, View};
 
 impl Ordering {
+    /// Begins behind a snapshot on the own disk: before the log is read.
+    pub fn resume(&mut self, statement: Statement, certificate: Option<Arc<Certificate>>) {
+        self.executed = statement.sequence;
+        self.accepted = statement.sequence;
+        self.own_statements.insert(statement.sequence, (statement, None));
+        if let Some(certificate) = certificate {
+            self.stabilise(certificate);
+        }
+    }
+
+    /// A snapshot that peers supplied is durable and has taken the place of the state: everything up to its checkpoint is executed.
+    pub fn install(&mut self, certificate: &Arc<Certificate>) {
+        let sequence = certificate.sequence();
+        if sequence <= self.executed {
+            return;
+        }
+        self.adopt(Arc::clone(certificate));
+        let later = self.slots.split_off(&(sequence + 1));
+        let passed = std::mem::replace(&mut self.slots, later);
+        self.open_bytes -= passed.values().map(|slot| slot.counted).sum::<usize>();
+        self.own_statements.retain(|other, _| *other > sequence);
+        self.own_statements.insert(sequence, (*certificate.statement(), None));
+        self.executed = sequence;
+        self.accepted = self.accepted.max(sequence);
+        self.work_since_us = None;
+        self.progressed = true;
+        self.asked = Sequence::MAX;
+        self.execute_decided(true);
+        self.ask_for_more();
+    }
+
     /// Takes back a record of the own log, in log order, before anything else happens. Executions come out as effects.
     pub fn replay(&mut self, record: &Durable<Record>) {
         let sequence = record.sequence();
@@ -109,7 +141,9 @@ impl Ordering {
             slot.prepares[me.index()] = slot.own_q_digest();
             slot.count_own_commit(me);
         }
-        let statements = self.own_statements.values().filter(|(_, signature)| signature.is_none());
+        let stable = self.stable.sequence();
+        let statements = self.own_statements.range(stable + 1..).map(|(_, own)| own);
+        let statements = statements.filter(|(_, signature)| signature.is_none());
         for statement in statements.filter(|_| self.standing.rejoin.is_none()) {
             self.effects.push_back(Effect::Log(Record::Checkpoint(statement.0)));
         }

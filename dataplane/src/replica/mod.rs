@@ -34,10 +34,13 @@ mod crash;
 mod links;
 mod node;
 mod outbox;
+mod outgoing;
 mod peers;
 pub mod process;
 mod reads;
 mod resolver;
+mod snapshot_files;
+mod snapshots;
 mod space;
 mod start;
 mod strangers;
@@ -45,6 +48,7 @@ mod supply;
 
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shell};
+pub use snapshots::Save;
 pub use start::recover;
 
 /// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.

@@ -6,22 +6,23 @@ use std::sync::Arc;
 use super::clients::Inbox;
 use super::counters::Counters;
 use super::reads::Reads;
-use super::supply::wire_bundle;
+use super::snapshots::{Save, Snapshots};
+use super::outgoing::encode;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
 use crate::evidence::Book;
-use crate::execution::{Admission, Executed, Execution, ExecutionError};
+use crate::execution::{Admission, Executed, Execution, ExecutionError, ResumeError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
-use crate::ordering::checkpoint::Statement;
+use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
+use crate::transfer::{Kept, Shelf};
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, PrePrepare, Vote, Votes};
 
 /// Records that may wait for room in the log's buffers.
 pub(super) const MAX_BACKLOG: usize = 256;
@@ -69,6 +70,21 @@ pub trait Shell<D: Device> {
     /// The log's end.
     fn start_write(&mut self, log: &mut Log<Record, D>) -> Result<(), LogError>;
 
+    /// Writes a snapshot to disk, after the files that it rests on were synced; [`Node::snapshot_kept`] or
+    /// [`Node::snapshot_not_kept`] follows. A shell that keeps none has nothing to do: the log then stays whole.
+    fn keep_snapshot(&mut self, _save: Save) {}
+
+    /// Keeps the certificate of a snapshot's checkpoint beside it; it may get lost.
+    fn keep_certificate(&mut self, _certificate: &Arc<Certificate>) {}
+
+    /// Snapshots that are not needed any more, by their sequences.
+    fn drop_snapshots(&mut self, _sequences: &[Sequence]) {}
+
+    /// A piece of a snapshot; `None` where it cannot be read.
+    fn snapshot_piece(&mut self, _sequence: Sequence, _piece: u64) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Keeps a record of the evidence file; it may get lost. A shell without one has nothing to do here.
     fn keep_evidence(&mut self, _record: Vec<u8>) {}
 
@@ -96,6 +112,17 @@ pub enum NodeError {
     /// The history failed.
     #[error(transparent)]
     History(#[from] StoreError),
+    /// A snapshot that f+1 replicas vouched for cannot be used.
+    #[error("a snapshot from other replicas cannot be used here: {0}")]
+    Install(ResumeError),
+    /// The log begins behind everything from which the state could be made.
+    #[error(
+        "the log begins behind sequence {dropped}, and no snapshot from there on can be read: the state is lost with them, and must be          taken from the other replicas"
+    )]
+    NoSnapshot {
+        /// Up to here the log was let go.
+        dropped: Sequence,
+    },
     /// This replica came to another state than a quorum.
     #[error(
         "this replica's state at sequence {sequence} is not the one that a quorum signed: its disk, its memory or its program is at \
@@ -126,6 +153,8 @@ pub struct NodeConfig {
     pub segment_bytes: u32,
     /// This identity never ran: an empty log is no loss.
     pub never_ran: bool,
+    /// Bytes of history and state that are supplied to other replicas in a second, at most.
+    pub transfer_bytes_per_second: u64,
     /// How long staged decisions may wait for another record to be written with, us.
     pub idle_write_us: u64,
 }
@@ -163,6 +192,7 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) reads: Reads,
     pub(super) counters: Counters,
     pub(super) evidence: Book,
+    pub(super) snapshots: Snapshots,
     /// Whether new writes are refused for want of room on the disk.
     pub(super) low_space: bool,
     executed: Executed,
@@ -182,13 +212,15 @@ struct Told {
 }
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
-    /// Reads the log, executes what it says is decided, and is ready to go on.
+    /// Reads the log, executes what it says is decided, and is ready to go on. `execution` is a new one, or one that resumed the newest
+    /// snapshot on the `shelf`.
     ///
     /// # Errors
-    /// Damage, another cluster's directory, a version that this program does not know: nothing was overwritten.
+    /// Damage, a log that begins behind the snapshot, another cluster's directory, a version that this program does not know: nothing was overwritten.
     pub fn recover(
         config: NodeConfig,
         execution: Execution<A, S>,
+        mut shelf: Shelf,
         device: D,
         now: Now,
     ) -> Result<(Self, Recovery), NodeError> {
@@ -198,12 +230,26 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             members: config.genesis,
             execution,
             executed: Executed::default(),
+            snapshots: shelf.all().iter().map(Kept::sequence).collect(),
+            certificates: Vec::new(),
             failed: None,
         };
+        let resumed = replay.execution.sequence();
+        if resumed > 0 {
+            let certificate = shelf.get(resumed).and_then(|kept| kept.certificate.clone());
+            replay.ordering.resume(statement(&mut replay.execution, resumed, config.genesis), certificate);
+        }
         let recovered = log::recover(device, config.genesis, config.segment_bytes, |record| replay.record(&record))?;
-        let Replay { mut ordering, mut execution, executed, failed, .. } = replay;
+        let Replay { mut ordering, mut execution, executed, certificates, failed, .. } = replay;
         if let Some(error) = failed {
             return Err(error);
+        }
+        if recovered.log.dropped_below() > resumed {
+            return Err(NodeError::NoSnapshot { dropped: recovered.log.dropped_below() });
+        }
+        // The log may know of signatures that came just before the end.
+        for certificate in &certificates {
+            let _ = shelf.certify(certificate);
         }
         let (mut log, empty) = (recovered.log, recovered.records == 0);
         if empty {
@@ -222,6 +268,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             executed: ordering.executed(),
         };
         let told = vec![Told::default(); config.agreed.size.n()];
+        let snapshots = Snapshots::new(config.me, config.agreed.size, shelf, config.transfer_bytes_per_second);
         let node = Self {
             config,
             ordering,
@@ -235,6 +282,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             reads: Reads::default(),
             counters: Counters::default(),
             evidence: Book::default(),
+            snapshots,
             low_space: false,
             executed,
             body: Vec::new(),
@@ -294,6 +342,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
+        self.transfer(now, shell)?;
         self.execution.flush()?;
         self.prune_routes();
         self.told.fill(Told::default());
@@ -317,7 +366,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub fn next_deadline_us(&self) -> u64 {
         let idle_write = self.lazy_since_us.map(|since| since + self.config.idle_write_us);
         let reads = self.reads.next_deadline_us();
-        let deadlines = [Some(self.ordering.next_deadline_us()), idle_write, Some(reads)];
+        let deadlines =
+            [Some(self.ordering.next_deadline_us()), idle_write, Some(reads), Some(self.snapshots.due_us())];
         deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -328,13 +378,22 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 continue;
             }
             match effect {
-                Effect::Log(record) => self.append(record, now)?,
+                Effect::Log(record) => {
+                    let certificate = if let Record::Stable(certificate) = &record { Some(certificate) } else { None };
+                    let certificate = certificate.cloned();
+                    self.append(record, now)?;
+                    if let Some(certificate) = certificate {
+                        self.note_certificate(&certificate, shell)?;
+                    }
+                }
                 Effect::Send(to, message) => self.send(to, &message, shell),
                 Effect::Execute(sequence, batch) => {
                     self.execution.execute(sequence, &batch, &mut self.executed)?;
                     self.reply(shell);
                     if sequence.is_multiple_of(self.config.agreed.interval) {
-                        self.ordering.checkpoint(statement(&mut self.execution, sequence, self.config.genesis));
+                        let statement = statement(&mut self.execution, sequence, self.config.genesis);
+                        self.ordering.checkpoint(statement);
+                        self.take_snapshot(statement, shell)?;
                     }
                 }
                 Effect::SupplyBatch(to, sequence, batch) => self.supply_batch(to, sequence, &batch, shell),
@@ -517,6 +576,9 @@ struct Replay<A: Application, S: EntryStore> {
     executed: Executed,
     agreed: Agreed,
     members: Digest,
+    /// Checkpoints of which there are snapshots, and certificates of those.
+    snapshots: Vec<Sequence>,
+    certificates: Vec<Arc<Certificate>>,
     failed: Option<NodeError>,
 }
 
@@ -524,6 +586,11 @@ impl<A: Application, S: EntryStore> Replay<A, S> {
     fn record(&mut self, record: &Durable<Record>) {
         if self.failed.is_some() {
             return;
+        }
+        if let Record::Stable(certificate) = &**record
+            && self.snapshots.contains(&certificate.sequence())
+        {
+            self.certificates.push(Arc::clone(certificate));
         }
         self.ordering.replay(record);
         while let Some(effect) = self.ordering.next_effect() {
@@ -541,72 +608,6 @@ impl<A: Application, S: EntryStore> Replay<A, S> {
                 // What is to be logged stands in the log, or is staged again by the start.
                 _ => {}
             }
-        }
-    }
-}
-
-/// The body of a message to a peer, and its kind.
-fn encode(outgoing: &Outgoing, body: &mut Vec<u8>) -> Kind {
-    let votes = |votes: &[crate::ordering::record::DurableVote]| Votes {
-        view: votes.first().map_or(0, |vote| vote.view()),
-        votes: votes.iter().map(|vote| Vote { sequence: vote.sequence(), digest: vote.digest().0 }).collect(),
-    };
-    match outgoing {
-        Outgoing::PrePrepare(proposal) => {
-            let message = PrePrepare {
-                view: proposal.view,
-                sequence: proposal.sequence,
-                time_ms: proposal.time_ms,
-                digest: proposal.digest.0,
-                bundles: proposal.bundles.iter().map(|digest| digest.0).collect(),
-            };
-            message::encode(&message, body);
-            Kind::PrePrepare
-        }
-        Outgoing::Prepare(prepares) => {
-            votes(prepares).encode(body);
-            Kind::Prepare
-        }
-        Outgoing::Commit(commits) => {
-            votes(commits).encode(body);
-            Kind::Commit
-        }
-        Outgoing::Decided(decided) => {
-            let decided = decided.iter().map(|(sequence, digest)| Vote { sequence: *sequence, digest: digest.0 });
-            message::encode(&message::Decided { decided: decided.collect() }, body);
-            Kind::Decided
-        }
-        Outgoing::Status(status) => {
-            message::encode(status, body);
-            Kind::Status
-        }
-        Outgoing::FetchBatch(sequence, digest) => {
-            message::encode(&message::FetchBatch { sequence: *sequence, digest: digest.0 }, body);
-            Kind::FetchBatch
-        }
-        Outgoing::ViewChange(change) => {
-            let (bytes, signature) = change.parts();
-            message::encode(&message::ViewChange { body: bytes.to_vec(), signature: signature.0 }, body);
-            Kind::ViewChange
-        }
-        Outgoing::NewView(new_view) => {
-            let (bytes, signature) = new_view.parts();
-            message::encode(&message::NewView { body: bytes.to_vec(), signature: signature.0 }, body);
-            Kind::NewView
-        }
-        Outgoing::Checkpoint(signed) => {
-            let message =
-                message::Checkpoint { body: signed.statement.bytes().to_vec(), signature: signed.signature.0 };
-            message::encode(&message, body);
-            Kind::Checkpoint
-        }
-        Outgoing::Stable(certificate) => {
-            message::encode(&message::Stable { certificate: certificate.bytes() }, body);
-            Kind::Stable
-        }
-        Outgoing::Relay(bundle) => {
-            message::encode(&message::Relay { bundle: wire_bundle(bundle) }, body);
-            Kind::Relay
         }
     }
 }

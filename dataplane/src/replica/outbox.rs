@@ -77,7 +77,9 @@ impl Outbox {
         let limit = match target {
             Target::Client(client) if self.full.contains(&client) => return,
             Target::Client(_) => CLIENT_QUEUE_BYTES,
-            Target::Peer(_) if matches!(kind, Kind::Batch | Kind::Decided) => self.peer_limit,
+            Target::Peer(_) if matches!(kind, Kind::Batch | Kind::Decided | Kind::Pieces | Kind::Piece) => {
+                self.peer_limit
+            },
             Target::Peer(_) => usize::MAX,
         };
         let waiting = self.waiting.entry(target).or_default();

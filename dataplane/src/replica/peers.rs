@@ -15,7 +15,9 @@ use crate::types::{Digest, Now, ReplicaId};
 use crate::wire::bundle::Bundle;
 use crate::wire::error::{FrameError, Malformed, Misbehaviour};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, ArchivedBatch, ArchivedRelay, Decided, FetchBatch, PrePrepare, Status, Votes};
+use crate::wire::message::{
+    self, ArchivedBatch, ArchivedRelay, Decided, FetchBatch, FetchPieces, PrePrepare, Status, Votes,
+};
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// A message from a replica, opened and authenticated as coming from it.
@@ -42,7 +44,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         if from.index() >= self.config.agreed.size.n() || from == self.config.me {
             return Err(Malformed::Direction("a message of this replica").into());
         }
-        let adds_records = !matches!(kind, Kind::Status | Kind::FetchBatch);
+        let adds_records = !matches!(
+            kind,
+            Kind::Status | Kind::FetchBatch | Kind::Offer | Kind::FetchPieces | Kind::Pieces | Kind::Piece
+        );
         if adds_records && self.backlog.len() > MAX_BACKLOG {
             self.counters.add("frames.dropped.backlog", 1);
             return Ok(());
@@ -65,6 +70,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Kind::Stable => self.ordering.on_stable(from, message::access::<message::Stable>(body)?),
             Kind::Relay => self.peer_bundle(from, message::access::<message::Relay>(body)?, now)?,
             Kind::Batch => self.peer_batch(message::access::<message::Batch>(body)?, now)?,
+            Kind::Offer => self.peer_offer(from, message::access::<message::Offer>(body)?)?,
+            Kind::FetchPieces => {
+                let asked = message::access::<FetchPieces>(body)?;
+                let (sequence, first) = (asked.sequence.to_native(), asked.first.to_native());
+                let question = FetchPieces { sequence, of_state: asked.of_state, hashes: asked.hashes, first };
+                self.peer_asks_pieces(from, question);
+            }
+            Kind::Pieces => self.peer_hashes(from, message::access::<message::Pieces>(body)?),
+            Kind::Piece => self.peer_piece(from, message::access::<message::Piece>(body)?),
             _ => return Err(Malformed::Direction("this kind of frame").into()),
         }
         Ok(())

@@ -25,6 +25,8 @@ use super::crash::{CrashPoint, Step};
 use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
+use super::snapshot_files::{Outcome, SnapshotError, SnapshotFiles};
+use super::snapshots::Save;
 use super::space::{Gauge, SpaceWatch};
 use super::start::{self, FileNode};
 use super::strangers::MAX_UNPROVED;
@@ -37,6 +39,7 @@ use crate::execution::ExecutionError;
 use crate::history::store::StoreError;
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
 use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
+use crate::ordering::checkpoint::Certificate;
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Timing};
@@ -85,6 +88,12 @@ pub enum RunError {
     /// The history could not be opened.
     #[error(transparent)]
     History(#[from] StoreError),
+    /// A snapshot cannot be read or kept.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The thread that writes snapshots cannot be started.
+    #[error("cannot start the thread that writes snapshots: {0}")]
+    Thread(std::io::Error),
     /// The genesis cannot be appended.
     #[error(transparent)]
     Execution(#[from] ExecutionError),
@@ -177,6 +186,7 @@ struct Process<A: Application> {
     /// A write became durable in this round, so votes leave at its end.
     synced: bool,
     evidence: EvidenceFile,
+    snapshots: SnapshotFiles,
     space: SpaceWatch,
     gauge: Gauge,
     /// The view that people were told of last, and whether this replica took part in it.
@@ -200,6 +210,7 @@ struct ProcessShell<'a> {
     crash: &'a mut CrashPoint,
     liar: Option<&'a mut Liar>,
     evidence: &'a EvidenceFile,
+    snapshots: &'a mut SnapshotFiles,
     space: &'a SpaceWatch,
     /// The device carried a write out.
     written: bool,
@@ -256,6 +267,22 @@ impl Shell<FileDevice> for ProcessShell<'_> {
             Writer::Device => self.written |= log.submit()?,
         }
         Ok(())
+    }
+
+    fn keep_snapshot(&mut self, save: Save) {
+        self.snapshots.save(save);
+    }
+
+    fn keep_certificate(&mut self, certificate: &Arc<Certificate>) {
+        self.snapshots.certify(certificate);
+    }
+
+    fn drop_snapshots(&mut self, sequences: &[Sequence]) {
+        self.snapshots.remove(sequences);
+    }
+
+    fn snapshot_piece(&mut self, sequence: Sequence, piece: u64) -> Option<Vec<u8>> {
+        self.snapshots.piece(sequence, piece)
     }
 
     fn keep_evidence(&mut self, record: Vec<u8>) {
@@ -326,6 +353,7 @@ impl<A: Application> Process<A> {
             },
             segment_bytes,
             never_ran: false,
+            transfer_bytes_per_second: config.local.transfer_mib_s << 20,
             idle_write_us: IDLE_WRITE_US,
         };
         let liar = hostility.map(|hostility| {
@@ -342,6 +370,9 @@ impl<A: Application> Process<A> {
         let (evidence, book, warning) = EvidenceFile::open(&config.data, cluster.genesis());
         node.set_evidence(book);
         warning.into_iter().for_each(|warning| report(&warning));
+        let waker = reactor.waker();
+        let snapshots = SnapshotFiles::start(&config.data, cluster.genesis(), move || waker.wake());
+        let snapshots = snapshots.map_err(RunError::Thread)?;
         let space = SpaceWatch::start(config.data.clone());
         let gauge = Gauge::new(config.local.low_space_mib << 20);
         let writer = match start::method(&config) {
@@ -383,6 +414,7 @@ impl<A: Application> Process<A> {
             liar,
             synced,
             evidence,
+            snapshots,
             space,
             gauge,
             told_view,
@@ -413,6 +445,7 @@ impl<A: Application> Process<A> {
     /// Ends a round.
     fn serve(&mut self, now: Now) -> Result<(), RunError> {
         self.look_at_space();
+        self.look_at_snapshots(now)?;
         for _ in 0..HANDSHAKES_A_ROUND {
             let Some((connection, mut bytes)) = self.links.next_early(&mut self.reactor, now) else { break };
             self.receive(connection, &mut bytes, now);
@@ -457,6 +490,27 @@ impl<A: Application> Process<A> {
             }
             self.node.log_finish(now)?;
         }
+    }
+
+    /// Tells the node what became of its snapshots.
+    fn look_at_snapshots(&mut self, now: Now) -> Result<(), RunError> {
+        while let Some(outcome) = self.snapshots.outcome() {
+            let (node, mut shell) = self.shell();
+            match outcome {
+                Outcome::Kept(kept) => {
+                    node.snapshot_kept(kept, now, &mut shell)?;
+                    if shell.written {
+                        self.node.log_finish(now)?;
+                    }
+                }
+                Outcome::NoRoom => {
+                    node.snapshot_not_kept();
+                    report("no room for a snapshot of the state: the log stays until there is some");
+                }
+                Outcome::Failed(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Refuses new writes while there is little room, and tells people.
@@ -515,6 +569,7 @@ impl<A: Application> Process<A> {
             crash: &mut self.crash,
             liar: self.liar.as_mut(),
             evidence: &self.evidence,
+            snapshots: &mut self.snapshots,
             space: &self.space,
             written: false,
         };
@@ -561,6 +616,7 @@ impl<A: Application> Process<A> {
             crash: &mut self.crash,
             liar: self.liar.as_mut(),
             evidence: &self.evidence,
+            snapshots: &mut self.snapshots,
             space: &self.space,
             written: false,
         };

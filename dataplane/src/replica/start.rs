@@ -6,7 +6,11 @@
 //! | an empty log or none, and [`NEVER_RAN`] beside the keys | a new replica |
 //! | an empty log or none otherwise | the records are lost: the replica abstains until it is safe to vote (`ordering/rejoin.rs`) |
 //! | a log that lost acknowledged records ([`LogError::lost_records`]) | moved aside whole, then as above |
+//! | a log that begins behind every snapshot that can be read | likewise: the state is lost |
 //! | any other error | the end, nothing touched |
+//!
+//! The state is that of the newest snapshot that is whole and has its history ([`super::snapshot_files`]); without one execution begins with
+//! the genesis. Then the log is read from there on.
 //!
 //! The log's first record, durable before anything else happens, says which of the first three it was; only then the mark goes. A
 //! crash in between leaves both, and the log counts.
@@ -17,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use super::node::{Node, NodeConfig, Recovery};
 use super::process::{RunError, report};
+use super::snapshot_files;
 use crate::cluster::replica::NEVER_RAN;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{Cluster, ReplicaConfig};
@@ -25,7 +30,8 @@ use crate::history::store::FileStore;
 use crate::log::{self, FileDevice, LogError, Method};
 use crate::replica::NodeError;
 use crate::state::Application;
-use crate::types::Now;
+use crate::transfer::Shelf;
+use crate::types::{EntryIndex, Now};
 
 /// A node on its files.
 pub(super) type FileNode<A> = Node<A, FileStore, FileDevice>;
@@ -46,8 +52,8 @@ pub(super) fn open<A: Application>(
     let node = NodeConfig { never_ran, ..node };
     let data = config.data.as_path();
     let opened = match read(config, cluster, node.clone(), application, now) {
-        Err(RunError::Node(NodeError::Log(error)) | RunError::Log(error)) if error.lost_records() => {
-            report(&format!("this replica's log has lost what it acknowledged: {error}"));
+        Err(error) if lost_records(&error) => {
+            report(&format!("this replica has lost what it acknowledged: {error}"));
             // Whatever the mark says, there was a log; should this end before the next one begins, there must be no mark.
             if never_ran {
                 remove(&mark, &config.keys).map_err(|source| RunError::Mark { file: mark.clone(), source })?;
@@ -82,9 +88,41 @@ fn read<A: Application>(
             data.display()
         ));
     }
+    let (shelf, image, damaged) = snapshot_files::load(data, cluster.genesis())?;
+    for file in damaged {
+        report(&format!("the snapshot {} is damaged and was moved aside", file.display()));
+    }
+    if let (Some(image), Some(kept)) = (image, shelf.all().last()) {
+        let sequence = kept.sequence();
+        match resume(data, cluster, application(), kept.statement.size, &image) {
+            Ok(execution) => return Ok(Node::recover(node, execution, shelf, device, now)?),
+            Err(error) => report(&format!("the snapshot of sequence {sequence} is of no use: {error}")),
+        }
+    }
     let store = FileStore::open(&data.join("history"), cluster.genesis())?;
     let execution = Execution::new(cluster, application(), store)?;
-    Ok(Node::recover(node, execution, device, now)?)
+    Ok(Node::recover(node, execution, Shelf::default(), device, now)?)
+}
+
+/// The state as the newest snapshot has it.
+fn resume<A: Application>(
+    data: &Path,
+    cluster: &Cluster,
+    application: A,
+    size: EntryIndex,
+    image: &[u8],
+) -> Result<Execution<A, FileStore>, String> {
+    let store = FileStore::reopen(&data.join("history"), cluster.genesis(), size).map_err(|error| error.to_string())?;
+    Execution::resume(cluster, application, store, image).map_err(|error| error.to_string())
+}
+
+/// Whether this start found that records are lost which others may rely on.
+fn lost_records(error: &RunError) -> bool {
+    match error {
+        RunError::Node(NodeError::Log(error)) | RunError::Log(error) => error.lost_records(),
+        RunError::Node(NodeError::NoSnapshot { .. }) => true,
+        _ => false,
+    }
 }
 
 /// How the log becomes durable.

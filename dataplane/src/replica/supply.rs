@@ -87,7 +87,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 break;
             }
         }
-        if !decided.is_empty() {
+        if decided.is_empty() {
+            // The log begins behind that, or has a gap there that this replica itself passed by a snapshot.
+            self.offer(to, shell);
+        } else {
             self.body.clear();
             message::encode(&Decided { decided }, &mut self.body);
             shell.to_peer(to, Kind::Decided, &self.body);

@@ -69,13 +69,15 @@ pub enum Misbehaviour {
     InvalidNewView { view: u64 },
     #[error("two NEW-VIEWs for view {view}")]
     TwoNewViews { view: u64 },
+    #[error("a piece of the {what} at the snapshot of sequence {sequence}, or its hash, that is not what f+1 replicas have")]
+    WrongPiece { sequence: u64, what: &'static str },
     #[error("a frame of kind {kind:?} whose content is malformed")]
     Malformed { kind: Kind },
 }
 
 impl Misbehaviour {
     /// The names of all kinds, as counters, evidence and `atlas status --json` have them.
-    pub const KINDS: [&str; 17] = [
+    pub const KINDS: [&str; 18] = [
         "equivocation",
         "not_leader",
         "wrong_digest",
@@ -93,6 +95,7 @@ impl Misbehaviour {
         "invalid_new_view",
         "two_new_views",
         "malformed",
+        "wrong_piece",
     ];
 
     /// Its kind, of [`Misbehaviour::KINDS`].
@@ -114,6 +117,7 @@ impl Misbehaviour {
             Self::TwoViewChanges { .. } => "two_view_changes",
             Self::InvalidNewView { .. } => "invalid_new_view",
             Self::TwoNewViews { .. } => "two_new_views",
+            Self::WrongPiece { .. } => "wrong_piece",
             Self::Malformed { .. } => "malformed",
         }
     }
@@ -148,6 +152,7 @@ impl Misbehaviour {
             | Self::WrongDecided { sequence, .. }
             | Self::TwoCheckpoints { sequence }
             | Self::WrongCheckpoint { sequence }
+            | Self::WrongPiece { sequence, .. }
             | Self::ConcealedVote { sequence, .. } => Some(*sequence),
             _ => None,
         }

@@ -38,6 +38,14 @@ pub enum Kind {
     Stable = 26,
     /// Replica to replica: a client's bundle that the sender waits for.
     Relay = 27,
+    /// Replica to replica: a snapshot that the receiver may take the state from.
+    Offer = 28,
+    /// Replica to replica: asks for pieces of a snapshot or of the history before it, or for their hashes.
+    FetchPieces = 29,
+    /// Replica to replica: the hashes of pieces.
+    Pieces = 30,
+    /// Replica to replica: one piece.
+    Piece = 31,
     /// Client to replica: a signed bundle.
     Submit = 32,
     /// Replica to client: results of executed requests.
@@ -56,7 +64,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 24] = [
         Kind::Handshake,
         Kind::PrePrepare,
         Kind::Prepare,
@@ -70,6 +78,10 @@ impl Kind {
         Kind::Checkpoint,
         Kind::Stable,
         Kind::Relay,
+        Kind::Offer,
+        Kind::FetchPieces,
+        Kind::Pieces,
+        Kind::Piece,
         Kind::Submit,
         Kind::Replies,
         Kind::Refused,

@@ -68,6 +68,16 @@ pub const MAX_EVIDENCE_PARTS: usize = MAX_REPLICAS;
 /// Deepest nesting of arrays, maps and tags in an operation. Beyond: the bundle is refused.
 pub const MAX_OPERATION_DEPTH: usize = 16;
 
+/// A piece of a transfer holds so many bytes; the last one fewer, and one of the history up to an entry more, as it ends with a whole
+/// entry. Beyond: malformed.
+pub const PIECE_BYTES: usize = 256 << 10;
+
+/// Longest piece: the last entry of it may begin just below [`PIECE_BYTES`].
+pub const MAX_PIECE: usize = PIECE_BYTES + MAX_ENTRY + 4;
+
+/// Most pieces in one list; a snapshot has no more, so it has at most 8 GiB.
+pub const MAX_PIECES: usize = 32_768;
+
 /// Most replicas of a cluster: votes are kept in 32-bit sets.
 pub const MAX_REPLICAS: usize = 32;
 
@@ -76,6 +86,8 @@ const _: () = assert!(MAX_ENTRY + (2 + MAX_BUNDLE_REQUESTS) * ARCHIVED_LIST <= M
 const _: () = assert!(MAX_CLIENT_BODY <= MAX_BATCH_BYTES);
 const _: () = assert!(64 + MAX_VOTES * 40 <= MAX_PEER_BODY);
 const _: () = assert!(64 + MAX_BATCH_BUNDLES * 32 <= MAX_PEER_BODY);
+const _: () = assert!(64 + MAX_PIECES * 40 <= MAX_PEER_BODY);
+const _: () = assert!(64 + MAX_PIECE <= MAX_PEER_BODY);
 const _: () = assert!(MAX_PEER_BODY <= u32::MAX as usize);
 
 /// Longest certificate of a checkpoint, bytes: the statement and a signature of every replica.

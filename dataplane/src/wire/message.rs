@@ -16,8 +16,8 @@ use super::error::Malformed;
 use super::frame::Kind;
 use super::limits::{
     ARCHIVED_LIST, MAX_BATCH_BUNDLES, MAX_BATCH_BYTES, MAX_BUNDLE_REQUESTS, MAX_CERTIFICATE, MAX_COUNTERS,
-    MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_EVIDENCE_PARTS, MAX_QUERY, MAX_REPLICAS, MAX_REPLIES, MAX_STATUS_SLOTS,
-    MAX_VOTES,
+    MAX_EVIDENCE, MAX_EVIDENCE_BYTES, MAX_EVIDENCE_PARTS, MAX_PIECE, MAX_PIECES, MAX_QUERY, MAX_REPLICAS, MAX_REPLIES,
+    MAX_STATUS_SLOTS, MAX_VOTES,
 };
 
 /// The leader's proposal for one sequence: what is in the batch, by digest. Covers neither the leader nor the view with its
@@ -191,6 +191,70 @@ pub struct Stable {
 pub struct Relay {
     /// The bundle.
     pub bundle: WireBundle,
+}
+
+/// A snapshot that the sender keeps: who has fallen behind its log may take the state from it.
+#[derive(Archive, Serialize, Clone, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Offer {
+    /// The certificate of its checkpoint, in plain bytes ([`crate::ordering::checkpoint`]).
+    pub certificate: Vec<u8>,
+    /// Bytes of the snapshot.
+    pub bytes: u64,
+    /// SHA-256 over the hashes of its pieces, in order.
+    pub digest: [u8; 32],
+}
+
+/// Asks for pieces ([`crate::transfer`]), or for what they hash to.
+#[derive(Archive, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct FetchPieces {
+    /// The snapshot's checkpoint.
+    pub sequence: u64,
+    /// Pieces of the snapshot; otherwise of the history up to it.
+    pub of_state: bool,
+    /// Their hashes; otherwise one piece itself.
+    pub hashes: bool,
+    /// The first one: of the state its number, of the history its first entry.
+    pub first: u64,
+}
+
+/// The hash of a piece.
+#[derive(Archive, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct PieceHash {
+    /// Entries in it; 0 for one of the state.
+    pub entries: u64,
+    /// SHA-256 of its bytes.
+    pub hash: [u8; 32],
+}
+
+/// Answers [`FetchPieces`] for hashes.
+#[derive(Archive, Serialize, Clone, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Pieces {
+    /// The snapshot's checkpoint.
+    pub sequence: u64,
+    /// Pieces of the snapshot; otherwise of the history.
+    pub of_state: bool,
+    /// The first one.
+    pub first: u64,
+    /// Their hashes, one piece after the other.
+    pub hashes: Vec<PieceHash>,
+}
+
+/// Answers [`FetchPieces`] for a piece.
+#[derive(Archive, Serialize, Clone, PartialEq, Eq, Debug)]
+#[rkyv(derive(Debug))]
+pub struct Piece {
+    /// The snapshot's checkpoint.
+    pub sequence: u64,
+    /// A piece of the snapshot; otherwise of the history.
+    pub of_state: bool,
+    /// Which.
+    pub first: u64,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
 }
 
 /// A client's bundle.
@@ -507,6 +571,10 @@ messages! {
     Checkpoint, |m| list("bytes of a checkpoint", &m.body, MAX_CERTIFICATE);
     Stable, |m| list("bytes of a certificate", &m.certificate, MAX_CERTIFICATE);
     Relay, |m| check_bundle(&m.bundle).map(|(content, lists)| content + lists);
+    Offer, |m| list("bytes of a certificate", &m.certificate, MAX_CERTIFICATE);
+    FetchPieces, |_m| Ok(0);
+    Pieces, |m| list("hashes of pieces", &m.hashes, MAX_PIECES);
+    Piece, |m| list("bytes of a piece", &m.bytes, MAX_PIECE);
     Submit, |m| check_bundle(&m.bundle).map(|(content, lists)| content + lists);
     Replies, |m| check_replies(&m.replies);
     Refused, |_m| Ok(0);

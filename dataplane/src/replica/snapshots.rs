@@ -1,0 +1,340 @@
+//! Snapshots: kept at checkpoints, offered and served to peers that are behind the log, and taken from peers ([`crate::transfer`]).
+//!
+//! When the state has been executed up to a checkpoint that is due for a snapshot, it is frozen at once and written by the shell beside
+//! all other work, the history's files synced first. Once it is durable it stands on the shelf; once a quorum has signed its checkpoint
+//! it is offered, and the log below the older of two such snapshots is let go. One snapshot is written at a time: a replica whose
+//! disk is so slow that the next is due meanwhile leaves that one out.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::node::{Node, NodeError, Shell};
+use crate::execution::Image;
+use crate::history::store::EntryStore;
+use crate::log::Device;
+use crate::ordering::checkpoint::{Certificate, Statement};
+use crate::state::Application;
+use crate::transfer::{self, Act, Kept, Offered, PIECE_BYTES};
+use crate::types::{Now, ReplicaId, Sequence};
+use crate::wire::error::{FrameError, Misbehaviour};
+use crate::wire::frame::Kind;
+use crate::wire::message::{self, ArchivedOffer, ArchivedPiece, ArchivedPieces, FetchPieces, Offer, PieceHash};
+
+/// Answers to questions for pieces in a turn; while something is being ordered one.
+const ANSWERS_A_TURN: usize = 4;
+
+/// A snapshot to be written to disk.
+pub struct Save {
+    /// Its checkpoint.
+    pub statement: Statement,
+    /// A quorum's signatures, where they are known already.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Files to be synced before it counts.
+    pub files: Vec<PathBuf>,
+    content: Content,
+}
+
+enum Content {
+    Frozen(Image),
+    Taken(Arc<[u8]>),
+}
+
+impl Save {
+    /// Writes the snapshot's bytes; may take as long as the state is large.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        match &self.content {
+            Content::Frozen(image) => image.write(out),
+            Content::Taken(bytes) => out.write_all(bytes),
+        }
+    }
+}
+
+/// What this replica has to do with snapshots.
+pub(super) struct Snapshots {
+    pub(super) shelf: transfer::Shelf,
+    pub(super) receiver: transfer::Receiver,
+    questions: transfer::Questions,
+    /// The checkpoint of the snapshot that is being written, and its certificate if that came meanwhile.
+    saving: Option<(Sequence, Option<Arc<Certificate>>)>,
+    /// What peers supplied and is being written.
+    taken: Option<(Arc<Certificate>, Arc<[u8]>)>,
+    /// Offers of each peer that were verified in this round.
+    verified: Vec<usize>,
+    due_us: u64,
+}
+
+impl Snapshots {
+    pub(super) fn new(me: ReplicaId, size: crate::cluster::Size, shelf: transfer::Shelf, bytes_per_second: u64) -> Self {
+        Self {
+            shelf,
+            receiver: transfer::Receiver::new(me, size),
+            questions: transfer::Questions::new(size.n(), bytes_per_second),
+            saving: None,
+            taken: None,
+            verified: vec![0; size.n()],
+            due_us: u64::MAX,
+        }
+    }
+
+    pub(super) fn due_us(&self) -> u64 {
+        self.due_us
+    }
+}
+
+impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
+    /// The state after a checkpoint was executed: kept if that is due.
+    pub(super) fn take_snapshot(&mut self, statement: Statement, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        if !self.execution.snapshot_due() || self.snapshots.saving.is_some() {
+            return Ok(());
+        }
+        let files = self.execution.store_mut().written_files()?;
+        let content = Content::Frozen(self.execution.freeze());
+        self.snapshots.saving = Some((statement.sequence, None));
+        shell.keep_snapshot(Save { statement, certificate: None, files, content });
+        Ok(())
+    }
+
+    /// A quorum has signed a checkpoint.
+    pub(super) fn note_certificate(
+        &mut self,
+        certificate: &Arc<Certificate>,
+        shell: &mut impl Shell<D>,
+    ) -> Result<(), NodeError> {
+        if let Some((sequence, known)) = &mut self.snapshots.saving
+            && *sequence == certificate.sequence()
+        {
+            *known = Some(Arc::clone(certificate));
+        }
+        match self.snapshots.shelf.certify(certificate) {
+            Some(gone) => {
+                shell.keep_certificate(certificate);
+                self.let_go(&gone, shell)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The snapshot that was to be written is durable.
+    ///
+    /// # Errors
+    /// The node's end.
+    pub fn snapshot_kept(&mut self, kept: Kept, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        let sequence = kept.sequence();
+        let known = self.snapshots.saving.take().filter(|(saved, _)| *saved == sequence).and_then(|(_, known)| known);
+        let late = known.filter(|_| kept.certificate.is_none());
+        let gone = self.snapshots.shelf.put(kept);
+        self.let_go(&gone, shell)?;
+        if let Some(certificate) = late
+            && let Some(gone) = self.snapshots.shelf.certify(&certificate)
+        {
+            shell.keep_certificate(&certificate);
+            self.let_go(&gone, shell)?;
+        }
+        if let Some((certificate, image)) = self.snapshots.taken.take_if(|(taken, _)| taken.sequence() == sequence) {
+            self.install(&certificate, &image)?;
+            self.turn(now, shell)?;
+        }
+        Ok(())
+    }
+
+    /// The snapshot could not be written, for want of room: the log stays until one can.
+    pub fn snapshot_not_kept(&mut self) {
+        self.counters.add("snapshots.no_room", 1);
+        self.snapshots.saving = None;
+        if self.snapshots.taken.take().is_some() {
+            self.snapshots.receiver.done();
+            self.execution.store_mut().unstage();
+        }
+    }
+
+    /// What peers supplied takes the place of the present state, unless execution has passed it meanwhile.
+    fn install(&mut self, certificate: &Arc<Certificate>, image: &[u8]) -> Result<(), NodeError> {
+        let statement = certificate.statement();
+        self.snapshots.receiver.done();
+        let store = self.execution.store_mut();
+        if statement.sequence <= self.ordering.executed() || store.staged() != statement.size {
+            store.unstage();
+            return Ok(());
+        }
+        store.adopt()?;
+        self.execution.install(image, statement).map_err(NodeError::Install)?;
+        self.ordering.install(certificate);
+        self.counters.add("transfer.installed", 1);
+        Ok(())
+    }
+
+    /// Snapshots are not needed any more, and the log below those that are.
+    fn let_go(&mut self, gone: &[Sequence], shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        if !gone.is_empty() {
+            shell.drop_snapshots(gone);
+        }
+        let covered = self.snapshots.shelf.covers().min(self.ordering.low());
+        if covered > 0 { self.release_log(covered) } else { Ok(()) }
+    }
+
+    /// Tells a peer that is behind the log which snapshots it may take.
+    pub(super) fn offer(&mut self, to: ReplicaId, shell: &mut impl Shell<D>) {
+        for kept in self.snapshots.shelf.all() {
+            let Some(certificate) = &kept.certificate else { continue };
+            let offer = Offer { certificate: certificate.bytes(), bytes: kept.bytes, digest: kept.digest().0 };
+            self.body.clear();
+            message::encode(&offer, &mut self.body);
+            shell.to_peer(to, Kind::Offer, &self.body);
+        }
+    }
+
+    /// A peer offers a snapshot.
+    pub(super) fn peer_offer(&mut self, from: ReplicaId, message: &ArchivedOffer) -> Result<(), FrameError> {
+        let Some(certificate) = Certificate::from_bytes(&message.certificate) else {
+            return Err(Misbehaviour::Malformed { kind: Kind::Offer }.into());
+        };
+        if certificate.sequence() <= self.ordering.executed() {
+            return Ok(());
+        }
+        if !self.snapshots.receiver.knows(&certificate) {
+            let verified = &mut self.snapshots.verified[from.index()];
+            *verified += 1;
+            if *verified > transfer::SNAPSHOTS_KEPT {
+                return Ok(());
+            }
+            if !certificate.holds(self.config.agreed.size, &self.config.seals) {
+                return Err(Misbehaviour::BadSignature { what: "certificate of a snapshot" }.into());
+            }
+        }
+        let digest = crate::types::Digest(message.digest);
+        let offer = Offered { certificate: Arc::new(certificate), bytes: message.bytes.to_native(), digest };
+        self.snapshots.receiver.offered(from, offer);
+        Ok(())
+    }
+
+    /// A peer asks for pieces.
+    pub(super) fn peer_asks_pieces(&mut self, from: ReplicaId, question: FetchPieces) {
+        self.snapshots.questions.ask(from, question);
+    }
+
+    /// A peer tells what pieces hash to.
+    pub(super) fn peer_hashes(&mut self, from: ReplicaId, message: &ArchivedPieces) {
+        let hashes = message.hashes.iter();
+        let hashes = hashes.map(|piece| PieceHash { entries: piece.entries.to_native(), hash: piece.hash }).collect();
+        let (sequence, first) = (message.sequence.to_native(), message.first.to_native());
+        self.snapshots.receiver.hashes(from, sequence, message.of_state, first, hashes);
+    }
+
+    /// A peer supplies a piece.
+    pub(super) fn peer_piece(&mut self, from: ReplicaId, message: &ArchivedPiece) {
+        let (sequence, first) = (message.sequence.to_native(), message.first.to_native());
+        self.snapshots.receiver.piece(from, sequence, message.of_state, first, &message.bytes);
+    }
+
+    /// Takes what this replica lacks from others, and answers those who lack something.
+    pub(super) fn transfer(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        self.snapshots.verified.fill(0);
+        let executed = self.ordering.executed();
+        let (tree, store) = self.execution.tree_and_store();
+        self.snapshots.receiver.go_on(now.mono_us, executed, tree, store)?;
+        while let Some(act) = self.snapshots.receiver.next_act() {
+            match act {
+                Act::Ask(peer, question) => {
+                    self.body.clear();
+                    message::encode(&question, &mut self.body);
+                    shell.to_peer(peer, Kind::FetchPieces, &self.body);
+                }
+                Act::Report(peer, what) => self.accuse(peer, &what, Vec::new(), now),
+                Act::Stalled(peer) => self.counters.add(&format!("transfer.stalled.{peer}"), 1),
+                Act::Failed(_) => self.counters.add("transfer.failed", 1),
+                Act::Complete(certificate, image) => self.save_taken(certificate, image, shell)?,
+            }
+        }
+        self.answer_questions(now, shell);
+        let questions = self.snapshots.questions.due_us();
+        let receiver = self.snapshots.receiver.due_us(now.mono_us);
+        self.snapshots.due_us = questions.unwrap_or(u64::MAX).min(receiver.unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    fn save_taken(
+        &mut self,
+        certificate: Arc<Certificate>,
+        image: Vec<u8>,
+        shell: &mut impl Shell<D>,
+    ) -> Result<(), NodeError> {
+        if self.snapshots.saving.is_some() {
+            // One that is older: nothing is executed meanwhile, so it is the last one.
+            self.snapshots.saving = None;
+        }
+        let image: Arc<[u8]> = image.into();
+        let files = self.execution.store_mut().written_files()?;
+        let statement = *certificate.statement();
+        self.snapshots.saving = Some((statement.sequence, Some(Arc::clone(&certificate))));
+        self.snapshots.taken = Some((Arc::clone(&certificate), Arc::clone(&image)));
+        shell.keep_snapshot(Save {
+            statement,
+            certificate: Some(certificate),
+            files,
+            content: Content::Taken(image),
+        });
+        Ok(())
+    }
+
+    fn answer_questions(&mut self, now: Now, shell: &mut impl Shell<D>) {
+        let answers = if self.ordering.is_ordering() { 1 } else { ANSWERS_A_TURN };
+        for _ in 0..answers {
+            let Some((peer, question)) = self.snapshots.questions.next(now.mono_us) else { return };
+            let Some(kept) = self.snapshots.shelf.get(question.sequence).cloned() else {
+                self.offer(peer, shell);
+                continue;
+            };
+            self.body.clear();
+            let FetchPieces { sequence, of_state, hashes, first } = question;
+            let history = self.execution.tree_and_store().1;
+            let (kind, bytes) = match (of_state, hashes) {
+                (true, true) => {
+                    let hashes = kept.hashes.iter().map(|hash| PieceHash { entries: 0, hash: hash.0 }).collect();
+                    message::encode(&message::Pieces { sequence, of_state, first: 0, hashes }, &mut self.body);
+                    (Kind::Pieces, self.body.len())
+                }
+                (false, true) => {
+                    let hashes = transfer::history_hashes(history, first, kept.statement.size);
+                    if hashes.is_empty() {
+                        continue;
+                    }
+                    let read = hashes.len() * PIECE_BYTES;
+                    message::encode(&message::Pieces { sequence, of_state, first, hashes }, &mut self.body);
+                    (Kind::Pieces, read)
+                }
+                _ => {
+                    let piece = match of_state {
+                        true => shell.snapshot_piece(sequence, first),
+                        false => {
+                            transfer::history_piece(history, first, kept.statement.size).map(|(bytes, _)| bytes)
+                        }
+                    };
+                    // What cannot be read is not served: the peer asks another.
+                    let Some(bytes) = piece else {
+                        self.counters.add("transfer.unreadable", 1);
+                        continue;
+                    };
+                    let length = bytes.len();
+                    message::encode(&message::Piece { sequence, of_state, first, bytes }, &mut self.body);
+                    (Kind::Piece, length)
+                }
+            };
+            self.snapshots.questions.spent(bytes);
+            shell.to_peer(peer, kind, &self.body);
+        }
+    }
+
+    /// What is being taken from others: its checkpoint, and how many entries of the history are here.
+    pub fn taking(&self) -> Option<(Sequence, u64)> {
+        self.snapshots.receiver.target()
+    }
+
+    /// Snapshots on the disk, the oldest first.
+    pub fn snapshots(&self) -> &[Kept] {
+        self.snapshots.shelf.all()
+    }
+}

@@ -1,0 +1,154 @@
+//! The source's side: snapshots on the shelf, pieces, and whose turn it is.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{HASHES_AT_ONCE, Kept, MAX_ASKED, PIECE_BYTES, SNAPSHOTS_KEPT};
+use crate::crypto::hash::sha256;
+use crate::ordering::checkpoint::Certificate;
+use crate::state::Entries;
+use crate::types::{EntryIndex, ReplicaId, Sequence};
+use crate::wire::message::{FetchPieces, PieceHash};
+
+/// The snapshots that this replica has on its disk, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Shelf {
+    kept: Vec<Kept>,
+}
+
+impl Shelf {
+    /// Puts a snapshot there. Gives the sequences of those that are not needed any more.
+    #[must_use]
+    pub fn put(&mut self, kept: Kept) -> Vec<Sequence> {
+        let place = self.kept.partition_point(|other| other.sequence() < kept.sequence());
+        if self.kept.get(place).is_some_and(|other| other.sequence() == kept.sequence()) {
+            self.kept.remove(place);
+        }
+        self.kept.insert(place, kept);
+        self.clear_out()
+    }
+
+    /// A quorum signed a checkpoint. Gives whether there is a snapshot of it which lacked that, and what is not needed any more.
+    #[must_use]
+    pub fn certify(&mut self, certificate: &Arc<Certificate>) -> Option<Vec<Sequence>> {
+        let kept = self.kept.iter_mut().find(|kept| kept.statement == *certificate.statement())?;
+        if kept.certificate.is_some() {
+            return None;
+        }
+        kept.certificate = Some(Arc::clone(certificate));
+        Some(self.clear_out())
+    }
+
+    /// Older ones than the two newest that are certified go, and of those that are not certified all but the newest.
+    fn clear_out(&mut self) -> Vec<Sequence> {
+        let (mut certified, mut bare, mut gone) = (0, 0, Vec::new());
+        for at in (0..self.kept.len()).rev() {
+            let count = if self.kept[at].certificate.is_some() { &mut certified } else { &mut bare };
+            *count += 1;
+            let is_old = certified > SNAPSHOTS_KEPT || (self.kept[at].certificate.is_none() && (bare > 1 || certified > 0));
+            if is_old {
+                gone.push(self.kept.remove(at).sequence());
+            }
+        }
+        gone
+    }
+
+    /// All, the oldest first.
+    pub fn all(&self) -> &[Kept] {
+        &self.kept
+    }
+
+    /// Up to here the log is not needed: as many snapshots as are kept lie there or above, and all are certified.
+    pub fn covers(&self) -> Sequence {
+        let mut certified = self.kept.iter().rev().filter(|kept| kept.certificate.is_some());
+        certified.nth(SNAPSHOTS_KEPT - 1).map_or(0, Kept::sequence)
+    }
+
+    /// The snapshot of a checkpoint, if it may be offered.
+    pub fn get(&self, sequence: Sequence) -> Option<&Kept> {
+        self.kept.iter().find(|kept| kept.sequence() == sequence && kept.certificate.is_some())
+    }
+}
+
+/// A piece of the history: entries from `first` on, each with its length (u32, little-endian) before it, until there are
+/// [`PIECE_BYTES`] or the history has `end`. `None` where an entry cannot be read.
+pub fn history_piece(history: &impl Entries, first: EntryIndex, end: EntryIndex) -> Option<(Vec<u8>, u64)> {
+    let mut bytes = Vec::with_capacity(PIECE_BYTES);
+    let mut next = first;
+    while next < end && bytes.len() < PIECE_BYTES {
+        let entry = history.entry(next)?;
+        bytes.extend_from_slice(&(entry.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&entry);
+        next += 1;
+    }
+    (next > first).then_some((bytes, next - first))
+}
+
+/// The hashes of the next pieces of the history.
+pub fn history_hashes(history: &impl Entries, first: EntryIndex, end: EntryIndex) -> Vec<PieceHash> {
+    let mut next = first;
+    let mut hashes = Vec::new();
+    for _ in 0..HASHES_AT_ONCE {
+        let Some((bytes, entries)) = history_piece(history, next, end) else { break };
+        hashes.push(PieceHash { entries, hash: sha256(&[&bytes]).0 });
+        next += entries;
+    }
+    hashes
+}
+
+/// What peers ask for, one peer after the other, within a number of bytes a second.
+#[derive(Debug)]
+pub struct Questions {
+    asked: Vec<VecDeque<FetchPieces>>,
+    next: usize,
+    bytes_per_second: u64,
+    /// Bytes that may be sent now; negative after more were sent.
+    allowed: i64,
+    at_us: u64,
+}
+
+impl Questions {
+    /// For `n` replicas.
+    pub fn new(n: usize, bytes_per_second: u64) -> Self {
+        Self { asked: vec![VecDeque::new(); n], next: 0, bytes_per_second, allowed: 0, at_us: 0 }
+    }
+
+    /// A peer asks.
+    pub fn ask(&mut self, from: ReplicaId, question: FetchPieces) {
+        if let Some(asked) = self.asked.get_mut(from.index())
+            && asked.len() < MAX_ASKED
+            && !asked.contains(&question)
+        {
+            asked.push_back(question);
+        }
+    }
+
+    /// The next question to answer, if the rate permits one.
+    pub fn next(&mut self, now_us: u64) -> Option<(ReplicaId, FetchPieces)> {
+        let passed_us = now_us.saturating_sub(self.at_us).min(1_000_000);
+        self.at_us = now_us;
+        // What was not used within a tenth of a second is gone: no burst after a pause.
+        let gained = (u128::from(self.bytes_per_second) * u128::from(passed_us) / 1_000_000) as i64;
+        self.allowed = self.allowed.saturating_add(gained).min((self.bytes_per_second / 10) as i64);
+        if self.allowed < 0 {
+            return None;
+        }
+        let n = self.asked.len();
+        let peer = (0..n).map(|step| (self.next + step) % n).find(|peer| !self.asked[*peer].is_empty())?;
+        self.next = (peer + 1) % n;
+        Some((ReplicaId(peer as u8), self.asked[peer].pop_front()?))
+    }
+
+    /// So many bytes were read and sent for an answer.
+    pub fn spent(&mut self, bytes: usize) {
+        self.allowed = self.allowed.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// When the next question may be answered, us; `None` where there is none.
+    pub fn due_us(&self) -> Option<u64> {
+        self.asked.iter().any(|asked| !asked.is_empty()).then(|| {
+            let lacking = u128::from(self.allowed.min(0).unsigned_abs());
+            self.at_us + (lacking * 1_000_000 / u128::from(self.bytes_per_second.max(1))) as u64
+        })
+    }
+}
