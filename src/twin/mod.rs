@@ -30,7 +30,8 @@
 //! # Roots, snapshots, limits
 //! The leaf of a slot is the CBOR of FORMATS; it is encoded and hashed when a root is asked for, once for all changes since.
 //! The absence root sorts all slots again when properties were added since it was asked last. A snapshot is the array
-//! of all leaves: who restores it, computes the roots and compares. Memory is bounded by the number of properties given to
+//! of all leaves: who restores it, computes the roots and compares. Freezing the state shares the pages that the slots lie in:
+//! a page of 64 is copied when one of them changes for the first time after it, and only while the frozen state is there. Memory is bounded by the number of properties given to
 //! [`TwinStore::new`]; a twin has at most [`MAX_TWIN_PROPERTIES`], deleted ones included.
 //!
 //! Everything here is pure and deterministic; nothing is durable by itself: the log and the history make it so.
@@ -40,6 +41,7 @@ mod entry;
 mod execute;
 pub mod names;
 pub mod operation;
+mod pages;
 pub mod query;
 mod slot;
 mod store;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use atlas_dataplane::crypto::hash::leaf_hash;
 use atlas_dataplane::state::tree::DenseTree;
-use atlas_dataplane::state::{Answer, Application, Entries, OperationContext, Outcome, StateError};
+use atlas_dataplane::state::{Answer, Application, Entries, Frozen, OperationContext, Outcome, StateError};
 use atlas_dataplane::types::{Code, Digest, EntryIndex};
 
 use super::answer;
 use super::names::{is_property, is_twin};
+use super::pages::Pages;
 use super::slot::{Leaf, Slot};
 use super::value::ValueRef;
 use super::view::{Action, OperationView};
@@ -21,6 +22,9 @@ use atlas_dataplane::cbor::{CborError, Reader, Writer};
 pub const MAX_TWIN_PROPERTIES: usize = 256;
 /// The most properties of a store, whatever its constructor is given: slots are numbered in 32 bits.
 pub const MAX_PROPERTIES: u64 = u32::MAX as u64;
+
+/// What of a snapshot is encoded before it is written; the last slot may make it longer.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A slot's index in memory; its number in the formats is the same as `u64`.
 pub(super) type SlotIndex = u32;
@@ -51,7 +55,8 @@ pub struct TwinStore {
     /// Places in `rows` by name.
     names: BTreeMap<Arc<str>, TwinIndex>,
     rows: Vec<Twin>,
-    pub(super) slots: Vec<Slot>,
+    /// In pages, which a frozen state shares until they change.
+    pub(super) slots: Pages<Slot>,
     /// The last entry that changed anything.
     pub(super) last_entry: EntryIndex,
     /// Slots whose leaves are not in the trees yet, each once; new slots in the order of their numbers.
@@ -73,7 +78,7 @@ impl TwinStore {
             max_properties: max_properties.min(MAX_PROPERTIES),
             names: BTreeMap::new(),
             rows: Vec::new(),
-            slots: Vec::new(),
+            slots: Pages::new(),
             last_entry: 0,
             dirty: Vec::new(),
             by_number: DenseTree::new(),
@@ -116,8 +121,7 @@ impl TwinStore {
 
     fn mark_dirty(&mut self, index: SlotIndex) {
         let slot = &mut self.slots[index as usize];
-        if !slot.dirty {
-            slot.dirty = true;
+        if !std::mem::replace(&mut slot.dirty, true) {
             self.dirty.push(index);
         }
     }
@@ -257,20 +261,32 @@ impl Application for TwinStore {
         self.by_name.root()
     }
 
-    /// A snapshot is the CBOR array of all slot leaves, by number.
-    fn snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        Writer(&mut bytes).array(self.slots.len());
-        for (number, slot) in self.slots.iter().enumerate() {
-            slot.encode_leaf(number as u64, &mut Writer(&mut bytes));
-            out.write_all(&bytes)?;
-            bytes.clear();
-        }
-        out.write_all(&bytes)
+    /// The slots say it all: names and roots follow from them.
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(FrozenStore(self.slots.clone()))
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
         *self = self.read_snapshot(bytes)?;
         Ok(())
+    }
+}
+
+/// The slots as they were.
+struct FrozenStore(Pages<Slot>);
+
+impl Frozen for FrozenStore {
+    /// A snapshot is the CBOR array of all slot leaves, by number. Pieces of about [`PIECE_BYTES`] go to `out`.
+    fn write(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        Writer(&mut bytes).array(self.0.len());
+        for (number, slot) in self.0.iter().enumerate() {
+            slot.encode_leaf(number as u64, &mut Writer(&mut bytes));
+            if bytes.len() >= PIECE_BYTES {
+                out.write_all(&bytes)?;
+                bytes.clear();
+            }
+        }
+        out.write_all(&bytes)
     }
 }

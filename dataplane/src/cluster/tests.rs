@@ -210,7 +210,7 @@ fn the_genesis_entry_says_what_the_file_says() {
     assert_eq!(view.members.len(), 4);
     assert_eq!((view.members[3].index, view.members[3].name, view.members[3].cosign_key), (3, "r-3", public(16)));
     let number = |name: &str| Reader::new(view.setting(name).unwrap()).uint().unwrap();
-    assert_eq!((Settings::TABLE.len(), number("checkpoint_interval"), number("window")), (8, 32, 32));
+    assert_eq!((Settings::TABLE.len(), number("checkpoint_interval"), number("window")), (9, 32, 32));
     for Setting { key, default, .. } in Settings::TABLE.iter().skip(2) {
         assert_eq!(number(key), *default, "{key}");
     }

@@ -65,6 +65,8 @@ use crate::wire::bundle::{Bundle, Request};
 use crate::wire::limits::MAX_ENTRY;
 use crate::wire::message::Reply;
 
+pub mod image;
+mod reading;
 mod sessions;
 
 use sessions::{
@@ -192,6 +194,10 @@ pub struct Execution<A: Application, S: EntryStore> {
     /// Entry and agreed time of the last STATE entry.
     last_state: Option<(EntryIndex, TimeMs)>,
     bundle_since_state: bool,
+    /// What was executed since the last snapshot point, bytes; see `image`.
+    grown: u64,
+    /// The least that lies between two snapshot points, bytes.
+    snapshot_bytes: u64,
     /// Reused for every entry.
     entry: Vec<u8>,
     outcome: Outcome,
@@ -218,6 +224,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             time_ms: cluster.created_ms(),
             last_state: None,
             bundle_since_state: false,
+            grown: 0,
+            snapshot_bytes: cluster.settings().snapshot_mib << 20,
             entry: config,
             outcome: Outcome::default(),
         };
@@ -349,6 +357,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             }
         }
         self.append_due_state()?;
+        self.note_growth();
         out.sequence = sequence;
         out.time_ms = self.time_ms;
         out.size = self.tree.size();
@@ -440,7 +449,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     }
 
     fn append_due_state(&mut self) -> Result<(), ExecutionError> {
-        let is_checkpoint = self.sequence.is_multiple_of(self.cluster.settings().checkpoint_interval);
+        let is_checkpoint = self.is_checkpoint();
         let since = self.last_state.map_or(self.cluster.created_ms(), |state| state.1);
         let interval = TimeMs::try_from(self.cluster.settings().state_interval_ms).unwrap_or(TimeMs::MAX);
         let is_due = self.bundle_since_state && self.time_ms.saturating_sub(since) >= interval;
@@ -467,6 +476,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     fn append(&mut self) -> Result<EntryIndex, ExecutionError> {
         let index = self.store.append(&self.entry, self.time_ms)?;
         self.tree.append(&self.entry);
+        self.grown = self.grown.saturating_add(self.entry.len() as u64 + image::ENTRY_GROWTH);
         Ok(index)
     }
 

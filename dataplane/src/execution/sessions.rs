@@ -8,6 +8,8 @@ use crate::ordering::mutants::{self, Mutant};
 use crate::types::{Code, Digest, EntryIndex, TimeMs};
 use crate::wire::bundle::BundleHeader;
 
+mod coding;
+
 /// Idle sessions closed per sequence at most; the others follow at the next ones.
 pub(super) const MAX_CLOSED_PER_SEQUENCE: usize = 256;
 

@@ -11,9 +11,10 @@ use crate::cluster::Settings;
 use crate::cluster::sample::{SampleClient, cluster_text, parse, public};
 use crate::crypto::hash::{leaf_hash, root_by_definition};
 use crate::history::store::{FileStore, MemoryStore};
-use crate::state::{Change, Entries, StateError};
+use crate::state::{Change, Entries, Frozen, StateError};
 use crate::types::{PublicKey, Signature};
 
+mod image;
 mod model;
 
 const ORIGIN: &str = "test.example/cluster";
@@ -82,12 +83,8 @@ impl Application for Registers {
         sha256(&[b"absence", format!("{:?}", self.registers).as_bytes()])
     }
 
-    fn snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        self.registers.iter().try_for_each(|(register, slot)| {
-            out.write_all(
-                &[[*register].as_slice(), &slot.0.to_be_bytes(), &slot.1.to_be_bytes(), &slot.2.to_be_bytes()].concat(),
-            )
-        })
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(self.clone())
     }
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
@@ -98,6 +95,16 @@ impl Application for Registers {
         let number = |row: &[u8; 25], at: usize| u64::from_be_bytes(row[at..at + 8].try_into().unwrap());
         self.registers = rows.iter().map(|row| (row[0], (number(row, 1), number(row, 9), number(row, 17)))).collect();
         Ok(())
+    }
+}
+
+impl Frozen for Registers {
+    fn write(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.registers.iter().try_for_each(|(register, slot)| {
+            out.write_all(
+                &[[*register].as_slice(), &slot.0.to_be_bytes(), &slot.1.to_be_bytes(), &slot.2.to_be_bytes()].concat(),
+            )
+        })
     }
 }
 
@@ -123,6 +130,7 @@ fn cluster() -> Cluster {
         sessions_per_identity: 2,
         session_idle_ms: 100,
         state_interval_ms: 30,
+        snapshot_mib: 1,
     };
     parse(&cluster_text(&head, &clients)).unwrap().with_settings(settings)
 }

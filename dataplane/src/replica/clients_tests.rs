@@ -14,7 +14,7 @@ use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
 use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN};
 use crate::replica::{HostStatus, NodeConfig};
-use crate::state::{Answer, Entries, OperationContext, Outcome, StateError};
+use crate::state::{Answer, Entries, Frozen, OperationContext, Outcome, StateError};
 use crate::types::{EntryIndex, ReplicaId, Signature};
 use crate::wire::bundle::{OPEN_SESSION, Request};
 use crate::wire::message::{Reply, WireBundle};
@@ -51,10 +51,16 @@ impl Application for Nothing {
     fn absence_root(&mut self) -> Digest {
         Digest([2; 32])
     }
-    fn snapshot(&self, _: &mut dyn io::Write) -> io::Result<()> {
-        Ok(())
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(Nothing)
     }
     fn restore(&mut self, _: &[u8]) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
+impl Frozen for Nothing {
+    fn write(&self, _: &mut dyn io::Write) -> io::Result<()> {
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use crate::crypto::hash::sha256;
-use crate::state::{Answer, Application, Change, Entries, OperationContext, Outcome, StateError};
+use crate::state::{Answer, Application, Change, Entries, Frozen, OperationContext, Outcome, StateError};
 use crate::types::{Code, Digest, EntryIndex, Position, PublicKey};
 
 /// A write to one register. Every operation of a run is different, so executing one twice shows.
@@ -65,10 +65,48 @@ pub(super) struct Applied {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Registers {
-    /// Revision and last writing entry by register.
-    values: BTreeMap<u8, (u64, EntryIndex)>,
-    /// Everything executed since the start.
+    values: Values,
+    /// Everything executed since the start; what a snapshot brought is not in it.
     pub(super) applied: Vec<Applied>,
+}
+
+/// Revision and last writing entry by register.
+#[derive(Clone, Default)]
+struct Values(BTreeMap<u8, (u64, EntryIndex)>);
+
+/// Register, revision, entry.
+const ROW_BYTES: usize = 17;
+
+impl Values {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(ROW_BYTES * self.0.len());
+        for (register, (revision, entry)) in &self.0 {
+            bytes.push(*register);
+            bytes.extend_from_slice(&revision.to_be_bytes());
+            bytes.extend_from_slice(&entry.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let (rows, rest) = bytes.as_chunks::<ROW_BYTES>();
+        let malformed = |row: usize, what| Err(StateError::Malformed { at: row * ROW_BYTES, what });
+        let mut values = BTreeMap::new();
+        for (index, row) in rows.iter().enumerate() {
+            let number = |at: usize| row[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+            if values.last_key_value().is_some_and(|(last, _)| *last >= row[0]) {
+                return malformed(index, "registers do not ascend");
+            }
+            values.insert(row[0], (number(1), number(9)));
+        }
+        if rest.is_empty() { Ok(Self(values)) } else { malformed(rows.len(), "a row has 17 bytes") }
+    }
+}
+
+impl Frozen for Values {
+    fn write(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        out.write_all(&self.encode())
+    }
 }
 
 impl Application for Registers {
@@ -83,12 +121,12 @@ impl Application for Registers {
         };
         let (position, origin) = (context.position, *context.origin);
         self.applied.push(Applied { position, origin, time_ms: context.time_ms, operation });
-        let before = self.values.get(&operation.register).copied();
+        let before = self.values.0.get(&operation.register).copied();
         let revision = before.map_or(0, |(revision, _)| revision);
         if operation.revision != u64::MAX && operation.revision != revision {
             return outcome.refuse(Code::CONDITION_FAILED, format_args!("the revision is {revision}"));
         }
-        self.values.insert(operation.register, (revision + 1, position.entry));
+        self.values.0.insert(operation.register, (revision + 1, position.entry));
         outcome.changes.push(Change { path: 0, revision: revision + 1, previous: before.map(|(_, entry)| entry) });
     }
 
@@ -98,30 +136,23 @@ impl Application for Registers {
     }
 
     fn slot_count(&self) -> u64 {
-        self.values.len() as u64
+        self.values.0.len() as u64
     }
 
     fn state_root(&mut self) -> Digest {
-        let mut bytes = Vec::new();
-        // A state is written to memory, which cannot fail.
-        let _ = self.snapshot(&mut bytes);
-        sha256(&[&bytes])
+        sha256(&[&self.values.encode()])
     }
 
     fn absence_root(&mut self) -> Digest {
         self.state_root()
     }
 
-    fn snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
-        for (register, (revision, entry)) in &self.values {
-            out.write_all(&[*register])?;
-            out.write_all(&revision.to_be_bytes())?;
-            out.write_all(&entry.to_be_bytes())?;
-        }
-        Ok(())
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(self.values.clone())
     }
 
-    fn restore(&mut self, _bytes: &[u8]) -> Result<(), StateError> {
-        Err(StateError::Malformed { at: 0, what: "simulations restore no snapshot" })
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+        self.values = Values::decode(bytes)?;
+        Ok(())
     }
 }

@@ -178,11 +178,32 @@ pub trait Application: Send {
     /// The root over the slots by name.
     fn absence_root(&mut self) -> Digest;
 
-    /// Writes the whole state. Equal states give equal bytes.
-    fn snapshot(&self, out: &mut dyn io::Write) -> io::Result<()>;
+    /// The state as it is now, to be written later by another thread while this one goes on executing. It copies little: what
+    /// it shares with the state is copied when that changes.
+    fn freeze(&self) -> Box<dyn Frozen>;
+
+    /// Writes the whole state at once. Equal states give equal bytes.
+    ///
+    /// # Errors
+    /// Those of `out`, which holds a part of the state then.
+    fn snapshot(&self, out: &mut dyn io::Write) -> io::Result<()> {
+        self.freeze().write(out)
+    }
 
     /// Replaces the state by a snapshot. The caller compares the roots with certified ones before it serves.
+    ///
+    /// # Errors
+    /// The bytes are no snapshot, or one beyond this application's limits: the state stays as it was.
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError>;
+}
+
+/// The state of an application as it was when it was frozen.
+pub trait Frozen: Send {
+    /// Writes the whole state. Equal states give equal bytes. In pieces that need no gathering.
+    ///
+    /// # Errors
+    /// Those of `out`, which holds a part of the state then.
+    fn write(&self, out: &mut dyn io::Write) -> io::Result<()>;
 }
 
 #[cfg(test)]
