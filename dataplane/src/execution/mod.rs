@@ -552,6 +552,16 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         (self.cluster.clients().len() as u64).saturating_mul(numbers.saturating_add(sessions))
     }
 
+    /// Where the entries are, for transfers: entries of the same history may be staged there.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
+    /// The right edge of the history, and the store.
+    pub fn tree_and_store(&mut self) -> (&HistoryTree, &mut S) {
+        (&self.tree, &mut self.store)
+    }
+
     /// The application, for reading.
     pub fn application(&self) -> &A {
         &self.application
