@@ -45,6 +45,7 @@ mod supply;
 
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shell};
+pub(crate) use space::Gauge;
 pub use start::recover;
 
 /// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.
