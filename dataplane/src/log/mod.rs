@@ -118,7 +118,7 @@ pub use format::{BLOCK, FORMAT_VERSION, RECORD_HEADER};
 pub use reactor::{LOG_WRITE, ReactorWriter};
 pub use read::{Cursor, Entry, INDEX_STEP, Scan};
 pub use recover::{Recovered, recover};
-pub use sim_disk::{Crash, SimDisk};
+pub use sim_disk::{Astray, Crash, SimDisk};
 
 /// The longest payload of a record, in bytes; in segments below 4 MiB less, see [`Log::max_record`].
 pub const MAX_RECORD: usize = 2 * 1024 * 1024;

@@ -22,6 +22,15 @@ pub enum Crash {
     Power,
 }
 
+/// What becomes of a write that the disk acknowledges all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Astray {
+    /// It is not done.
+    Lost,
+    /// It is done at another block, which the number chooses, and not where it belongs.
+    Misdirected(u64),
+}
+
 /// A file: what a process sees, what the disk holds, and the sectors between the two in the order of writing.
 struct File {
     seen: Arc<[u8]>,
@@ -56,6 +65,15 @@ impl File {
         self.seen = self.disk.clone().into();
     }
 
+    /// Changes a bit under whoever uses the file, and nothing else.
+    fn flip(&mut self, place: u64, bit: u64) {
+        let used = self.disk.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+        let at = place as usize % used;
+        for bytes in [self.disk.as_mut_slice(), Arc::make_mut(&mut self.seen)] {
+            bytes[at] ^= 1 << bit;
+        }
+    }
+
     fn tamper(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
         change(&mut self.disk);
         self.seen = self.disk.clone().into();
@@ -81,6 +99,10 @@ pub struct SimDisk {
     fail_sync: bool,
     skip_sync: bool,
     slow_segments: bool,
+    unreadable: bool,
+    astray: Option<Astray>,
+    /// Writes that were acknowledged and are not where they belong.
+    pub strayed: u64,
     /// Writes that were reported durable.
     pub syncs: u64,
 }
@@ -99,6 +121,9 @@ impl SimDisk {
             fail_sync: false,
             skip_sync: false,
             slow_segments: false,
+            unreadable: false,
+            astray: None,
+            strayed: 0,
             syncs: 0,
         }
     }
@@ -118,6 +143,7 @@ impl SimDisk {
         }
         self.random = random;
         self.fail_sync = false;
+        self.astray = None;
     }
 
     /// The next write to complete fails.
@@ -140,9 +166,33 @@ impl SimDisk {
         self.slow_segments = slow;
     }
 
-    /// Takes back [`SimDisk::fail_next_sync`].
+    /// Bytes that the disk has room for; all ones where nothing limits them.
+    pub fn free_bytes(&self) -> u64 {
+        let free = self.max_segments.saturating_sub(self.segments.len() as u32);
+        if self.max_segments == u32::MAX { u64::MAX } else { u64::from(free) * u64::from(self.segment_bytes) }
+    }
+
+    /// From now on nothing can be read, or everything can be read again.
+    pub fn set_unreadable(&mut self, unreadable: bool) {
+        self.unreadable = unreadable;
+    }
+
+    /// Whether nothing can be read.
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable
+    }
+
+    /// The next write is acknowledged and goes astray.
+    pub fn lead_astray(&mut self, how: Astray) {
+        self.astray = Some(how);
+    }
+
+    /// From now on the disk does what it should: it can be read, has room, and takes writes.
     pub fn clear_faults(&mut self) {
         self.fail_sync = false;
+        self.unreadable = false;
+        self.astray = None;
+        self.max_segments = u32::MAX;
     }
 
     /// The bytes of a segment that a power cut at this instant would leave.
@@ -186,20 +236,19 @@ impl SimDisk {
         self.segments.clear();
         self.synced_to = None;
         self.in_flight = None;
+        self.clear_faults();
     }
 
-    /// One bit of what was written becomes another: of a segment, or of `synced_to` in one of eight cases.
+    /// One bit of what was written becomes another, under whoever uses the disk: of a segment, or of `synced_to` in one of eight
+    /// cases.
     pub fn flip(&mut self, place: u64, bit: u64) {
-        let flip = |bytes: &mut Vec<u8>| {
-            let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
-            if let Some(byte) = bytes.get_mut((place / 64) as usize % used) {
-                *byte ^= 1 << bit;
-            }
+        let segment = (place / 8) as usize % self.segments.len().max(1);
+        let file = match self.segments.values_mut().nth(segment) {
+            Some(segment) if !place.is_multiple_of(8) => Some(segment),
+            _ => self.synced_to.as_mut(),
         };
-        let segment = self.segments.keys().nth((place / 8) as usize % self.segments.len().max(1)).copied();
-        match segment {
-            Some(segment) if !place.is_multiple_of(8) => self.tamper(segment, flip),
-            _ => self.tamper_synced_to(flip),
+        if let Some(file) = file {
+            file.flip(place / 64, bit);
         }
     }
 
@@ -218,6 +267,26 @@ impl SimDisk {
         let segments = self.segments.iter().map(|(n, file)| (segment_name(*n), file.disk.clone()));
         let synced = self.synced_to.iter().map(|file| (SYNCED_TO.to_owned(), file.disk.clone()));
         segments.chain(synced).collect()
+    }
+
+    /// Where a write lands that was to go to `(segment, offset)`, `length` bytes long: at another block of what was written, or of
+    /// all that there is, in any segment.
+    fn elsewhere(&self, place: u64, segment: u32, offset: usize, length: usize) -> (u32, usize) {
+        let number = (place / 2) as usize % self.segments.len().max(1);
+        let Some((&target, file)) = self.segments.iter().nth(number) else { return (segment, offset) };
+        let used = file.seen.iter().rposition(|byte| *byte != 0).map_or(1, |last| last / BLOCK + 1);
+        let last = (file.seen.len() - length.min(file.seen.len())) / BLOCK;
+        let blocks = if place.is_multiple_of(2) { used.min(last + 1) } else { last + 1 };
+        let at = (place / 64) as usize % blocks * BLOCK;
+        if (target, at) == (segment, offset) { (target, (at + BLOCK).min(last * BLOCK)) } else { (target, at) }
+    }
+
+    fn read(&self, file: &str) -> Result<(), LogError> {
+        if !self.unreadable {
+            return Ok(());
+        }
+        let source = io::Error::from_raw_os_error(libc::EIO);
+        Err(LogError::Io { file: self.path(file), doing: "read", source })
     }
 
     fn file(&mut self, segment: u32) -> Result<&mut File, LogError> {
@@ -246,10 +315,12 @@ impl Device for SimDisk {
     }
 
     fn map(&mut self, segment: u32) -> Result<Self::Map, LogError> {
+        self.read(&segment_name(segment))?;
         self.file(segment).map(|file| Arc::clone(&file.seen))
     }
 
     fn load_synced(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        self.read(SYNCED_TO)?;
         Ok(self.synced_to.as_ref().map(|file| file.seen.to_vec()))
     }
 
@@ -292,9 +363,17 @@ impl Device for SimDisk {
     }
 
     unsafe fn submit(&mut self, write: &Write, bytes: &[u8]) -> io::Result<()> {
-        let file = self.segments.get_mut(&write.segment).ok_or(io::ErrorKind::NotFound)?;
-        file.write(write.offset as usize, bytes);
-        self.in_flight = Some((write.segment, bytes.len()));
+        let mut place = (write.segment, write.offset as usize);
+        let astray = self.astray.take();
+        self.strayed += u64::from(astray.is_some());
+        if let Some(Astray::Misdirected(to)) = astray {
+            place = self.elsewhere(to, place.0, place.1, bytes.len());
+        }
+        let file = self.segments.get_mut(&place.0).ok_or(io::ErrorKind::NotFound)?;
+        if astray != Some(Astray::Lost) {
+            file.write(place.1, bytes);
+        }
+        self.in_flight = Some((place.0, bytes.len()));
         Ok(())
     }
 

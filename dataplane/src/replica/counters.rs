@@ -65,11 +65,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
     }
 
-    /// Room on the disk is low, or not any more: see the module `space`.
-    pub fn set_low_space(&mut self, is_low: bool) {
-        self.low_space = is_low;
-    }
-
     /// What an earlier process of this replica noted of others.
     pub fn set_evidence(&mut self, evidence: Book) {
         self.evidence = evidence;

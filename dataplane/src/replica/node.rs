@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::clients::Inbox;
 use super::counters::Counters;
 use super::reads::Reads;
-use super::snapshots::{Save, Snapshots};
 use super::outgoing::encode;
+use super::snapshots::{Save, Snapshots};
+use super::space::Full;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
@@ -195,6 +196,8 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) snapshots: Snapshots,
     /// Whether new writes are refused for want of room on the disk.
     pub(super) low_space: bool,
+    /// The log has no room for its next segment.
+    pub(super) full: Option<Full>,
     executed: Executed,
     pub(super) body: Vec<u8>,
     pub(super) links: u32,
@@ -282,6 +285,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             evidence: Book::default(),
             snapshots,
             low_space: false,
+            full: None,
             executed,
             body: Vec::new(),
             links: 0,
@@ -347,8 +351,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.relayed.fill(0);
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
-        if self.log.durable() < self.urgent || idle || !self.backlog.is_empty() {
-            shell.start_write(&mut self.log)?;
+        let is_due = self.log.durable() < self.urgent || idle || !self.backlog.is_empty();
+        if is_due && now.mono_us >= self.write_again_us() {
+            self.start_write(now, shell)?;
             // What no write took, since one is in flight or its segment is being made, is looked at again later.
             self.lazy_since_us = (self.log.last() > self.log.written()).then_some(now.mono_us);
         }
@@ -363,6 +368,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// When [`Node::turn`] is due even if nothing happens, us.
     pub fn next_deadline_us(&self) -> u64 {
         let idle_write = self.lazy_since_us.map(|since| since + self.config.idle_write_us);
+        let idle_write = idle_write.map(|due| due.max(self.write_again_us()));
         let reads = self.reads.next_deadline_us();
         let deadlines =
             [Some(self.ordering.next_deadline_us()), idle_write, Some(reads), Some(self.snapshots.due_us())];

@@ -18,6 +18,8 @@ pub(super) struct Operation {
     pub(super) register: u8,
     /// The revision that the register must have; `u64::MAX`: any.
     pub(super) revision: u64,
+    /// Zeros behind all that, so that histories and logs grow.
+    pub(super) padding: u16,
 }
 
 const OPERATION_BYTES: usize = 30;
@@ -25,30 +27,41 @@ const OPERATION_BYTES: usize = 30;
 impl Operation {
     pub(super) fn encode(&self) -> Vec<u8> {
         // A CBOR byte string.
-        let mut bytes = vec![0x58, OPERATION_BYTES as u8];
+        let length = OPERATION_BYTES as u16 + self.padding;
+        let mut bytes = match u8::try_from(length) {
+            Ok(length) => vec![0x58, length],
+            Err(_) => vec![0x59, (length >> 8) as u8, length as u8],
+        };
         bytes.extend_from_slice(&self.client.to_be_bytes());
         bytes.extend_from_slice(&self.session.to_be_bytes());
         bytes.extend_from_slice(&self.number.to_be_bytes());
         bytes.push(self.variant);
         bytes.push(self.register);
         bytes.extend_from_slice(&self.revision.to_be_bytes());
+        bytes.resize(bytes.len() + usize::from(self.padding), 0);
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&[0x58, OPERATION_BYTES as u8])?;
+        let (length, rest) = match bytes {
+            [0x58, length, rest @ ..] => (u16::from(*length), rest),
+            [0x59, high, low, rest @ ..] => (u16::from_be_bytes([*high, *low]), rest),
+            _ => return None,
+        };
+        let padding = length.checked_sub(OPERATION_BYTES as u16)?;
         let (client, rest) = rest.split_first_chunk()?;
         let (session, rest) = rest.split_first_chunk()?;
         let (number, rest) = rest.split_first_chunk()?;
         let (&[variant, register], rest) = rest.split_first_chunk()?;
         let (revision, rest) = rest.split_first_chunk()?;
-        rest.is_empty().then_some(Self {
+        (rest.len() == usize::from(padding) && rest.iter().all(|byte| *byte == 0)).then_some(Self {
             client: u32::from_be_bytes(*client),
             session: u64::from_be_bytes(*session),
             number: u64::from_be_bytes(*number),
             variant,
             register,
             revision: u64::from_be_bytes(*revision),
+            padding,
         })
     }
 }

@@ -198,8 +198,14 @@ impl Checker {
         self.durable[replica] = DurableVotes::default();
     }
 
-    /// A correct replica sends a message.
-    pub(super) fn leaves(&mut self, replica: usize, kind: Kind, body: &[u8], disk: &SimDisk) -> Result<(), String> {
+    /// A correct replica sends a message; with its disk, where that does what it should.
+    pub(super) fn leaves(
+        &mut self,
+        replica: usize,
+        kind: Kind,
+        body: &[u8],
+        disk: Option<&SimDisk>,
+    ) -> Result<(), String> {
         if kind == Kind::Decided {
             let decided = message::access::<Decided>(body).map_err(|error| format!("replica {replica}: {error}"))?;
             for item in decided.decided.iter() {
@@ -264,7 +270,8 @@ impl Checker {
         }
         let votes = Votes::access(body).map_err(|error| format!("replica {replica} sends malformed votes: {error}"))?;
         let view = votes.view.to_native();
-        if self.check_disk {
+        let disk = disk.filter(|_| self.check_disk);
+        if let Some(disk) = disk {
             self.durable[replica].read_on(disk);
         }
         if view < self.asked_for[replica] {
@@ -280,7 +287,7 @@ impl Checker {
             if first != voted {
                 return Err(format!("replica {replica} sends two {kind:?} for view {view}, sequence {sequence}"));
             }
-            if self.check_disk && !self.durable[replica].votes.contains(&(kind, view, sequence, voted)) {
+            if disk.is_some() && !self.durable[replica].votes.contains(&(kind, view, sequence, voted)) {
                 return Err(format!(
                     "replica {replica} sends {kind:?} for view {view}, sequence {sequence} without a durable record"
                 ));
@@ -312,7 +319,7 @@ impl Checker {
 
     /// A correct replica says that it leaves: on disk first, and never for a lower view than before. It must report every vote
     /// that it ever sent above its checkpoint, but for later ones at the same sequence.
-    fn view_change_leaves(&mut self, replica: usize, body: &[u8], disk: &SimDisk) -> Result<(), String> {
+    fn view_change_leaves(&mut self, replica: usize, body: &[u8], disk: Option<&SimDisk>) -> Result<(), String> {
         let message = message::access::<ViewChange>(body).map_err(|error| format!("replica {replica}: {error}"))?;
         let bytes = &message.body;
         let view = number(&bytes[..8]);
@@ -320,7 +327,7 @@ impl Checker {
             return Err(format!("replica {replica} asks for view {view} after {}", self.asked_for[replica]));
         }
         self.asked_for[replica] = view;
-        if self.check_disk {
+        if let Some(disk) = disk.filter(|_| self.check_disk) {
             self.durable[replica].read_on(disk);
             if !self.durable[replica].left.contains(&view) {
                 return Err(format!("replica {replica} asks for view {view} without a durable record"));

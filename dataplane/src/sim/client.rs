@@ -72,6 +72,7 @@ pub(super) struct SimClient {
     needed: usize,
     random: Random,
     think_us: u64,
+    padding: u64,
     session: Option<u64>,
     next: u64,
     left: u64,
@@ -101,6 +102,7 @@ impl SimClient {
             needed: (replicas - 1) / 3 + 1,
             random,
             think_us: plan.think_us,
+            padding: plan.padding,
             session: None,
             next: 0,
             left: plan.bundles,
@@ -257,6 +259,8 @@ impl SimClient {
             variant,
             register: self.random.below(4) as u8,
             revision,
+            // What floods is small.
+            padding: if variant < 3 { self.random.below(self.padding + 1) as u16 } else { 0 },
         }
     }
 
@@ -303,7 +307,8 @@ impl SimClient {
                 let Some(open) = self.open.get_mut(&Digest(refused.bundle)) else { return Ok(Vec::new()) };
                 open.refusals.insert(replica, code);
                 let alike = open.refusals.values().filter(|other| **other == code).count();
-                if alike >= self.needed && code != Code::OVERLOADED && !self.is_lying() {
+                let lasts = !matches!(code, Code::OVERLOADED | Code::LOW_SPACE);
+                if alike >= self.needed && lasts && !self.is_lying() {
                     return Err(format!("client {} is refused with {code} by {alike} replicas", self.index));
                 }
                 Ok(Vec::new())

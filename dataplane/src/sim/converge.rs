@@ -47,6 +47,7 @@ impl World {
 
     pub(super) fn look(&mut self) -> Result<(), String> {
         self.schedule(self.now_us + LOOK_US, Event::Look);
+        self.look_at_full()?;
         match (self.converged(), self.idle) {
             (Some(executed), None) => {
                 self.idle = Some(Idle { since_us: self.now_us, sent: self.network.sent, first: executed, executed });

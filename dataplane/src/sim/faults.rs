@@ -59,6 +59,10 @@ impl World {
                 self.machines[replica].error_ms = self.random.between(0, 2 * most) as i64 - most as i64;
             }
             Fault::Wipe | Fault::RollBack | Fault::BitFlip => self.spoil(replica, fault),
+            Fault::BitRots | Fault::LostWrite | Fault::MisdirectedWrite => self.spoil(replica, fault),
+            Fault::ReadsFail => self.read_fails(replica, until_us),
+            Fault::DiskFull => self.fill(replica..replica + 1, until_us),
+            Fault::DisksFull => self.fill(0..self.plan.n, until_us),
             Fault::SyncFails => {
                 if let Some(node) = &mut self.machines[replica].node {
                     node.log_mut().device_mut().fail_next_sync();
@@ -94,32 +98,6 @@ impl World {
         }
     }
 
-    /// A disk fails, where the cluster must bear one more faulty replica.
-    fn spoil(&mut self, replica: usize, fault: Fault) {
-        let faulty = (0..self.plan.n).filter(|other| self.is_faulty(*other) || self.machines[*other].is_spoilt).count();
-        let tolerated = (self.plan.n - 1) / 3;
-        let machine = &mut self.machines[replica];
-        let Some(disk) = machine.node.as_mut().map(|node| node.log_mut().device_mut()) else { return };
-        if fault == Fault::RollBack && machine.earlier.is_none() {
-            machine.earlier = Some(disk.copy());
-            return;
-        }
-        if faulty + self.plan.lost.len() >= tolerated || machine.is_spoilt {
-            return;
-        }
-        self.crash(replica, Crash::Power);
-        self.count(&format!("{fault:?} done"));
-        let (place, bit) = (self.random.next(), self.random.below(8));
-        let machine = &mut self.machines[replica];
-        machine.is_spoilt = true;
-        match (fault, &mut machine.disk) {
-            (Fault::RollBack, disk) => *disk = machine.earlier.take(),
-            (Fault::BitFlip, Some(disk)) => disk.flip(place, bit),
-            (_, Some(disk)) => disk.wipe(),
-            (_, None) => {}
-        }
-    }
-
     /// The replica's machine or process goes down, and comes up again later.
     pub(super) fn crash(&mut self, replica: usize, how: Crash) {
         let Some(mut node) = self.machines[replica].node.take() else { return };
@@ -128,6 +106,7 @@ impl World {
         disk.crash(how);
         let machine = &mut self.machines[replica];
         machine.disk = Some(disk);
+        machine.is_spoilt |= std::mem::take(&mut machine.rots);
         machine.paused_until_us = 0;
         let down_us = self.random.between(1, self.plan.fault_us);
         self.schedule(self.now_us + down_us, Event::Restart { replica });
@@ -155,8 +134,8 @@ impl World {
             machine.clock_goes(0, self.now_us);
             machine.paused_until_us = 0;
             machine.error_ms = self.random.between(0, drift / 2) as i64 - (drift / 4) as i64;
-            if let Some(node) = &mut machine.node {
-                node.log_mut().device_mut().clear_faults();
+            if let Some(disk) = machine.disk_mut() {
+                disk.clear_faults();
             }
             self.restart(replica)?;
         }
@@ -167,6 +146,7 @@ impl World {
             machine.node = None;
             machine.disk = None;
         }
+        self.keep_one_full();
         self.links_up();
         self.schedule(self.now_us, Event::Look);
         Ok(())

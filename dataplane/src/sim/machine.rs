@@ -3,6 +3,7 @@
 use super::world::{Outbox, SimNode};
 use crate::adversary::Adversary;
 use crate::log::SimDisk;
+use crate::replica::Gauge;
 
 /// Wall time at the start, ms since the Unix epoch.
 pub(super) const BASE_MS: i64 = 1_790_000_000_000;
@@ -19,6 +20,12 @@ pub(super) struct Machine {
     pub(super) error_ms: i64,
     /// By how many us in a second that error grows, and since when.
     drift_ppm: (i64, u64),
+    /// Whether the replica takes new writes, as its process would tell it.
+    pub(super) gauge: Gauge,
+    /// When the room on the disk is looked at next, us.
+    pub(super) space_look_us: u64,
+    /// Until when new writes may be refused for want of room, us.
+    pub(super) short_until_us: u64,
     pub(super) slow_disk_until_us: u64,
     pub(super) paused_until_us: u64,
     pub(super) dies_in_turn: bool,
@@ -29,6 +36,8 @@ pub(super) struct Machine {
     pub(super) earlier: Option<SimDisk>,
     /// Records that were durable when it went down last.
     pub(super) synced: u64,
+    /// The disk does not hold what the replica that runs believes, or may not.
+    pub(super) rots: bool,
     /// The disk failed, and the replica is not back yet.
     pub(super) is_spoilt: bool,
     /// It lacks records and has not noticed: until it does it is one of the faulty ones.
@@ -46,6 +55,9 @@ impl Machine {
             born_us: 0,
             error_ms,
             drift_ppm: (0, 0),
+            gauge: Gauge::new(0),
+            space_look_us: 0,
+            short_until_us: 0,
             slow_disk_until_us: 0,
             paused_until_us: 0,
             dies_in_turn: false,
@@ -54,9 +66,18 @@ impl Machine {
             outbox: Outbox::default(),
             earlier: None,
             synced: 0,
+            rots: false,
             is_spoilt: false,
             is_doubtful: false,
             adversary,
+        }
+    }
+
+    /// The disk, whether the replica runs or not; none where the machine stays down.
+    pub(super) fn disk_mut(&mut self) -> Option<&mut SimDisk> {
+        match &mut self.node {
+            Some(node) => Some(node.log_mut().device_mut()),
+            None => self.disk.as_mut(),
         }
     }
 

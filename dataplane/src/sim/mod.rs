@@ -35,14 +35,17 @@
 mod application;
 mod check;
 mod client;
+mod clients;
 mod converge;
 mod describe;
+mod disks;
 mod faults;
 mod links;
 mod machine;
 mod network;
 mod plan;
 pub(crate) mod random;
+mod report;
 mod setup;
 mod total;
 mod world;

@@ -43,9 +43,21 @@ pub(super) enum Fault {
     RollBack,
     /// A machine goes down, and a bit of what its disk holds is another afterwards.
     BitFlip,
+    /// A bit of what a disk holds becomes another while the replica runs.
+    BitRots,
+    /// A disk acknowledges a write that it does not do; later its machine or process goes down.
+    LostWrite,
+    /// A disk does a write at another place, of the same or another segment, and acknowledges it; later the same.
+    MisdirectedWrite,
+    /// Nothing can be read from a disk, for a while: by a replica that runs, or by one that starts.
+    ReadsFail,
+    /// A disk has no room for more than a segment or two, for a while.
+    DiskFull,
+    /// All disks have none, together.
+    DisksFull,
 }
 
-const FAULTS: [Fault; 17] = [
+const FAULTS: [Fault; 23] = [
     Fault::Kill,
     Fault::KillInTurn,
     Fault::Power,
@@ -63,6 +75,12 @@ const FAULTS: [Fault; 17] = [
     Fault::Wipe,
     Fault::RollBack,
     Fault::BitFlip,
+    Fault::BitRots,
+    Fault::LostWrite,
+    Fault::MisdirectedWrite,
+    Fault::ReadsFail,
+    Fault::DiskFull,
+    Fault::DisksFull,
 ];
 
 /// What a Byzantine client does; several at once.
@@ -121,6 +139,10 @@ pub(super) struct Plan {
     pub(super) window: u64,
     pub(super) timing: Timing,
     pub(super) slow_segments: bool,
+    /// Longest padding of an operation, bytes: with it logs grow beyond a segment.
+    pub(super) padding: u64,
+    /// Free segments below which a replica takes no new writes; 0: it takes them while it can.
+    pub(super) low_segments: u64,
 }
 
 impl Plan {
@@ -151,6 +173,9 @@ impl Plan {
             }
         }
         let quiet = random.chance(100);
+        let faults = if quiet { Vec::new() } else { some(random, &FAULTS, 350) };
+        let fills = faults.iter().any(|fault| matches!(fault, Fault::DiskFull | Fault::DisksFull));
+        let is_padded = random.chance(if fills { 700 } else { 100 });
         let drift_ms = random.between(20, 500) as i64;
         let often = |random: &mut Random, most: u64| if random.chance(500) { random.between(0, most) } else { 0 };
         Self {
@@ -161,10 +186,10 @@ impl Plan {
             clients: random.between(1, 3) as usize,
             lying_client: random.chance(250),
             client_tactics: some(random, &CLIENT_TACTICS, 500),
-            bundles: random.between(3, 25),
-            think_us: random.between(100, 200_000),
+            bundles: if is_padded { random.between(20, 60) } else { random.between(3, 25) },
+            think_us: random.between(100, if is_padded { 40_000 } else { 200_000 }),
             safety_us: random.between(500_000, 3_000_000),
-            faults: if quiet { Vec::new() } else { some(random, &FAULTS, 400) },
+            faults,
             fault_gap_us: random.between(20_000, 600_000),
             fault_us: random.between(1_000, 800_000),
             loss: if quiet { 0 } else { often(random, 250) },
@@ -185,6 +210,8 @@ impl Plan {
                 ..Timing::default()
             },
             slow_segments: random.chance(200),
+            padding: if is_padded { random.between(8_000, 15_000) } else { 0 },
+            low_segments: random.below(3),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::ordering::seal::Seals;
 use crate::replica::NodeConfig;
 use crate::types::ReplicaId;
 
-const SEGMENT_BYTES: u32 = 1 << 20;
+pub(super) const SEGMENT_BYTES: u32 = 1 << 20;
 
 pub(super) fn machine(
     config: SimConfig,
@@ -34,8 +34,10 @@ pub(super) fn machine(
     let adversary = tactics.map(|(_, tactics)| {
         let plot = plot.cloned().unwrap_or_else(|| Plot::new(random));
         let starved = client_key(random.index(plan.clients)).public();
-        let forged =
-            |number| Operation { client: 0, session: 1, number, variant: 99, register: 0, revision: u64::MAX }.encode();
+        let forged = |number| {
+            let (session, revision) = (1, u64::MAX);
+            Operation { client: 0, session, number, variant: 99, register: 0, revision, padding: 0 }.encode()
+        };
         let (random, forged_for) = (random.fork(), client_key(0).public());
         Adversary::new(tactics, plot, random, &node, forged_for, Box::new(forged), starved)
     });

@@ -11,7 +11,8 @@ use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
 use super::converge::Idle;
-use super::machine::{BASE_MS, Machine};
+use super::disks::StaysFull;
+use super::machine::Machine;
 use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
@@ -57,6 +58,19 @@ pub(super) enum Event {
         client: usize,
     },
     Restart {
+        replica: usize,
+    },
+    /// The machine or process of a replica in this life goes down.
+    Falls {
+        replica: usize,
+        life: u32,
+    },
+    /// A disk can be read again.
+    Readable {
+        replica: usize,
+    },
+    /// A disk has room again.
+    Room {
         replica: usize,
     },
     Fault,
@@ -107,15 +121,15 @@ impl Shell<SimDisk> for Outbox {
 
 /// A cluster, its clients, and all that happens to them.
 pub(super) struct World {
-    config: SimConfig,
+    pub(super) config: SimConfig,
     pub(super) plan: Plan,
     cluster: Cluster,
     pub(super) now_us: u64,
     events: BinaryHeap<Reverse<(u64, u64)>>,
     bodies: BTreeMap<u64, Event>,
     counter: u64,
-    handled: u64,
-    chain: u64,
+    pub(super) handled: u64,
+    pub(super) chain: u64,
     pub(super) machines: Vec<Machine>,
     pub(super) clients: Vec<SimClient>,
     pub(super) network: Network,
@@ -124,6 +138,7 @@ pub(super) struct World {
     pub(super) stable: bool,
     pub(super) idle: Option<Idle>,
     pub(super) done: bool,
+    pub(super) stays_full: Option<StaysFull>,
     /// Replicas that lacked records for a while and did not notice: what they said then may be held against them.
     lied: BTreeSet<usize>,
     pub(super) faults: BTreeMap<String, u64>,
@@ -172,6 +187,7 @@ impl World {
             stable: false,
             idle: None,
             done: false,
+            stays_full: None,
             lied: BTreeSet::new(),
             faults: BTreeMap::new(),
             trace: trace.then(|| vec![TraceLine { at_us: 0, event: format!("{plan:?}") }]),
@@ -287,6 +303,20 @@ impl World {
             Event::DiskDone { replica, life } => self.alive(replica, life, event, Self::disk_done),
             Event::Client { client } => self.tick_client(client),
             Event::Restart { replica } => self.restart(replica),
+            Event::Falls { replica, life } => {
+                if self.machines[replica].life == life {
+                    self.falls(replica);
+                }
+                Ok(())
+            }
+            Event::Readable { replica } => {
+                self.readable(replica);
+                Ok(())
+            }
+            Event::Room { replica } => {
+                self.room(replica);
+                Ok(())
+            }
             Event::Fault => self.fault(),
             Event::Flap { from, to, until_us } => {
                 self.flap(from, to, until_us);
@@ -368,12 +398,13 @@ impl World {
     }
 
     fn turn(&mut self, replica: usize) -> Result<(), String> {
+        self.look_at_space(replica, false);
         let now = self.clock(replica);
         let machine = &mut self.machines[replica];
         machine.turn_due = false;
         let Some(node) = &mut machine.node else { return Ok(()) };
         if let Err(error) = node.turn(now, &mut machine.outbox) {
-            return Err(format!("replica {replica} ends: {error}"));
+            return self.ends(replica, &error);
         }
         let mut outbox = std::mem::take(&mut machine.outbox);
         let (life, dies) = (machine.life, std::mem::take(&mut machine.dies_in_turn));
@@ -453,7 +484,8 @@ impl World {
                 (Some(adversary), _) => adversary.outgoing(to, kind, body, &mut leaving),
                 (None, Some(node)) => {
                     if !faulty {
-                        self.checker.leaves(replica, kind, &body, node.log_mut().device())?;
+                        let disk = (!machine.rots).then(|| node.log_mut().device());
+                        self.checker.leaves(replica, kind, &body, disk)?;
                     }
                     leaving.push((to, kind, body));
                 }
@@ -471,13 +503,14 @@ impl World {
             }
         }
         for (client, kind, body) in outbox.clients {
+            self.look_at_refusal(replica, kind, &body)?;
             let to = (client.0 & u64::from(u32::MAX)) as usize;
             self.transmit(replica, to, kind, &body.into(), 0);
         }
         Ok(())
     }
 
-    fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: &Arc<[u8]>, late_us: u64) {
+    pub(super) fn transmit(&mut self, from: usize, to: usize, kind: Kind, body: &Arc<[u8]>, late_us: u64) {
         if self.network.damages() {
             self.damaged(from, to);
             return;
@@ -492,7 +525,10 @@ impl World {
         let machine = &mut self.machines[replica];
         let Some(node) = &mut machine.node else { return Ok(()) };
         match node.log_finish(now) {
-            Ok(()) => self.turn(replica),
+            Ok(()) => {
+                self.look_for_strays(replica);
+                self.turn(replica)
+            }
             // A failed sync is the end of the process.
             Err(_) => {
                 self.count("failed sync");
@@ -500,40 +536,6 @@ impl World {
                 Ok(())
             }
         }
-    }
-
-    fn client_clock(&self) -> Now {
-        Now { mono_us: self.now_us, wall_ms: BASE_MS + (self.now_us / 1_000) as i64 }
-    }
-
-    fn tick_client(&mut self, client: usize) -> Result<(), String> {
-        let now = self.client_clock();
-        let sends = self.clients[client].tick(now);
-        for (operation, key) in std::mem::take(&mut self.clients[client].signed) {
-            self.checker.signed(operation, key);
-        }
-        for send in sends {
-            for replica in (0..self.plan.n).filter(|replica| send.replicas & (1 << replica) != 0) {
-                self.transmit(self.plan.n + client, replica, Kind::Submit, &send.body, 0);
-            }
-        }
-        let next_us = self.clients[client].next_us();
-        if next_us != u64::MAX {
-            self.schedule(next_us.max(self.now_us + 1).min(self.now_us + 20_000), Event::Client { client });
-        } else if !self.clients[client].is_done() {
-            self.schedule(self.now_us + 20_000, Event::Client { client });
-        }
-        Ok(())
-    }
-
-    fn deliver_to_client(&mut self, from: usize, client: usize, kind: Kind, body: &[u8]) -> Result<(), String> {
-        if self.plan.is_byzantine(from) && self.random.chance(300) {
-            return Ok(());
-        }
-        for accepted in self.clients[client].on_message(from, kind, body)? {
-            self.checker.accepted(client, &accepted)?;
-        }
-        Ok(())
     }
 
     /// Starts a replica from what its disk holds.
@@ -549,6 +551,7 @@ impl World {
         let life = machine.life;
         let now = self.clock(replica);
         let never_ran = life == 1;
+        let spare = disk.is_unreadable().then(|| disk.copy());
         let (plan, cluster) = (&self.plan, &self.cluster);
         let read = |disk, never_ran| {
             let execution = Execution::new(cluster, Registers::default(), MemoryStore::new())
@@ -561,6 +564,11 @@ impl World {
             Err(NodeError::Log(error)) if error.lost_records() && self.machines[replica].is_spoilt => {
                 damaged = true;
                 read(empty_disk(self.config, plan, cluster, life.into()), false)?
+            }
+            Err(NodeError::Log(LogError::Io { .. })) if spare.is_some() => {
+                self.machines[replica].disk = spare;
+                self.come_again(replica);
+                return Ok(());
             }
             recovered => recovered,
         };
@@ -582,6 +590,7 @@ impl World {
         }
         self.trace_line(&format!("replica {replica} starts: {found:?} {abstains}"));
         self.machines[replica].node = Some(node);
+        self.look_at_space(replica, true);
         self.checker.restarted(replica);
         self.check_turn(replica)?;
         for peer in (0..self.plan.n).filter(|peer| *peer != replica) {
@@ -625,41 +634,5 @@ impl World {
 
     pub(super) fn must_converge(&self) -> bool {
         !self.config.safety_only
-    }
-
-    fn failure(&self, what: String) -> Box<Failure> {
-        Box::new(Failure { config: self.config, at_us: self.now_us, what, report: self.report() })
-    }
-
-    fn report(&self) -> Report {
-        let mut decided = [0; 3];
-        for node in self.machines.iter().filter_map(|machine| machine.node.as_ref()) {
-            let decisions = node.ordering().decisions();
-            decided[0] += decisions.fast;
-            decided[1] += decisions.slow;
-            decided[2] += decisions.told;
-        }
-        let mut faults = self.faults.clone();
-        let views = self.machines.iter().filter_map(|machine| machine.node.as_ref()).map(|node| node.ordering().view());
-        faults.insert("views".into(), views.max().unwrap_or(0));
-        faults.insert("messages lost".into(), self.network.lost);
-        faults.insert("messages doubled".into(), self.network.doubled);
-        let correct = self.machines.iter().enumerate().filter(|(replica, _)| !self.plan.is_byzantine(*replica));
-        for node in correct.filter_map(|(_, machine)| machine.node.as_ref()) {
-            for (_, kind, count) in node.evidence().counts() {
-                *faults.entry(format!("seen {kind}")).or_default() += count;
-            }
-        }
-        Report {
-            chain: self.chain,
-            events: self.handled,
-            simulated_us: self.now_us,
-            executions: self.checker.executions() as u64,
-            accepted: self.checker.accepted,
-            votes: self.checker.votes_checked,
-            decided,
-            converged: self.idle.is_some(),
-            faults,
-        }
     }
 }
