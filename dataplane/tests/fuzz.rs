@@ -18,8 +18,8 @@ use atlas_dataplane::wire::error::{BundleError, Malformed};
 use atlas_dataplane::wire::frame::{FrameReader, Header, Kind, Sender};
 use atlas_dataplane::wire::limits::{HEADER_BYTES, TAG_BYTES};
 use atlas_dataplane::wire::message::{
-    Answer, Batch, Checkpoint, Decided, FetchBatch, NewView, PrePrepare, Query, Refused, Relay, Replies, Stable,
-    Status, StatusAnswer, StatusQuery, Submit, ViewChange, Votes, access,
+    Answer, Batch, Checkpoint, Decided, FetchBatch, FetchPieces, NewView, Offer, Piece, Pieces, PrePrepare, Query,
+    Refused, Relay, Replies, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Votes, access,
 };
 use harness::{Reached, Target, counted, mutated};
 use samples::{ORIGIN, Rng};
@@ -31,7 +31,7 @@ fn targets() -> Vec<Target> {
             vec![$(message(Kind::$message, |body| accepts(body, access::<$message>))),+]
         };
     }
-    let mut targets = messages!(PrePrepare Decided Status FetchBatch Batch ViewChange NewView Checkpoint Stable Relay Submit Replies Refused Query Answer StatusQuery StatusAnswer);
+    let mut targets = messages!(Offer FetchPieces Pieces Piece PrePrepare Decided Status FetchBatch Batch ViewChange NewView Checkpoint Stable Relay Submit Replies Refused Query Answer StatusQuery StatusAnswer);
     targets.push(message(Kind::Prepare, |body| accepts(body, Votes::access)));
     targets.push(message(Kind::Commit, |body| accepts(body, Votes::access)));
     targets.push(Target::new("frames", stream, run_stream));

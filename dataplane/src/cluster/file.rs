@@ -221,6 +221,14 @@ impl Cluster {
         &self.settings
     }
 
+    /// The same cluster with a checkpoint interval that its file may not have, for simulations.
+    #[must_use]
+    pub(crate) fn with_interval(mut self, interval: u64) -> Self {
+        self.settings.checkpoint_interval = interval;
+        self.settings.window = interval;
+        self
+    }
+
     /// n, f and the quorums.
     pub fn size(&self) -> Size {
         self.size

@@ -129,10 +129,11 @@ fn node() -> TestNode {
         timing: Timing::default(),
         segment_bytes: MIN_SEGMENT_BYTES,
         never_ran: true,
+        transfer_bytes_per_second: 1 << 20,
         idle_write_us: 1_000_000,
     };
     let disk = SimDisk::new(1, cluster.genesis(), MIN_SEGMENT_BYTES);
-    Node::recover(config, execution, disk, NOW).unwrap().0
+    Node::recover(config, execution, crate::transfer::Shelf::default(), disk, NOW).unwrap().0
 }
 
 /// A bundle that opens a session; those of different `number` differ.

@@ -48,11 +48,8 @@ mod supply;
 
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shell};
-<<<<<<< HEAD
 pub use snapshots::Save;
-=======
 pub(crate) use space::Gauge;
->>>>>>> sim
 pub use start::recover;
 
 /// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.

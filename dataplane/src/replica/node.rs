@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use super::clients::Inbox;
 use super::counters::Counters;
-use super::reads::Reads;
 use super::outgoing::encode;
+use super::reads::Reads;
 use super::snapshots::{Save, Snapshots};
 use super::space::Full;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
 use crate::evidence::Book;
-use crate::execution::{Admission, Executed, Execution, ExecutionError, ResumeError};
+use crate::execution::image::ResumeError;
+use crate::execution::{Admission, Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
 use crate::ordering::checkpoint::{Certificate, Statement};
@@ -167,6 +168,8 @@ pub struct Recovery {
     pub empty: bool,
     /// Records read.
     pub records: u64,
+    /// The number of the last one.
+    pub last: u64,
     /// Bytes of a torn tail that were dropped.
     pub torn_bytes: u64,
     /// Highest sequence executed from the log.
@@ -265,6 +268,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let found = Recovery {
             empty,
             records: recovered.records,
+            last: log.durable().0,
             torn_bytes: recovered.torn_bytes,
             executed: ordering.executed(),
         };

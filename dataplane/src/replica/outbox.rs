@@ -79,7 +79,7 @@ impl Outbox {
             Target::Client(_) => CLIENT_QUEUE_BYTES,
             Target::Peer(_) if matches!(kind, Kind::Batch | Kind::Decided | Kind::Pieces | Kind::Piece) => {
                 self.peer_limit
-            },
+            }
             Target::Peer(_) => usize::MAX,
         };
         let waiting = self.waiting.entry(target).or_default();

@@ -30,7 +30,7 @@ const MAGIC: &[u8; 8] = b"ATLASNAP";
 const VERSION: u32 = 1;
 
 /// Bytes before the snapshot.
-pub const HEADER_BYTES: usize = 512;
+const HEADER_BYTES: usize = 512;
 
 const CHECKSUM: usize = 16;
 
@@ -302,7 +302,9 @@ pub(super) fn load(data: &Path, genesis: Digest) -> Result<(Shelf, Option<Vec<u8
         let mut certificate = Vec::new();
         if let Ok(file) = File::open(certificate_path(&dir, sequence)) {
             use io::Read;
-            file.take(MAX_CERTIFICATE as u64).read_to_end(&mut certificate).map_err(fault("read the certificate of"))?;
+            file.take(MAX_CERTIFICATE as u64)
+                .read_to_end(&mut certificate)
+                .map_err(fault("read the certificate of"))?;
         }
         kept.certificate = Certificate::from_bytes(&certificate)
             .filter(|certificate| *certificate.statement() == kept.statement)

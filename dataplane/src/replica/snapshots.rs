@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::node::{Node, NodeError, Shell};
-use crate::execution::Image;
+use crate::execution::image::Image;
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::checkpoint::{Certificate, Statement};
@@ -68,7 +68,12 @@ pub(super) struct Snapshots {
 }
 
 impl Snapshots {
-    pub(super) fn new(me: ReplicaId, size: crate::cluster::Size, shelf: transfer::Shelf, bytes_per_second: u64) -> Self {
+    pub(super) fn new(
+        me: ReplicaId,
+        size: crate::cluster::Size,
+        shelf: transfer::Shelf,
+        bytes_per_second: u64,
+    ) -> Self {
         Self {
             shelf,
             receiver: transfer::Receiver::new(me, size),
@@ -173,7 +178,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             shell.drop_snapshots(gone);
         }
         let covered = self.snapshots.shelf.covers().min(self.ordering.low());
-        let _ = covered; Ok(()) // STUB
+        let _ = covered;
+        Ok(()) // STUB
     }
 
     /// Tells a peer that is behind the log which snapshots it may take.
@@ -271,12 +277,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let statement = *certificate.statement();
         self.snapshots.saving = Some((statement.sequence, Some(Arc::clone(&certificate))));
         self.snapshots.taken = Some((Arc::clone(&certificate), Arc::clone(&image)));
-        shell.keep_snapshot(Save {
-            statement,
-            certificate: Some(certificate),
-            files,
-            content: Content::Taken(image),
-        });
+        shell.keep_snapshot(Save { statement, certificate: Some(certificate), files, content: Content::Taken(image) });
         Ok(())
     }
 
@@ -309,9 +310,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 _ => {
                     let piece = match of_state {
                         true => shell.snapshot_piece(sequence, first),
-                        false => {
-                            transfer::history_piece(history, first, kept.statement.size).map(|(bytes, _)| bytes)
-                        }
+                        false => transfer::history_piece(history, first, kept.statement.size).map(|(bytes, _)| bytes),
                     };
                     // What cannot be read is not served: the peer asks another.
                     let Some(bytes) = piece else {

@@ -79,21 +79,26 @@ pub(super) struct Applied {
 #[derive(Default)]
 pub(super) struct Registers {
     values: Values,
+    /// Executions that the state was restored with.
+    pub(super) before: usize,
     /// Everything executed since the start; what a snapshot brought is not in it.
     pub(super) applied: Vec<Applied>,
 }
 
-/// Revision and last writing entry by register.
+/// The state: how many operations were executed, and revision and last writing entry by register.
 #[derive(Clone, Default)]
-struct Values(BTreeMap<u8, (u64, EntryIndex)>);
+struct Values {
+    executed: u64,
+    registers: BTreeMap<u8, (u64, EntryIndex)>,
+}
 
 /// Register, revision, entry.
 const ROW_BYTES: usize = 17;
 
 impl Values {
     fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(ROW_BYTES * self.0.len());
-        for (register, (revision, entry)) in &self.0 {
+        let mut bytes = self.executed.to_be_bytes().to_vec();
+        for (register, (revision, entry)) in &self.registers {
             bytes.push(*register);
             bytes.extend_from_slice(&revision.to_be_bytes());
             bytes.extend_from_slice(&entry.to_be_bytes());
@@ -102,17 +107,21 @@ impl Values {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, StateError> {
-        let (rows, rest) = bytes.as_chunks::<ROW_BYTES>();
-        let malformed = |row: usize, what| Err(StateError::Malformed { at: row * ROW_BYTES, what });
-        let mut values = BTreeMap::new();
+        let malformed = |at, what| Err(StateError::Malformed { at, what });
+        let Some((executed, rows)) = bytes.split_first_chunk::<8>() else { return malformed(0, "too short") };
+        let (rows, rest) = rows.as_chunks::<ROW_BYTES>();
+        let mut registers = BTreeMap::new();
         for (index, row) in rows.iter().enumerate() {
             let number = |at: usize| row[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-            if values.last_key_value().is_some_and(|(last, _)| *last >= row[0]) {
-                return malformed(index, "registers do not ascend");
+            if registers.last_key_value().is_some_and(|(last, _)| *last >= row[0]) {
+                return malformed(8 + index * ROW_BYTES, "registers do not ascend");
             }
-            values.insert(row[0], (number(1), number(9)));
+            registers.insert(row[0], (number(1), number(9)));
         }
-        if rest.is_empty() { Ok(Self(values)) } else { malformed(rows.len(), "a row has 17 bytes") }
+        if !rest.is_empty() {
+            return malformed(8 + rows.len() * ROW_BYTES, "a row has 17 bytes");
+        }
+        Ok(Self { executed: u64::from_be_bytes(*executed), registers })
     }
 }
 
@@ -133,13 +142,14 @@ impl Application for Registers {
             return outcome.refuse(Code::MALFORMED, format_args!("no operation"));
         };
         let (position, origin) = (context.position, *context.origin);
+        self.values.executed += 1;
         self.applied.push(Applied { position, origin, time_ms: context.time_ms, operation });
-        let before = self.values.0.get(&operation.register).copied();
+        let before = self.values.registers.get(&operation.register).copied();
         let revision = before.map_or(0, |(revision, _)| revision);
         if operation.revision != u64::MAX && operation.revision != revision {
             return outcome.refuse(Code::CONDITION_FAILED, format_args!("the revision is {revision}"));
         }
-        self.values.0.insert(operation.register, (revision + 1, position.entry));
+        self.values.registers.insert(operation.register, (revision + 1, position.entry));
         outcome.changes.push(Change { path: 0, revision: revision + 1, previous: before.map(|(_, entry)| entry) });
     }
 
@@ -149,7 +159,7 @@ impl Application for Registers {
     }
 
     fn slot_count(&self) -> u64 {
-        self.values.0.len() as u64
+        self.values.registers.len() as u64
     }
 
     fn state_root(&mut self) -> Digest {
@@ -166,6 +176,8 @@ impl Application for Registers {
 
     fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
         self.values = Values::decode(bytes)?;
+        self.before = self.values.executed as usize;
+        self.applied.clear();
         Ok(())
     }
 }

@@ -106,6 +106,8 @@ pub(super) struct View<'a> {
     pub(super) executed: u64,
     pub(super) size: u64,
     pub(super) state: Digest,
+    /// Executions that its state was restored with, and those since.
+    pub(super) before: usize,
     pub(super) applied: &'a [Applied],
 }
 
@@ -405,8 +407,12 @@ impl Checker {
         if first != now {
             return Err(format!("replica {replica} differs at sequence {}: {now:?}, before {first:?}", view.executed));
         }
-        for (index, applied) in view.applied.iter().enumerate().skip(self.seen[replica].applied) {
-            match self.applied.get(index) {
+        if view.before > self.applied.len() {
+            return Err(format!("replica {replica} took a state of {} executions that nobody has", view.before));
+        }
+        let known = self.seen[replica].applied.saturating_sub(view.before);
+        for (index, applied) in view.applied.iter().enumerate().skip(known) {
+            match self.applied.get(view.before + index) {
                 Some(before) if before == applied => {}
                 Some(before) => {
                     return Err(format!("replica {replica} executes {applied:?} where another executed {before:?}"));
@@ -414,7 +420,7 @@ impl Checker {
                 None => self.apply(replica, applied)?,
             }
         }
-        self.seen[replica].applied = view.applied.len();
+        self.seen[replica].applied = view.before + view.applied.len();
         Ok(())
     }
 

@@ -31,7 +31,13 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn deliver_to_client(&mut self, from: usize, client: usize, kind: Kind, body: &[u8]) -> Result<(), String> {
+    pub(super) fn deliver_to_client(
+        &mut self,
+        from: usize,
+        client: usize,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(), String> {
         if self.plan.is_byzantine(from) && self.random.chance(300) {
             return Ok(());
         }

@@ -10,7 +10,7 @@
 
 use super::client::SimClient;
 use super::plan::Fault;
-use super::setup::SEGMENT_BYTES;
+use super::shelf::SimShelf;
 use super::world::{Event, World};
 use crate::log::{Astray, Crash, LogError};
 use crate::replica::{Gauge, NodeError};
@@ -49,6 +49,7 @@ impl World {
             let mut copy = disk.copy();
             copy.clear_faults();
             machine.earlier = Some(copy);
+            machine.earlier_shelf = machine.shelf.clone();
             return;
         }
         if !bears || machine.is_spoilt || machine.rots {
@@ -68,12 +69,24 @@ impl World {
     fn spoil_while_down(&mut self, replica: usize, fault: Fault, place: u64, bit: u64) {
         self.crash(replica, Crash::Power);
         self.count(&format!("{fault:?} done"));
+        if fault == Fault::BitFlip && !self.machines[replica].shelf.is_empty() && self.random.chance(300) {
+            // In a snapshot: the one before it counts, and nothing that was promised is lost.
+            let random = &mut self.random;
+            self.machines[replica].shelf.damage(random);
+            return;
+        }
         let machine = &mut self.machines[replica];
         machine.is_spoilt = true;
         match (fault, &mut machine.disk) {
-            (Fault::RollBack, disk) => *disk = machine.earlier.take(),
+            (Fault::RollBack, disk) => {
+                *disk = machine.earlier.take();
+                machine.shelf = std::mem::take(&mut machine.earlier_shelf);
+            }
             (Fault::BitFlip, Some(disk)) => disk.flip(place, bit),
-            (_, Some(disk)) => disk.wipe(),
+            (_, Some(disk)) => {
+                disk.wipe();
+                machine.shelf = SimShelf::default();
+            }
             (_, None) => {}
         }
     }
@@ -165,7 +178,7 @@ impl World {
         let machine = &mut self.machines[replica];
         let Some(node) = &mut machine.node else { return };
         if is_start {
-            machine.gauge = Gauge::new(self.plan.low_segments * u64::from(SEGMENT_BYTES));
+            machine.gauge = Gauge::new(self.plan.low_segments * u64::from(self.plan.segment_bytes));
         } else if self.now_us < machine.space_look_us {
             return;
         }

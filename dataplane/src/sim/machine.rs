@@ -1,7 +1,9 @@
 //! A simulated machine: its disk, its clock, and the replica on it.
 
+use super::shelf::{Saving, SimShelf};
 use super::world::{Outbox, SimNode};
 use crate::adversary::Adversary;
+use crate::history::store::MemoryStore;
 use crate::log::SimDisk;
 use crate::replica::Gauge;
 
@@ -34,6 +36,10 @@ pub(super) struct Machine {
     pub(super) outbox: Outbox,
     /// What the disk held some time ago.
     pub(super) earlier: Option<SimDisk>,
+    /// Snapshots and the history on its disk, what they were some time ago, and the snapshot that is being written.
+    pub(super) shelf: SimShelf,
+    pub(super) earlier_shelf: SimShelf,
+    pub(super) saving: Option<(Saving, MemoryStore)>,
     /// Records that were durable when it went down last.
     pub(super) synced: u64,
     /// The disk does not hold what the replica that runs believes, or may not.
@@ -65,6 +71,9 @@ impl Machine {
             wake_us: u64::MAX,
             outbox: Outbox::default(),
             earlier: None,
+            shelf: SimShelf::default(),
+            earlier_shelf: SimShelf::default(),
+            saving: None,
             synced: 0,
             rots: false,
             is_spoilt: false,

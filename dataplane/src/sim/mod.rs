@@ -47,6 +47,7 @@ mod plan;
 pub(crate) mod random;
 mod report;
 mod setup;
+mod shelf;
 mod total;
 mod world;
 

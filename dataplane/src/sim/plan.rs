@@ -143,6 +143,10 @@ pub(super) struct Plan {
     pub(super) padding: u64,
     /// Free segments below which a replica takes no new writes; 0: it takes them while it can.
     pub(super) low_segments: u64,
+    /// A snapshot of the state is due whenever so much was executed, bytes.
+    pub(super) snapshot_bytes: u64,
+    /// Bytes of a segment of the log: in some runs so few that it is truncated many times.
+    pub(super) segment_bytes: u32,
 }
 
 impl Plan {
@@ -176,6 +180,8 @@ impl Plan {
         let faults = if quiet { Vec::new() } else { some(random, &FAULTS, 350) };
         let fills = faults.iter().any(|fault| matches!(fault, Fault::DiskFull | Fault::DisksFull));
         let is_padded = random.chance(if fills { 700 } else { 100 });
+        // What is voted on in a window must fit a record.
+        let is_small = n == 4 && !is_padded && random.chance(500);
         let drift_ms = random.between(20, 500) as i64;
         let often = |random: &mut Random, most: u64| if random.chance(500) { random.between(0, most) } else { 0 };
         Self {
@@ -186,8 +192,12 @@ impl Plan {
             clients: random.between(1, 3) as usize,
             lying_client: random.chance(250),
             client_tactics: some(random, &CLIENT_TACTICS, 500),
-            bundles: if is_padded { random.between(20, 60) } else { random.between(3, 25) },
-            think_us: random.between(100, if is_padded { 40_000 } else { 200_000 }),
+            bundles: match (is_padded, is_small) {
+                (true, _) => random.between(20, 60),
+                (_, true) => random.between(3, 80),
+                _ => random.between(3, 25),
+            },
+            think_us: random.between(100, if is_padded || is_small { 40_000 } else { 200_000 }),
             safety_us: random.between(500_000, 3_000_000),
             faults,
             fault_gap_us: random.between(20_000, 600_000),
@@ -202,16 +212,18 @@ impl Plan {
             round_us: random.between(0, 500),
             drift_ms,
             clock_ms: random.between(0, 2 * drift_ms as u64) as i64,
-            window: random.between(2, 32),
+            window: random.between(2, if is_small { 4 } else { 32 }),
             timing: Timing {
                 open_batches: random.between(1, 8),
-                batch_bytes: random.between(200, 20_000) as usize,
+                batch_bytes: random.between(200, if is_small { 3_000 } else { 20_000 }) as usize,
                 bundle_age_us: random.between(500_000, 30_000_000),
                 ..Timing::default()
             },
             slow_segments: random.chance(200),
             padding: if is_padded { random.between(8_000, 15_000) } else { 0 },
             low_segments: random.below(3),
+            snapshot_bytes: random.between(300, 12_000),
+            segment_bytes: if is_small { 24 << 10 } else { 1 << 20 },
         }
     }
 

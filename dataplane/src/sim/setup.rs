@@ -18,8 +18,6 @@ use crate::ordering::seal::Seals;
 use crate::replica::NodeConfig;
 use crate::types::ReplicaId;
 
-pub(super) const SEGMENT_BYTES: u32 = 1 << 20;
-
 pub(super) fn machine(
     config: SimConfig,
     plan: &Plan,
@@ -46,7 +44,7 @@ pub(super) fn machine(
 }
 
 pub(super) fn empty_disk(config: SimConfig, plan: &Plan, cluster: &Cluster, seed: u64) -> SimDisk {
-    let mut disk = SimDisk::new(seed, cluster.genesis(), SEGMENT_BYTES);
+    let mut disk = SimDisk::new(seed, cluster.genesis(), plan.segment_bytes);
     disk.skip_syncs(config.skip_syncs);
     disk.slow_segments(plan.slow_segments);
     disk
@@ -70,8 +68,9 @@ pub(super) fn node_config(
         agreed: Agreed { size, window: plan.window, interval: plan.window, drift_ms: plan.drift_ms },
         seals: Arc::new(seals(plan, cluster, replica)),
         timing: plan.timing,
-        segment_bytes: SEGMENT_BYTES,
+        segment_bytes: plan.segment_bytes,
         never_ran,
+        transfer_bytes_per_second: 64 << 20,
         idle_write_us: 100_000,
     })
 }
@@ -113,5 +112,6 @@ pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
         let key = client_key(index).public();
         text += &format!("\n[[clients]]\nname = \"client-{index}\"\nkey = \"{key}\"\nrole = \"writer\"\n");
     }
-    Cluster::parse(text.as_bytes(), Path::new("the simulated cluster file")).map_err(|error| error.to_string())
+    let cluster = Cluster::parse(text.as_bytes(), Path::new("the simulated cluster file"));
+    cluster.map(|cluster| cluster.with_interval(plan.window)).map_err(|error| error.to_string())
 }

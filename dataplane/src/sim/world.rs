@@ -17,15 +17,18 @@ use super::network::Network;
 use super::plan::Plan;
 use super::random::Random;
 use super::setup::{client_key, cluster, empty_disk, machine, node_config};
+use super::shelf::Saving;
 use super::{Failure, MAX_EVENTS, Report, SimConfig, TraceLine};
 use crate::adversary::{Plot, Sent};
 use crate::cluster::Cluster;
 use crate::execution::Execution;
-use crate::history::store::MemoryStore;
+use crate::history::store::{EntryStore, MemoryStore};
 use crate::log::{Crash, Log, LogError, SimDisk};
+use crate::ordering::checkpoint::Certificate;
 use crate::ordering::record::Record;
-use crate::replica::{ClientId, HostStatus, Node, NodeError, Shell};
-use crate::types::{Now, ReplicaId};
+use crate::replica::{ClientId, HostStatus, Node, NodeError, Save, Shell};
+use crate::transfer::Shelf;
+use crate::types::{Now, ReplicaId, Sequence};
 use crate::wire::frame::Kind;
 
 pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
@@ -51,6 +54,11 @@ pub(super) enum Event {
         life: u32,
     },
     DiskDone {
+        replica: usize,
+        life: u32,
+    },
+    /// A snapshot is durable.
+    Saved {
         replica: usize,
         life: u32,
     },
@@ -95,6 +103,11 @@ pub(super) struct Outbox {
     peers: Vec<Sent>,
     clients: Vec<(ClientId, Kind, Vec<u8>)>,
     wrote: bool,
+    /// Snapshots on the disk, and what is to be done with them.
+    pub(super) images: BTreeMap<Sequence, Arc<[u8]>>,
+    pub(super) saves: Vec<Saving>,
+    pub(super) certificates: Vec<Arc<Certificate>>,
+    pub(super) dropped: Vec<Sequence>,
 }
 
 impl Shell<SimDisk> for Outbox {
@@ -114,8 +127,36 @@ impl Shell<SimDisk> for Outbox {
         Ok(())
     }
 
+    fn keep_snapshot(&mut self, save: Save) {
+        let mut image = Vec::new();
+        // Memory takes it all.
+        let _ = save.write(&mut image);
+        self.saves.push(Saving { statement: save.statement, certificate: save.certificate, image });
+    }
+
+    fn keep_certificate(&mut self, certificate: &Arc<Certificate>) {
+        self.certificates.push(Arc::clone(certificate));
+    }
+
+    fn drop_snapshots(&mut self, sequences: &[Sequence]) {
+        self.dropped.extend_from_slice(sequences);
+    }
+
+    fn snapshot_piece(&mut self, sequence: Sequence, piece: u64) -> Option<Vec<u8>> {
+        super::shelf::piece(self.images.get(&sequence)?, piece)
+    }
+
     fn host(&self) -> HostStatus {
         HostStatus::default()
+    }
+}
+
+/// Whether a start found that records are lost.
+fn lost_records(error: &NodeError) -> bool {
+    match error {
+        NodeError::Log(error) => error.lost_records(),
+        NodeError::NoSnapshot { .. } => true,
+        _ => false,
     }
 }
 
@@ -301,6 +342,7 @@ impl World {
                 world.turn(replica)
             }),
             Event::DiskDone { replica, life } => self.alive(replica, life, event, Self::disk_done),
+            Event::Saved { replica, life } => self.alive(replica, life, event, Self::saved),
             Event::Client { client } => self.tick_client(client),
             Event::Restart { replica } => self.restart(replica),
             Event::Falls { replica, life } => {
@@ -402,6 +444,7 @@ impl World {
         let now = self.clock(replica);
         let machine = &mut self.machines[replica];
         machine.turn_due = false;
+        machine.outbox.images = machine.shelf.images();
         let Some(node) = &mut machine.node else { return Ok(()) };
         if let Err(error) = node.turn(now, &mut machine.outbox) {
             return self.ends(replica, &error);
@@ -421,6 +464,7 @@ impl World {
             let at_us = self.now_us + takes_us;
             self.schedule(at_us, Event::DiskDone { replica, life });
         }
+        self.shelve(replica, &mut outbox);
         self.check_turn(replica)?;
         self.send(replica, outbox)?;
         if dies {
@@ -471,8 +515,8 @@ impl World {
             self.checker.entry(replica, index, &entry)?;
         }
         let (size, state) = (execution.size(), execution.state_digest());
-        let applied = &execution.application().applied;
-        self.checker.turned(&View { replica, executed, size, state, applied })
+        let Registers { before, applied, .. } = execution.application();
+        self.checker.turned(&View { replica, executed, size, state, before: *before, applied })
     }
 
     fn send(&mut self, replica: usize, outbox: Outbox) -> Result<(), String> {
@@ -548,24 +592,37 @@ impl World {
         machine.turn_due = true;
         machine.dies_in_turn = false;
         machine.outbox = Outbox::default();
+        machine.saving = None;
         let life = machine.life;
         let now = self.clock(replica);
         let never_ran = life == 1;
-        let spare = disk.is_unreadable().then(|| disk.copy());
+        let spare = (disk.is_unreadable() || disk.free_bytes() == 0).then(|| disk.copy());
         let (plan, cluster) = (&self.plan, &self.cluster);
+        let (shelf, newest, bad_snapshots) = self.machines[replica].shelf.load();
+        let is_resumed = newest.is_some();
         let read = |disk, never_ran| {
-            let execution = Execution::new(cluster, Registers::default(), MemoryStore::new())
-                .map_err(|error| format!("replica {replica} cannot begin: {error}"))?;
+            let cannot = |error: &dyn std::fmt::Display| format!("replica {replica} cannot begin: {error}");
+            let (mut execution, shelf) = match &newest {
+                Some((image, history)) => {
+                    let resumed = Execution::resume(cluster, Registers::default(), history.clone(), image);
+                    (resumed.map_err(|error| cannot(&error))?, shelf.clone())
+                }
+                None => {
+                    let new = Execution::new(cluster, Registers::default(), MemoryStore::new());
+                    (new.map_err(|error| cannot(&error))?, Shelf::default())
+                }
+            };
+            execution.set_snapshot_bytes(plan.snapshot_bytes);
             let config = node_config(plan, cluster, replica, never_ran)?;
-            Ok::<_, String>(Node::recover(config, execution, disk, now))
+            Ok::<_, String>(Node::recover(config, execution, shelf, disk, now))
         };
         let mut damaged = false;
         let recovered = match read(disk, never_ran)? {
-            Err(NodeError::Log(error)) if error.lost_records() && self.machines[replica].is_spoilt => {
+            Err(error) if lost_records(&error) && self.machines[replica].is_spoilt => {
                 damaged = true;
                 read(empty_disk(self.config, plan, cluster, life.into()), false)?
             }
-            Err(NodeError::Log(LogError::Io { .. })) if spare.is_some() => {
+            Err(NodeError::Log(LogError::Io { .. } | LogError::NoSpace { .. })) if spare.is_some() => {
                 self.machines[replica].disk = spare;
                 self.come_again(replica);
                 return Ok(());
@@ -576,10 +633,16 @@ impl World {
         if damaged {
             self.count("damage found");
         }
+        if bad_snapshots > 0 {
+            self.count("damaged snapshot found");
+        }
+        if is_resumed {
+            self.count("start from a snapshot");
+        }
         let machine = &mut self.machines[replica];
         let abstains = node.ordering().abstains().is_some();
         // An empty disk is noticed by everybody.
-        machine.is_doubtful |= machine.is_spoilt && !found.empty && found.records < machine.synced;
+        machine.is_doubtful |= machine.is_spoilt && !found.empty && found.last < machine.synced;
         machine.is_doubtful &= !abstains;
         if machine.is_doubtful {
             self.lied.insert(replica);
@@ -604,6 +667,39 @@ impl World {
         }
         self.schedule(self.now_us, Event::Turn { replica, life });
         Ok(())
+    }
+
+    /// What a node did with its snapshots in a turn, or wants done.
+    fn shelve(&mut self, replica: usize, outbox: &mut Outbox) {
+        let machine = &mut self.machines[replica];
+        outbox.certificates.drain(..).for_each(|certificate| machine.shelf.certify(&certificate));
+        outbox.dropped.drain(..).for_each(|sequence| machine.shelf.remove(sequence));
+        let Some(saving) = outbox.saves.pop() else { return };
+        let Some(node) = &mut machine.node else { return };
+        let mut history = node.execution_mut().store_mut().clone();
+        // In memory nothing fails.
+        let _ = history.adopt();
+        let Some(history) = history.first(saving.statement.size) else { return };
+        machine.saving = Some((saving, history));
+        let life = machine.life;
+        let takes_us = self.random.between(1, 10 * self.plan.disk_us);
+        self.count("snapshot");
+        self.schedule(self.now_us + takes_us, Event::Saved { replica, life });
+    }
+
+    fn saved(&mut self, replica: usize) -> Result<(), String> {
+        let now = self.clock(replica);
+        let machine = &mut self.machines[replica];
+        let Some((saving, history)) = machine.saving.take() else { return Ok(()) };
+        let taken = saving.certificate.is_some();
+        let kept = machine.shelf.put(saving, history);
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        node.snapshot_kept(kept, now, &mut machine.outbox)
+            .map_err(|error| format!("replica {replica} ends: {error}"))?;
+        if taken {
+            self.count("state taken from others");
+        }
+        self.turn(replica)
     }
 
     /// Whether nothing is expected of a replica: it is Byzantine, or lacks records and has not noticed.

@@ -40,14 +40,14 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use receive::{Act, Receiver};
+pub use receive::{Act, Offered, Receiver};
 pub use serve::{Questions, Shelf, history_hashes, history_piece};
 
 use crate::crypto::hash::sha256;
 use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::types::{Digest, Sequence};
-pub use crate::wire::limits::PIECE_BYTES;
 use crate::wire::limits::MAX_PIECES;
+pub use crate::wire::limits::PIECE_BYTES;
 
 /// Hashes of pieces of history in one answer.
 pub const HASHES_AT_ONCE: u64 = 4;

@@ -98,7 +98,11 @@ enum Part {
     History(History),
     /// The list of the snapshot's hashes is asked for.
     List(Option<(ReplicaId, u64)>),
-    State { image: Vec<u8>, wanted: Vec<Wanted>, missing: usize },
+    State {
+        image: Vec<u8>,
+        wanted: Vec<Wanted>,
+        missing: usize,
+    },
     /// Handed over.
     Whole,
 }
@@ -310,9 +314,8 @@ impl Receiver {
             }
         }
         let offers = self.sources.iter().flat_map(|source| &source.offers);
-        let good = offers.filter(|offer| {
-            offer.sequence() > executed && self.vouchers(offer).count_ones() >= one_correct
-        });
+        let good =
+            offers.filter(|offer| offer.sequence() > executed && self.vouchers(offer).count_ones() >= one_correct);
         let best = good.max_by_key(|offer| offer.sequence()).cloned();
         let old = self.target.take();
         self.forget_questions();
@@ -434,9 +437,11 @@ impl Receiver {
         let Some(Target { offer, part: Part::History(history) }) = &self.target else { return };
         let vouchers = self.vouchers(offer);
         let (sequence, end) = (offer.sequence(), offer.certificate.statement().size);
-        let counted = history.claims.iter().flatten().find(|claim| {
-            history.claims.iter().flatten().filter(|other| other == claim).count() >= one_correct
-        });
+        let counted = history
+            .claims
+            .iter()
+            .flatten()
+            .find(|claim| history.claims.iter().flatten().filter(|other| other == claim).count() >= one_correct);
         let agreed = counted.cloned();
         let resting: u32 = self.resting(now_us);
         let Some(Target { part: Part::History(history), .. }) = &mut self.target else { return };
@@ -561,7 +566,16 @@ impl Wanted {
 impl History {
     fn new(n: usize, tree: HistoryTree) -> Self {
         let next = tree.size();
-        Self { tree, next, wanted: VecDeque::new(), list_at: next, asked: 0, asked_at_us: 0, pause_until_us: 0, claims: vec![None; n] }
+        Self {
+            tree,
+            next,
+            wanted: VecDeque::new(),
+            list_at: next,
+            asked: 0,
+            asked_at_us: 0,
+            pause_until_us: 0,
+            claims: vec![None; n],
+        }
     }
 }
 

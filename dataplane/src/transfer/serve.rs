@@ -45,7 +45,8 @@ impl Shelf {
         for at in (0..self.kept.len()).rev() {
             let count = if self.kept[at].certificate.is_some() { &mut certified } else { &mut bare };
             *count += 1;
-            let is_old = certified > SNAPSHOTS_KEPT || (self.kept[at].certificate.is_none() && (bare > 1 || certified > 0));
+            let is_old =
+                certified > SNAPSHOTS_KEPT || (self.kept[at].certificate.is_none() && (bare > 1 || certified > 0));
             if is_old {
                 gone.push(self.kept.remove(at).sequence());
             }

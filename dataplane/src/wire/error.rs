@@ -69,7 +69,9 @@ pub enum Misbehaviour {
     InvalidNewView { view: u64 },
     #[error("two NEW-VIEWs for view {view}")]
     TwoNewViews { view: u64 },
-    #[error("a piece of the {what} at the snapshot of sequence {sequence}, or its hash, that is not what f+1 replicas have")]
+    #[error(
+        "a piece of the {what} at the snapshot of sequence {sequence}, or its hash, that is not what f+1 replicas have"
+    )]
     WrongPiece { sequence: u64, what: &'static str },
     #[error("a frame of kind {kind:?} whose content is malformed")]
     Malformed { kind: Kind },

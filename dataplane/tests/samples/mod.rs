@@ -6,9 +6,9 @@ use atlas_dataplane::types::{PublicKey, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Header, Kind};
 use atlas_dataplane::wire::message::{
-    Answer, Batch, Checkpoint, Counter, Decided, Evidence, FetchBatch, Heard, NewView, OpenSlot, PrePrepare, Query,
-    Refused, Relay, Replies, Reply, Sealed, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes,
-    WireBundle, encode,
+    Answer, Batch, Checkpoint, Counter, Decided, Evidence, FetchBatch, FetchPieces, Heard, NewView, Offer, OpenSlot,
+    Piece, PieceHash, Pieces, PrePrepare, Query, Refused, Relay, Replies, Reply, Sealed, Stable, Status, StatusAnswer,
+    StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
 };
 pub(crate) use random::Rng;
 
@@ -189,6 +189,31 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
         Kind::Checkpoint => encode(&Checkpoint { body: rng.bytes(144), signature: rng.array() }, &mut out),
         Kind::Stable => encode(&Stable { certificate: rng.bytes(400) }, &mut out),
         Kind::Relay => encode(&Relay { bundle: wire_bundle(rng) }, &mut out),
+        Kind::Offer => {
+            encode(&Offer { certificate: rng.bytes(400), bytes: rng.number(), digest: rng.array() }, &mut out)
+        }
+        Kind::FetchPieces => encode(
+            &FetchPieces {
+                sequence: rng.number(),
+                of_state: rng.one_in(2),
+                hashes: rng.one_in(2),
+                first: rng.number(),
+            },
+            &mut out,
+        ),
+        Kind::Pieces => encode(
+            &Pieces {
+                sequence: rng.number(),
+                of_state: rng.one_in(2),
+                first: rng.number(),
+                hashes: rng.list(8, |rng| PieceHash { entries: rng.number(), hash: rng.array() }),
+            },
+            &mut out,
+        ),
+        Kind::Piece => encode(
+            &Piece { sequence: rng.number(), of_state: rng.one_in(2), first: rng.number(), bytes: rng.bytes(500) },
+            &mut out,
+        ),
         Kind::Submit => encode(&Submit { bundle: wire_bundle(rng) }, &mut out),
         Kind::Replies => encode(&Replies { bundle: rng.array(), replies: rng.list(5, reply) }, &mut out),
         Kind::Refused => encode(

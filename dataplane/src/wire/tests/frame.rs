@@ -28,7 +28,11 @@ fn sender_of(kind: Kind) -> Sender {
         | Kind::NewView
         | Kind::Checkpoint
         | Kind::Stable
-        | Kind::Relay => Sender::Replica,
+        | Kind::Relay
+        | Kind::Offer
+        | Kind::FetchPieces
+        | Kind::Pieces
+        | Kind::Piece => Sender::Replica,
         Kind::Submit | Kind::Query | Kind::StatusQuery => Sender::Client,
         Kind::Replies | Kind::Refused | Kind::Answer | Kind::StatusAnswer => Sender::Server,
     }

@@ -1,0 +1,89 @@
+//! A machine's snapshots, and the history that they rest on: what its disk holds beside the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::random::Random;
+use crate::history::store::MemoryStore;
+use crate::ordering::checkpoint::{Certificate, Statement};
+use crate::transfer::{self, Hasher, Kept, PIECE_BYTES, Shelf};
+use crate::types::Sequence;
+
+/// A snapshot that is being written.
+pub(super) struct Saving {
+    pub(super) statement: Statement,
+    pub(super) certificate: Option<Arc<Certificate>>,
+    pub(super) image: Vec<u8>,
+}
+
+/// What is durable.
+#[derive(Clone, Default)]
+pub(super) struct SimShelf {
+    snapshots: BTreeMap<Sequence, (Kept, Arc<[u8]>)>,
+    history: MemoryStore,
+}
+
+impl SimShelf {
+    /// A snapshot became durable, and the history before it.
+    pub(super) fn put(&mut self, saving: Saving, history: MemoryStore) -> Kept {
+        let mut hasher = Hasher::default();
+        hasher.update(&saving.image);
+        let (bytes, hashes) = hasher.finish();
+        let kept = Kept { statement: saving.statement, bytes, hashes, certificate: saving.certificate };
+        self.snapshots.insert(kept.sequence(), (kept.clone(), saving.image.into()));
+        self.history = history;
+        kept
+    }
+
+    pub(super) fn certify(&mut self, certificate: &Arc<Certificate>) {
+        if let Some((kept, _)) = self.snapshots.get_mut(&certificate.sequence()) {
+            kept.certificate = Some(Arc::clone(certificate));
+        }
+    }
+
+    pub(super) fn remove(&mut self, sequence: Sequence) {
+        self.snapshots.remove(&sequence);
+    }
+
+    pub(super) fn images(&self) -> BTreeMap<Sequence, Arc<[u8]>> {
+        self.snapshots.iter().map(|(sequence, (_, image))| (*sequence, Arc::clone(image))).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.snapshots.is_empty()
+    }
+
+    /// Flips a bit in the newest snapshot.
+    pub(super) fn damage(&mut self, random: &mut Random) {
+        if let Some(mut newest) = self.snapshots.last_entry() {
+            let mut image = newest.get().1.to_vec();
+            let place = random.index(image.len());
+            image[place] ^= 1 << random.below(8);
+            newest.get_mut().1 = image.into();
+        }
+    }
+
+    /// What a start finds: the snapshots that are whole, the newest of them and its history, and how many were damaged.
+    pub(super) fn load(&mut self) -> (Shelf, Option<(Arc<[u8]>, MemoryStore)>, usize) {
+        let before = self.snapshots.len();
+        self.snapshots.retain(|_, (kept, image)| {
+            let mut hasher = Hasher::default();
+            hasher.update(image);
+            transfer::digest(&hasher.finish().1) == kept.digest()
+        });
+        let mut shelf = Shelf::default();
+        for (kept, _) in self.snapshots.values() {
+            // None is there that was not needed.
+            let _ = shelf.put(kept.clone());
+        }
+        let newest = self.snapshots.values().next_back();
+        let newest =
+            newest.and_then(|(kept, image)| Some((Arc::clone(image), self.history.first(kept.statement.size)?)));
+        (shelf, newest, before - self.snapshots.len())
+    }
+}
+
+/// A piece of an image.
+pub(super) fn piece(image: &[u8], piece: u64) -> Option<Vec<u8>> {
+    image.chunks(PIECE_BYTES).nth(usize::try_from(piece).ok()?).map(<[u8]>::to_vec)
+}
