@@ -29,7 +29,7 @@ impl Application for Stateless {
     }
 
     fn execute(&mut self, context: &OperationContext<'_>, _: &[u8], outcome: &mut Outcome) {
-        if context.position.request % 2 == 0 {
+        if context.position.request.is_multiple_of(2) {
             outcome.refuse(Code::BAD_VALUE, format_args!("not at {}", context.position));
         }
     }
