@@ -117,7 +117,17 @@ fn twin_store(criterion: &mut Criterion) {
         });
     });
 
+    // Every page of slots is copied once, as after each snapshot.
+    group.bench_function("freeze, then execute 1000 sets", |bencher| {
+        bencher.iter(|| {
+            let frozen = load.store.freeze();
+            load.run(1000);
+            frozen
+        });
+    });
+
     group.throughput(Throughput::Elements(1));
+    group.bench_function("freeze 16000 slots", |bencher| bencher.iter(|| load.store.freeze()));
     let query =
         Query::Get { twin: "plant/turbine-500".into(), property: Some("sensor/7".into()), after: None }.encode();
     let mut answer = Answer::default();

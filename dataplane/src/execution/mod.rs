@@ -40,6 +40,9 @@
 //! request and the detail of a refusal. Replies to repeated requests come from [`Execution::admit`] alone: were they made during
 //! execution, a client could have every replica read its old entries at no cost to itself.
 //!
+//! # Images
+//! At some checkpoints the whole of it is frozen, to be written down and resumed from: [`image`].
+//!
 //! # Limits
 //! Table: for each client 8 MiB, one open window (`session_window` numbers, 128 bytes and at most 256 of detail each), and
 //! 1 KiB a session ([`Execution::session_memory_bound`]); memory is taken for what was executed, never for gaps. Replies

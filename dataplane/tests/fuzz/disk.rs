@@ -202,7 +202,7 @@ pub(crate) fn run_record(input: &[u8]) -> Reached {
 
 // ---- The cluster file ---------------------------------------------------------------------------------------------------
 
-static CLUSTER: LazyLock<String> = LazyLock::new(|| {
+pub(crate) static CLUSTER: LazyLock<String> = LazyLock::new(|| {
     let key = |seed: u8| SecretKey::from_seed(&[seed; 32]).public();
     let mut text = "origin = \"atlas.example/x\"\ncreated = 2026-01-31T12:00:00Z\n[settings]\ncheckpoint_interval = 32\nwindow = 32\n".to_owned();
     for i in 0..4u8 {

@@ -172,6 +172,8 @@ proptest! {
         let mut world = play(max, &bundles[..bundles.len() / 2]);
         // Roots asked on the way must not change what they are in the end.
         prop_assert_eq!(world.store.absence_root(), root(&world.model.leaves_by_name()));
+        let (frozen, mut early, mut late) = (world.store.freeze(), Vec::new(), Vec::new());
+        world.store.snapshot(&mut early).unwrap();
         for (_, _, operations) in &bundles[bundles.len() / 2..] {
             world.bundle(2000, PublicKey([2; 32]), operations);
         }
@@ -179,6 +181,9 @@ proptest! {
         prop_assert_eq!(world.store.state_root(), root(&world.model.leaves()));
         prop_assert_eq!(world.store.absence_root(), root(&world.model.leaves_by_name()));
 
+        // What was frozen is as it was.
+        frozen.write(&mut late).unwrap();
+        prop_assert_eq!(late, early);
         let mut snapshot = Vec::new();
         world.store.snapshot(&mut snapshot).unwrap();
         let mut restored = TwinStore::new(max as u64);
