@@ -63,6 +63,8 @@ pub struct LocalOptions {
     pub origin: String,
     /// What the client `gateway` may write; `operator` may write everything.
     pub gateway_write: Vec<String>,
+    /// Settings that all replicas have alike, by name, in place of the usual ones.
+    pub settings: Vec<(&'static str, u64)>,
     /// Size of a log segment in MiB. Two or more are zero-filled at start, so a short run starts sooner with small ones.
     pub segment_mib: u64,
     /// How long the replicas may take until all serve.
@@ -79,6 +81,7 @@ impl Default for LocalOptions {
             program: None,
             origin: fresh_origin("atlas.example/local"),
             gateway_write: vec!["*".to_owned()],
+            settings: Vec::new(),
             segment_mib: 16,
             ready_timeout: Duration::from_secs(30),
             extra_clients: 0,
@@ -237,6 +240,7 @@ impl LocalCluster {
         for file in &summary.replica_files {
             shrink_segments(file, options.segment_mib)?;
         }
+        change_settings(&summary.cluster_file, &options.settings)?;
         add_clients(&summary.cluster_file, options.extra_clients)?;
         let program = match &options.program {
             Some(program) => program.clone(),
@@ -470,6 +474,16 @@ fn add_clients(cluster_file: &Path, count: usize) -> Result<(), LocalError> {
         ));
     }
     fs::write(cluster_file, text).map_err(file_error(cluster_file))
+}
+
+/// Gives settings of the cluster file other values.
+fn change_settings(cluster_file: &Path, settings: &[(&str, u64)]) -> Result<(), LocalError> {
+    let text = fs::read_to_string(cluster_file).map_err(file_error(cluster_file))?;
+    let lines = text.lines().map(|line| {
+        let changed = settings.iter().find(|(name, _)| line.split(" = ").next() == Some(name));
+        changed.map_or_else(|| line.to_owned(), |(name, value)| format!("{name} = {value}")) + "\n"
+    });
+    fs::write(cluster_file, lines.collect::<String>()).map_err(file_error(cluster_file))
 }
 
 /// Sets the size of the log's segments in a replica's configuration.

@@ -28,7 +28,7 @@ use crate::types::{Digest, PublicKey, ReplicaId, Signature};
 use crate::wire::bundle::{Bundle, Request, signer};
 use crate::wire::frame::Kind;
 use crate::wire::message::{
-    self, ArchivedPrePrepare, Decided, FetchBatch, Heard, OpenSlot, PrePrepare, Status, Vote, Votes, WireBundle,
+    self, ArchivedPrePrepare, Decided, FetchBatch, Heard, OpenSlot, PieceHash, PrePrepare, Status, Vote, Votes, WireBundle,
 };
 
 /// What a Byzantine replica does; several at once.
@@ -54,6 +54,8 @@ pub enum Tactic {
     Lie,
     /// VIEW-CHANGEs that conceal and invent, another to each replica, and NEW-VIEWs built on them.
     LieInChange,
+    /// Offers snapshots that nobody has, and supplies wrong pieces and hashes, or none.
+    LieInTransfer,
     /// Leaves its view now and again for no reason, and never begins one that it leads.
     Restless,
     /// Takes no bundles of one client, so that none is proposed where it leads.
@@ -63,7 +65,7 @@ pub enum Tactic {
 }
 
 /// All.
-pub const TACTICS: [Tactic; 13] = [
+pub const TACTICS: [Tactic; 14] = [
     Tactic::Equivocate,
     Tactic::WrongDigest,
     Tactic::Forge,
@@ -74,6 +76,7 @@ pub const TACTICS: [Tactic; 13] = [
     Tactic::Silent,
     Tactic::Lie,
     Tactic::LieInChange,
+    Tactic::LieInTransfer,
     Tactic::Restless,
     Tactic::Starve,
     Tactic::Delay,
@@ -92,6 +95,7 @@ impl fmt::Display for Tactic {
             Self::Silent => "silent",
             Self::Lie => "lie",
             Self::LieInChange => "lie-in-change",
+            Self::LieInTransfer => "lie-in-transfer",
             Self::Restless => "restless",
             Self::Starve => "starve",
             Self::Delay => "delay",
@@ -102,7 +106,7 @@ impl fmt::Display for Tactic {
 /// A name that no tactic has.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "no tactic is called {0:?}; there are equivocate, wrong-digest, forge, usurp, double-vote, mutate, replay, silent, lie, lie-in-change, restless, starve, delay"
+    "no tactic is called {0:?}; there are equivocate, wrong-digest, forge, usurp, double-vote, mutate, replay, silent, lie, lie-in-change, lie-in-transfer, restless, starve, delay"
 )]
 pub struct UnknownTactic(String);
 
@@ -240,6 +244,12 @@ impl Adversary {
             Kind::NewView if self.does(Tactic::Restless) && self.random.chance(800) => return,
             Kind::ViewChange | Kind::NewView if self.does(Tactic::LieInChange) => body = self.change(to, kind, body),
             Kind::Checkpoint if self.does(Tactic::LieInChange) && self.is_victim(to) => body = self.checkpoint(body),
+            Kind::Offer | Kind::Pieces | Kind::Piece if self.does(Tactic::LieInTransfer) => {
+                match self.supply(kind, &body) {
+                    Some(supplied) => body = supplied,
+                    None => return,
+                }
+            }
             Kind::Status => {
                 if self.does(Tactic::Restless) && self.random.chance(50) {
                     let view = message::access::<Status>(&body).map_or(0, |status| status.view.to_native());
@@ -265,6 +275,57 @@ impl Adversary {
             }
         }
         out.push((to, kind, body));
+    }
+
+    /// What it says in place of an offer, hashes or a piece; nothing at times.
+    fn supply(&mut self, kind: Kind, body: &[u8]) -> Option<Vec<u8>> {
+        if self.random.chance(250) {
+            return None;
+        }
+        let mut out = Vec::new();
+        if self.random.chance(300) {
+            out.extend_from_slice(body);
+            return Some(out);
+        }
+        match kind {
+            Kind::Offer => {
+                let offer = message::access::<message::Offer>(body).ok()?;
+                let (mut digest, mut bytes) = (offer.digest, offer.bytes.to_native());
+                if self.random.chance(500) { digest[3] ^= 1 } else { bytes += 1 }
+                let certificate = match self.random.chance(300) {
+                    true => forged(self.random.between(1, 1_000)).bytes(),
+                    false => offer.certificate.to_vec(),
+                };
+                message::encode(&message::Offer { certificate, bytes, digest }, &mut out);
+            }
+            Kind::Pieces => {
+                let pieces = message::access::<message::Pieces>(body).ok()?;
+                let mut hashes: Vec<_> = pieces
+                    .hashes
+                    .iter()
+                    .map(|piece| PieceHash { entries: piece.entries.to_native(), hash: piece.hash })
+                    .collect();
+                let place = self.random.index(hashes.len().max(1));
+                match hashes.get_mut(place) {
+                    Some(piece) if self.random.chance(500) => piece.hash[5] ^= 1,
+                    Some(piece) => piece.entries = self.random.next(),
+                    None => {}
+                }
+                let (sequence, first) = (pieces.sequence.to_native(), pieces.first.to_native());
+                message::encode(&message::Pieces { sequence, of_state: pieces.of_state, first, hashes }, &mut out);
+            }
+            _ => {
+                let piece = message::access::<message::Piece>(body).ok()?;
+                let mut bytes = piece.bytes.to_vec();
+                let place = self.random.index(bytes.len().max(1));
+                if let Some(byte) = bytes.get_mut(place) {
+                    *byte ^= 1 << self.random.below(8);
+                }
+                let (sequence, first) = (piece.sequence.to_native(), piece.first.to_native());
+                message::encode(&message::Piece { sequence, of_state: piece.of_state, first, bytes }, &mut out);
+            }
+        }
+        Some(out)
     }
 
     /// Whether it behaves as if a message had not come.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use atlas::twin::operation::{Operation, SetProperty, Write};
+use atlas::twin::operation::{MAX_REASON, Operation, SetProperty, Write};
 use atlas::twin::query::Query;
 use atlas::twin::value::{Quality, Value};
 use atlas_dataplane::client::ReplicaStatus;
@@ -165,6 +165,18 @@ impl Client {
         }
     }
 
+    /// Writes so many values with long reasons, in one bundle: each takes more than half a KiB of history.
+    pub fn write_long(&mut self, count: usize) {
+        self.open();
+        let requests: Vec<Vec<u8>> = (0..count).map(|_| long(&self.twin, fresh_value())).collect();
+        let bundle = self.sign(self.session, self.next, &requests);
+        self.next += count as u64;
+        match self.submit(&bundle).expect("nobody stops this") {
+            Outcome::Executed(words) => assert!(words.iter().all(|((_, _, code, _), _)| Code(*code) == Code::DONE)),
+            Outcome::Refused(code) => panic!("an honest bundle was refused: {code}"),
+        }
+    }
+
     pub fn write_one(&mut self) -> Acknowledged {
         let written = self.write(1).expect("nobody stops this").remove(0);
         assert_eq!(written.code, Code::DONE);
@@ -290,13 +302,22 @@ pub fn request(operation: &[u8]) -> Vec<u8> {
 
 /// A request that sets the property `value`.
 pub fn set(twin: &str, value: i64) -> Vec<u8> {
+    set_because(twin, value, None)
+}
+
+/// The same with as long a reason as may be.
+fn long(twin: &str, value: i64) -> Vec<u8> {
+    set_because(twin, value, Some("x".repeat(MAX_REASON)))
+}
+
+fn set_because(twin: &str, value: i64, reason: Option<String>) -> Vec<u8> {
     let property = SetProperty {
         path: "value".to_owned(),
         value: Value::I64(value),
         quality: Quality::Good,
         source_time_ns: None,
     };
-    let write = Write::Set { twin: twin.to_owned(), properties: vec![property], reason: None };
+    let write = Write::Set { twin: twin.to_owned(), properties: vec![property], reason };
     request(&Operation::Write(write).encode())
 }
 

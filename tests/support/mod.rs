@@ -68,9 +68,14 @@ impl Cluster {
 
     /// As [`Cluster::start`]; `edit` may change the replicas' files before all are started again.
     pub fn start_with(edit: impl Fn(&Path)) -> Self {
+        Self::start_set(Vec::new(), edit)
+    }
+
+    /// As [`Cluster::start_with`], with other settings of the cluster.
+    pub fn start_set(settings: Vec<(&'static str, u64)>, edit: impl Fn(&Path)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = wrapper(dir.path());
-        let options = LocalOptions { program: Some(program), segment_mib: 4, ..LocalOptions::default() };
+        let options = LocalOptions { program: Some(program), segment_mib: 4, settings, ..LocalOptions::default() };
         let local = LocalCluster::launch(&dir.path().join("cluster"), 4, &options).unwrap();
         let file = ClusterFile::load(local.cluster_file()).unwrap();
         let mut cluster = Self { local, file, dir };

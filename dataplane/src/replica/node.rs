@@ -536,6 +536,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         &self.ordering
     }
 
+    /// The execution, for status.
+    pub fn execution(&self) -> &Execution<A, S> {
+        &self.execution
+    }
+
     /// The execution, for status and for checks.
     pub fn execution_mut(&mut self) -> &mut Execution<A, S> {
         &mut self.execution

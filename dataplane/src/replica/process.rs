@@ -193,6 +193,8 @@ struct Process<A: Application> {
     told_view: (View, bool),
     /// The same of abstaining.
     told_abstains: Option<Option<Sequence>>,
+    /// The same of the snapshot that is taken from others.
+    told_taking: Option<Sequence>,
 }
 
 enum Writer {
@@ -419,6 +421,7 @@ impl<A: Application> Process<A> {
             gauge,
             told_view,
             told_abstains,
+            told_taking: None,
         })
     }
 
@@ -485,10 +488,29 @@ impl<A: Application> Process<A> {
             let written = shell.written;
             self.links.send(&mut self.reactor, &mut self.outbox);
             self.report_view();
+            self.report_transfer();
             if !written {
                 return Ok(());
             }
             self.node.log_finish(now)?;
+        }
+    }
+
+    /// Tells people when history and state are taken from others.
+    fn report_transfer(&mut self) {
+        let taking = self.node.taking().map(|(sequence, _)| sequence);
+        if taking == self.told_taking {
+            return;
+        }
+        match (std::mem::replace(&mut self.told_taking, taking), taking) {
+            (_, Some(sequence)) => report(&format!(
+                "behind the others' logs: takes history and state up to sequence {sequence} from them; {} entries are here",
+                self.node.execution().size()
+            )),
+            (Some(sequence), None) if self.node.ordering().executed() >= sequence => {
+                report(&format!("has the state of sequence {sequence}, and goes on with the others' logs"));
+            }
+            _ => {}
         }
     }
 
