@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::device::{Device, SYNCED_TO, Write, segment_name};
+use super::device::{ANCHOR, Device, SYNCED_TO, Write, segment_name};
 use super::error::LogError;
 use super::format::{BLOCK, segment_header};
 use crate::types::Digest;
@@ -76,9 +76,13 @@ pub struct SimDisk {
     random: u64,
     segments: BTreeMap<u32, File>,
     synced_to: Option<File>,
+    anchor: Option<Vec<u8>>,
+    /// The anchor that is to be, and the first segment that stays then.
+    truncating: Option<(u32, Vec<u8>)>,
     in_flight: Option<(u32, usize)>,
     max_segments: u32,
     fail_sync: bool,
+    fail_truncation: bool,
     skip_sync: bool,
     slow_segments: bool,
     /// Writes that were reported durable.
@@ -94,9 +98,12 @@ impl SimDisk {
             random: seed,
             segments: BTreeMap::new(),
             synced_to: None,
+            anchor: None,
+            truncating: None,
             in_flight: None,
             max_segments: u32::MAX,
             fail_sync: false,
+            fail_truncation: false,
             skip_sync: false,
             slow_segments: false,
             syncs: 0,
@@ -116,6 +123,11 @@ impl SimDisk {
         if let Some(file) = &mut self.synced_to {
             if how == Crash::Power { file.crash(&mut keep) } else { file.sync() }
         }
+        // Once the new anchor is there, any of the files below may be gone.
+        if let Some((first, anchor)) = self.truncating.take().filter(|_| keep()) {
+            self.anchor = Some(anchor);
+            self.segments.retain(|segment, _| *segment >= first || keep());
+        }
         self.random = random;
         self.fail_sync = false;
     }
@@ -123,6 +135,11 @@ impl SimDisk {
     /// The next write to complete fails.
     pub fn fail_next_sync(&mut self) {
         self.fail_sync = true;
+    }
+
+    /// The next truncation fails for want of room, or the one under way.
+    pub fn fail_next_truncation(&mut self) {
+        self.fail_truncation = true;
     }
 
     /// From now on reports writes complete without making them durable: what a build without its sync does.
@@ -175,6 +192,8 @@ impl SimDisk {
         Self {
             segments: self.segments.iter().map(|(number, segment)| (*number, file(segment))).collect(),
             synced_to: self.synced_to.as_ref().map(file),
+            anchor: self.anchor.clone(),
+            truncating: None,
             in_flight: None,
             fail_sync: false,
             ..*self
@@ -185,10 +204,13 @@ impl SimDisk {
     pub fn wipe(&mut self) {
         self.segments.clear();
         self.synced_to = None;
+        self.anchor = None;
+        self.truncating = None;
         self.in_flight = None;
     }
 
-    /// One bit of what was written becomes another: of a segment, or of `synced_to` in one of eight cases.
+    /// One bit of what was written becomes another: of a segment, or in one of eight cases of `synced_to` or, where there is one,
+    /// of the anchor.
     pub fn flip(&mut self, place: u64, bit: u64) {
         let flip = |bytes: &mut Vec<u8>| {
             let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
@@ -199,6 +221,7 @@ impl SimDisk {
         let segment = self.segments.keys().nth((place / 8) as usize % self.segments.len().max(1)).copied();
         match segment {
             Some(segment) if !place.is_multiple_of(8) => self.tamper(segment, flip),
+            _ if self.anchor.is_some() && place.is_multiple_of(16) => self.tamper_anchor(flip),
             _ => self.tamper_synced_to(flip),
         }
     }
@@ -213,11 +236,32 @@ impl SimDisk {
         self.synced_to = None;
     }
 
+    /// Changes the anchor on the disk.
+    pub fn tamper_anchor(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(anchor) = &mut self.anchor {
+            change(anchor);
+        }
+    }
+
+    /// Removes the anchor.
+    pub fn remove_anchor(&mut self) {
+        self.anchor = None;
+    }
+
     /// All that the disk holds, by file: to compare.
     pub fn content(&self) -> Vec<(String, Vec<u8>)> {
         let segments = self.segments.iter().map(|(n, file)| (segment_name(*n), file.disk.clone()));
         let synced = self.synced_to.iter().map(|file| (SYNCED_TO.to_owned(), file.disk.clone()));
-        segments.chain(synced).collect()
+        let anchor = self.anchor.iter().map(|anchor| (ANCHOR.to_owned(), anchor.clone()));
+        segments.chain(synced).chain(anchor).collect()
+    }
+
+    /// The truncation that was begun is through.
+    fn finish_truncating(&mut self) {
+        if let Some((first, anchor)) = self.truncating.take() {
+            self.anchor = Some(anchor);
+            self.segments = self.segments.split_off(&first);
+        }
     }
 
     fn file(&mut self, segment: u32) -> Result<&mut File, LogError> {
@@ -242,6 +286,8 @@ impl Device for SimDisk {
     }
 
     fn segments(&mut self) -> Result<Vec<u32>, LogError> {
+        // An earlier process that came to a clean end had the time.
+        self.finish_truncating();
         Ok(self.segment_numbers())
     }
 
@@ -256,6 +302,30 @@ impl Device for SimDisk {
     fn create_synced(&mut self, image: &[u8]) -> Result<(), LogError> {
         self.synced_to = Some(File::durable(image.to_vec()));
         Ok(())
+    }
+
+    fn load_anchor(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        Ok(self.anchor.clone())
+    }
+
+    fn truncate(&mut self, first: u32, anchor: &[u8]) -> Result<(), LogError> {
+        if let Some(file) = &mut self.synced_to {
+            file.sync();
+        }
+        self.truncating = Some((first, anchor.to_vec()));
+        Ok(())
+    }
+
+    fn truncated(&mut self) -> Option<Result<(), LogError>> {
+        if std::mem::take(&mut self.fail_truncation) {
+            self.truncating = None;
+            return Some(Err(LogError::NoSpace { dir: self.path(""), needed: 0, free: 0 }));
+        }
+        let is_through = self.truncating.is_none() || next(&mut self.random) & 1 == 1;
+        is_through.then(|| {
+            self.finish_truncating();
+            Ok(())
+        })
     }
 
     fn publish(&mut self, at: usize, slot: &[u8]) -> Result<(), LogError> {
@@ -280,7 +350,7 @@ impl Device for SimDisk {
         if self.segments.contains_key(&segment) {
             return Ok(true);
         }
-        if segment >= self.max_segments {
+        if self.segments.len() as u32 >= self.max_segments {
             let needed = u64::from(self.segment_bytes);
             return Err(LogError::NoSpace { dir: self.path(""), needed, free: 0 });
         }
