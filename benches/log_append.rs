@@ -19,6 +19,7 @@ const COUNTED: u64 = 1_000;
 /// Records of one group commit.
 const GROUP: usize = 4;
 
+#[derive(Clone)]
 struct Bytes(Vec<u8>);
 
 impl Record for Bytes {

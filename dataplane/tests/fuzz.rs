@@ -42,6 +42,7 @@ fn targets() -> Vec<Target> {
     targets.push(Target::new("entry", disk::entry, disk::run_entry));
     targets.push(Target::new("record", disk::record, disk::run_record));
     targets.push(Target::new("image", images::image, images::run_image));
+    targets.push(Target::new("anchor", disk::anchor, disk::run_anchor));
     targets.push(Target::new("cluster file", disk::cluster, disk::run_cluster));
     targets.push(Target::new("handshake", disk::handshake, disk::run_handshake));
     targets

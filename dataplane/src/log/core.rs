@@ -8,6 +8,7 @@ use super::device::{Device, SYNCED_TO, Write, segment_name};
 use super::error::{AppendError, LogError, SyncFault};
 use super::format::{BLOCK, FIRST, KIND_END, RECORD_HEADER, Synced, padded, seal};
 use super::read::{Cursor, Index, Scan, Tail};
+use super::starts::Starts;
 use super::{BUFFER_BYTES, Durable, Lsn, MAX_STAGED, Place, Record, Sink};
 
 /// A log of records of one type on one device. See the module for what is durable when.
@@ -31,6 +32,7 @@ pub struct Log<T, D: Device> {
     synced: Synced,
     staged: VecDeque<(Lsn, T)>,
     index: Index,
+    starts: Starts<T>,
     stopped: bool,
 }
 
@@ -43,6 +45,7 @@ impl<T: Record, D: Device> Log<T, D> {
         next: Place,
         block: &[u8],
         index: Index,
+        starts: Starts<T>,
     ) -> Self {
         let mut active = Buffer::new(BUFFER_BYTES);
         active.bytes_mut()[..block.len()].copy_from_slice(block);
@@ -63,6 +66,7 @@ impl<T: Record, D: Device> Log<T, D> {
             synced,
             staged: VecDeque::with_capacity(MAX_STAGED),
             index,
+            starts,
             stopped: false,
         }
     }
@@ -104,7 +108,10 @@ impl<T: Record, D: Device> Log<T, D> {
         bytes[at + end..at + padded(end)].fill(0);
         let before = self.chain;
         self.chain = seal(&mut bytes[at..at + end], place, before, record.kind(), lsn, record.key());
-        self.index.note(record.key(), Cursor { place, chain: before, last: self.last });
+        let cursor = Cursor { place, chain: before, last: self.last };
+        if let Some(highest) = self.index.note(record.key(), cursor) {
+            self.starts.stage(highest, cursor);
+        }
         self.last = lsn;
         self.extend(at + padded(end));
         Ok(lsn)
@@ -153,6 +160,7 @@ impl<T: Record, D: Device> Log<T, D> {
         if self.stopped {
             return Err(LogError::Stopped);
         }
+        self.starts.look(&mut self.device);
         if self.writing.is_some() || (self.flight.runs.is_empty() && !self.swap()) {
             return Ok(None);
         }
@@ -212,9 +220,46 @@ impl<T: Record, D: Device> Log<T, D> {
             self.stopped = true;
             return Err(error);
         }
+        let [known, durable] =
+            [self.synced.lsn, synced.lsn].map(|reach| self.staged.partition_point(|(lsn, _)| *lsn <= reach));
+        for (lsn, record) in self.staged.range(known..durable) {
+            self.starts.durable(*lsn, record);
+        }
         self.synced = synced;
         self.recent = Some(run);
         Ok(synced.lsn)
+    }
+
+    /// Lets go of the oldest segments: those in which, and before which, every record has a key of at most `below` (0 for a record
+    /// without one), as far as the durable records permit ([`Record::bound`]), but never the segment that holds the durable end.
+    /// What they left standing is carried on ([`Record::carry`]) and comes first at the next start.
+    ///
+    /// It returns at once; the device works on. While it does, and where there is nothing to let go, this does nothing.
+    /// From here on nothing is read below, and [`Log::dropped_below`] says so.
+    ///
+    /// # Errors
+    /// What became of the last release, where it failed: nothing is lost, and the next call tries again.
+    /// [`LogError::AnchorTooLarge`]; [`LogError::Stopped`].
+    pub fn release(&mut self, below: u64) -> Result<(), LogError> {
+        if self.stopped {
+            return Err(LogError::Stopped);
+        }
+        self.starts.release(below, &mut self.index, &mut self.device)
+    }
+
+    /// Whether the device is still about the last [`release`](Self::release).
+    pub fn is_releasing(&mut self) -> bool {
+        self.starts.look(&mut self.device)
+    }
+
+    /// Records with a key up to this one may have been let go, none with a higher one; 0 while nothing was.
+    pub fn dropped_below(&self) -> u64 {
+        self.starts.dropped()
+    }
+
+    /// The number of the first segment.
+    pub fn first_segment(&self) -> u32 {
+        self.starts.first()
     }
 
     /// Takes out the records that have become durable, in order.
@@ -294,9 +339,10 @@ impl<T: Record, D: Device> Log<T, D> {
         self.last
     }
 
-    /// Bytes that the log's segments take up to the durable end, headers included.
+    /// Bytes that the log's segments take up to the durable end, headers included, without those that were let go.
     pub fn bytes(&self) -> u64 {
-        u64::from(self.synced.place.segment) * u64::from(self.segment_bytes) + u64::from(self.synced.place.offset)
+        let whole = self.synced.place.segment - self.starts.first();
+        u64::from(whole) * u64::from(self.segment_bytes) + u64::from(self.synced.place.offset)
     }
 
     /// The longest payload that a record may have, in bytes.
@@ -337,14 +383,18 @@ impl<T: Record, D: Device> Log<T, D> {
         self.device
     }
 
-    /// Reads durable records whose key is at least `key`, in log order, starting close before the first.
+    /// Reads durable records whose key is at least `key`, in log order, starting close before the first. Of keys up to
+    /// [`Log::dropped_below`] some or all records may be missing.
     pub fn scan_from(&mut self, key: u64) -> Scan<'_, D> {
         let cursor = self.index.find(key);
         self.scan(cursor, key)
     }
 
-    /// Goes on where an earlier scan's [`Scan::cursor`] stood.
+    /// Goes on where an earlier scan's [`Scan::cursor`] stood, or at the first record that is left if that was let go meanwhile:
+    /// [`Entry::lsn`](super::Entry) shows the gap.
     pub fn scan_on(&mut self, cursor: Cursor, key: u64) -> Scan<'_, D> {
+        let first = self.starts.first_record().filter(|first| cursor.place < first.place);
+        let cursor = first.unwrap_or(cursor);
         self.scan(Some(cursor), key)
     }
 

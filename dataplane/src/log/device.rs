@@ -24,7 +24,7 @@ pub struct Write {
 /// A disk that holds the log: real files ([`FileDevice`](super::FileDevice)) or the simulator's
 /// ([`SimDisk`](super::SimDisk)).
 ///
-/// The log calls `prepare`, `submit`, `wait` and `publish` while it runs, the rest at start.
+/// The log calls `prepare`, `submit`, `wait`, `publish`, `truncate` and `truncated` while it runs, the rest at start.
 pub trait Device {
     /// A segment's bytes for reading; may be a snapshot, must hold all that was written before the call.
     type Map: Deref<Target = [u8]>;
@@ -43,6 +43,18 @@ pub trait Device {
 
     /// Writes the first `synced_to`, durably and at once or not at all.
     fn create_synced(&mut self, image: &[u8]) -> Result<(), LogError>;
+
+    /// The content of `anchor`, or `None` where there is no such file; of one longer than any anchor may be only the beginning.
+    fn load_anchor(&mut self) -> Result<Option<Vec<u8>>, LogError>;
+
+    /// Begins to replace `anchor`, durably and at once or not at all, and then to remove all segments below `first`, the oldest
+    /// first. What `publish` stored before the call is durable before the anchor. Waits for nothing; the log never asks again before
+    /// `truncated` has told the outcome, and reads nothing below `first` any more.
+    fn truncate(&mut self, first: u32, anchor: &[u8]) -> Result<(), LogError>;
+
+    /// What became of `truncate`, told once; `None` while it is under way. After an error either anchor counts, and some segments
+    /// below `first` may be gone if it is the new one.
+    fn truncated(&mut self) -> Option<Result<(), LogError>>;
 
     /// Stores a slot of `synced_to`, so that it survives the process; a power cut may lose the latest.
     fn publish(&mut self, at: usize, slot: &[u8]) -> Result<(), LogError>;
@@ -75,3 +87,6 @@ pub(super) fn segment_name(segment: u32) -> String {
 
 /// The name of the file with the last acknowledged sync.
 pub(super) const SYNCED_TO: &str = "synced_to";
+
+/// The name of the file that says where a log begins whose oldest segments are gone.
+pub(super) const ANCHOR: &str = "anchor";

@@ -24,14 +24,14 @@ pub enum LogError {
         /// What the system said.
         source: io::Error,
     },
-    /// The disk has no room for the next segment. Nothing is lost, and it may be tried again.
+    /// The disk has no room for the next segment or anchor. Nothing is lost, and it may be tried again.
     #[error(
-        "disk full: the next log segment in {dir} needs {needed} bytes, {free} are free; make room, then start again"
+        "disk full: the next file of the log in {dir} needs {needed} bytes, {free} are free; make room, then start again"
     )]
     NoSpace {
         /// The log's directory.
         dir: PathBuf,
-        /// Bytes that the segment takes.
+        /// Bytes that the file takes.
         needed: u64,
         /// Bytes that were free.
         free: u64,
@@ -74,6 +74,23 @@ pub enum LogError {
         "{file} is damaged: neither of its two slots holds a valid position; restore it, or rejoin as a replica that lost data"
     )]
     SyncedToDamaged {
+        /// The `synced_to` file.
+        file: PathBuf,
+    },
+    /// The anchor's bytes are not what was written.
+    #[error(
+        "{file} is damaged, so where the log begins is not known; restore it, or rejoin as a replica that lost data"
+    )]
+    AnchorDamaged {
+        /// The `anchor` file.
+        file: PathBuf,
+    },
+    /// The anchor begins the log behind the place up to which `synced_to` says that it is durable.
+    #[error(
+        "{file} names a place before the log's anchor: one of the two is older than the other; restore both together, or \
+         rejoin as a replica that lost data"
+    )]
+    BeforeAnchor {
         /// The `synced_to` file.
         file: PathBuf,
     },
@@ -129,6 +146,12 @@ pub enum LogError {
     /// The log was to finish a write that it did not begin.
     #[error("a write of the log is with another ring; wait for its completion first")]
     WriteElsewhere,
+    /// What the records to drop left standing does not fit an anchor. Nothing was dropped; the program is at fault.
+    #[error("the log cannot drop its oldest records: what must be kept of them is longer than {limit} bytes")]
+    AnchorTooLarge {
+        /// The most bytes that an anchor may have.
+        limit: usize,
+    },
     /// The directory was made with another segment size; writing with this one would spoil it.
     #[error(
         "{file} was made with segment_bytes = {found}, the setting is {set}; set it back, it is fixed for a directory's life"
@@ -151,9 +174,12 @@ impl LogError {
     /// that is safe. All other errors go away by what their messages say.
     pub fn lost_records(&self) -> bool {
         match self {
-            Self::Missing { .. } | Self::WrongLength { .. } | Self::Damaged { .. } | Self::SyncedToDamaged { .. } => {
-                true
-            }
+            Self::Missing { .. }
+            | Self::WrongLength { .. }
+            | Self::Damaged { .. }
+            | Self::SyncedToDamaged { .. }
+            | Self::AnchorDamaged { .. }
+            | Self::BeforeAnchor { .. } => true,
             Self::Locked { .. }
             | Self::Io { .. }
             | Self::NoSpace { .. }
@@ -163,6 +189,7 @@ impl LogError {
             | Self::SyncFailed { .. }
             | Self::Stopped
             | Self::WriteElsewhere
+            | Self::AnchorTooLarge { .. }
             | Self::OtherSegmentBytes { .. }
             | Self::BadSegmentBytes(_) => false,
         }

@@ -1,7 +1,7 @@
 //! The log on real files: two ways to make the tail durable, mappings for reading, segments made ahead of need.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -11,7 +11,8 @@ use std::sync::Arc;
 use io_uring::{IoUring, opcode, types};
 use memmap2::{Mmap, MmapMut};
 
-use super::device::{Device, SYNCED_TO, Write, segment_name};
+use super::MAX_ANCHOR;
+use super::device::{ANCHOR, Device, SYNCED_TO, Write, segment_name};
 use super::error::LogError;
 use super::maker::{Maker, forget_pages, make_durable};
 use crate::types::Digest;
@@ -188,6 +189,31 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), LogError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(fault(dir, "sync"))
 }
 
+/// The numbers of the segments in a log's directory, ascending.
+pub(super) fn list_segments(log_dir: &Path) -> Result<Vec<u32>, LogError> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(log_dir).map_err(fault(log_dir, "list"))? {
+        let name = entry.map_err(fault(log_dir, "list"))?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|n| n.parse().ok());
+        numbers.extend(number.filter(|&n| name.to_str() == Some(&segment_name(n))));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The content of a file, cut off behind `most` bytes and one: a foreign file of any size must not fill the memory, its length is
+/// judged from one byte more. `None` where there is no such file.
+fn load(path: &Path, most: usize) -> Result<Option<Vec<u8>>, LogError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fault(path, "open")(error)),
+    };
+    let mut image = Vec::new();
+    file.take(most as u64 + 1).read_to_end(&mut image).map_err(fault(path, "read"))?;
+    Ok(Some(image))
+}
+
 /// Whether the directory's file system takes O_DIRECT.
 fn probe_direct(log_dir: &Path) -> Result<bool, LogError> {
     let path = log_dir.join("probe.tmp");
@@ -218,14 +244,7 @@ impl Device for FileDevice {
     }
 
     fn segments(&mut self) -> Result<Vec<u32>, LogError> {
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.log_dir).map_err(fault(&self.log_dir, "list"))? {
-            let name = entry.map_err(fault(&self.log_dir, "list"))?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).and_then(|n| n.parse().ok());
-            numbers.extend(number.filter(|&n| name.to_str() == Some(&segment_name(n))));
-        }
-        numbers.sort_unstable();
-        Ok(numbers)
+        list_segments(&self.log_dir)
     }
 
     fn map(&mut self, segment: u32) -> Result<Mapping, LogError> {
@@ -245,21 +264,24 @@ impl Device for FileDevice {
     }
 
     fn load_synced(&mut self) -> Result<Option<Vec<u8>>, LogError> {
-        let path = self.path(SYNCED_TO);
-        // A foreign file of any size must not fill the memory: its length is judged from one byte more.
-        let mut image = vec![0; super::format::SYNCED_BYTES + 1];
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(fault(&path, "open")(error)),
-        };
-        let length = file.read_at(&mut image, 0).map_err(fault(&path, "read"))?;
-        image.truncate(length);
-        Ok(Some(image))
+        load(&self.path(SYNCED_TO), super::format::SYNCED_BYTES)
     }
 
     fn create_synced(&mut self, image: &[u8]) -> Result<(), LogError> {
         make_durable(&self.log_dir, SYNCED_TO, |file| file.write_all_at(image, 0))
+    }
+
+    fn load_anchor(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        load(&self.path(ANCHOR), MAX_ANCHOR)
+    }
+
+    fn truncate(&mut self, first: u32, anchor: &[u8]) -> Result<(), LogError> {
+        self.mapped.retain(|(number, _)| *number >= first);
+        self.maker.truncate(first, anchor.to_vec())
+    }
+
+    fn truncated(&mut self) -> Option<Result<(), LogError>> {
+        self.maker.truncated()
     }
 
     fn publish(&mut self, at: usize, slot: &[u8]) -> Result<(), LogError> {

@@ -23,31 +23,31 @@ pub(super) const SYNCED_BYTES: usize = 1536;
 const SECTOR: usize = 512;
 const SEGMENT_MAGIC: &[u8; 8] = b"ATLASLOG";
 const SYNCED_MAGIC: &[u8; 8] = b"ATLASSYN";
-const CHECKSUM: usize = 16;
+pub(super) const CHECKSUM: usize = 16;
 
 /// Records start at multiples of 8 bytes.
 pub(super) fn padded(length: usize) -> usize {
     length.next_multiple_of(8)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
-fn u128_at(bytes: &[u8], at: usize) -> u128 {
+pub(super) fn u128_at(bytes: &[u8], at: usize) -> u128 {
     bytes.get(at..at + 16).and_then(|b| b.try_into().ok()).map_or(0, u128::from_le_bytes)
 }
 
-fn digest_at(bytes: &[u8], at: usize) -> Digest {
+pub(super) fn digest_at(bytes: &[u8], at: usize) -> Digest {
     Digest(bytes.get(at..at + 32).and_then(|b| b.try_into().ok()).unwrap_or([0; 32]))
 }
 
 /// Checks magic and version, the fields that every format version must keep in place.
-fn check_kind(bytes: &[u8], magic: &[u8; 8], file: &Path, damaged: LogError) -> Result<(), LogError> {
+pub(super) fn check_kind(bytes: &[u8], magic: &[u8; 8], file: &Path, damaged: LogError) -> Result<(), LogError> {
     if bytes.get(..8) != Some(magic.as_slice()) {
         return Err(damaged);
     }
@@ -57,7 +57,7 @@ fn check_kind(bytes: &[u8], magic: &[u8; 8], file: &Path, damaged: LogError) -> 
     }
 }
 
-fn check_cluster(found: Digest, expected: Digest, file: &Path) -> Result<(), LogError> {
+pub(super) fn check_cluster(found: Digest, expected: Digest, file: &Path) -> Result<(), LogError> {
     if found == expected { Ok(()) } else { Err(LogError::WrongCluster { file: file.into(), found, expected }) }
 }
 

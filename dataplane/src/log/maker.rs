@@ -1,5 +1,6 @@
-//! Makes segments ahead of need, on a thread of its own: zero-filling takes as long as the disk takes.
+//! Makes segments ahead of need and removes those that are let go, on a thread of its own: both take as long as the disk takes.
 
+use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -8,24 +9,33 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
-use super::device::segment_name;
+use super::device::{ANCHOR, SYNCED_TO, segment_name};
 use super::error::LogError;
-use super::files::{ZEROS, fault, sync_dir};
+use super::files::{ZEROS, fault, list_segments, sync_dir};
 use super::format::segment_header;
 use crate::types::Digest;
 
 /// Mode of the log's files: what clients wrote is theirs, so nobody else on the host reads it.
 pub(super) const FILE_MODE: u32 = 0o600;
 
-/// What the thread is asked to do. One segment at a time is made: that bounds both channels.
+/// What the thread is asked to do. One segment at a time is made and one truncation is under way: with a file to sync, that bounds
+/// the channels.
 enum Order {
     Make(u32),
     /// A file to sync whenever a segment was made: `synced_to`, so that a power cut finds it reasonably new.
     SyncAlso(File),
+    /// Makes the anchor durable, then removes the segments below the first.
+    Truncate {
+        first: u32,
+        anchor: Vec<u8>,
+    },
 }
+
+/// Orders that may wait for the thread.
+const MAX_ORDERS: usize = 3;
 
 /// The log's side of the thread.
 pub(super) struct Maker {
@@ -45,6 +55,7 @@ pub(super) struct Maker {
 struct Thread {
     orders: SyncSender<Order>,
     outcomes: Receiver<Result<(), LogError>>,
+    truncated: Receiver<Result<(), LogError>>,
     handle: JoinHandle<()>,
 }
 
@@ -106,41 +117,124 @@ impl Maker {
         Some(outcome)
     }
 
+    /// Has the anchor replaced and the segments below removed; [`Maker::truncated`] tells the outcome.
+    pub(super) fn truncate(&mut self, first: u32, anchor: Vec<u8>) -> Result<(), LogError> {
+        let dir = self.log_dir.clone();
+        let sent = self.thread()?.orders.send(Order::Truncate { first, anchor });
+        sent.map_err(|_| fault(&dir, "remove segments in")(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// The outcome of the last truncation, told once.
+    pub(super) fn truncated(&mut self) -> Option<Result<(), LogError>> {
+        match self.thread.as_ref()?.truncated.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => {
+                Some(Err(fault(&self.log_dir, "remove segments in")(io::ErrorKind::BrokenPipe.into())))
+            }
+        }
+    }
+
     fn thread(&mut self) -> Result<&Thread, LogError> {
         if self.thread.is_none() {
-            let (orders, to_do) = sync_channel(2);
-            let (done, outcomes) = sync_channel(2);
-            let (dir, genesis, bytes) = (self.log_dir.clone(), self.genesis, self.segment_bytes);
-            let stop = Arc::clone(&self.stop);
-            let work = move || {
-                let mut also: Option<File> = None;
-                for order in to_do {
-                    match order {
-                        Order::SyncAlso(file) => also = Some(file),
-                        Order::Make(segment) => {
-                            let outcome = make_segment(&dir, genesis, segment, bytes, &stop);
-                            // An error of this disk shows at the log's next write as well, which is where it counts.
-                            let _ = also.as_ref().map(File::sync_data);
-                            if done.send(outcome).is_err() {
-                                break;
-                            }
-                        }
-                    }
-                }
+            let (orders, to_do) = sync_channel(MAX_ORDERS);
+            let (made, outcomes) = sync_channel(1);
+            let (removed, truncated) = sync_channel(1);
+            let worker = Worker {
+                dir: self.log_dir.clone(),
+                genesis: self.genesis,
+                segment_bytes: self.segment_bytes,
+                stop: Arc::clone(&self.stop),
+                also: None,
+                made,
+                doomed: VecDeque::new(),
+                removed,
             };
-            let handle = std::thread::Builder::new().name("log-segments".into()).spawn(work);
+            let handle = std::thread::Builder::new().name("log-segments".into()).spawn(move || worker.run(&to_do));
             let handle = handle.map_err(fault(&self.log_dir, "start the thread that makes segments in"))?;
-            self.thread = Some(Thread { orders, outcomes, handle });
+            self.thread = Some(Thread { orders, outcomes, truncated, handle });
         }
         self.thread.as_ref().ok_or_else(|| fault(&self.log_dir, "make segments in")(io::ErrorKind::NotFound.into()))
     }
 }
 
+/// The thread's side.
+struct Worker {
+    dir: PathBuf,
+    genesis: Digest,
+    segment_bytes: u32,
+    stop: Arc<AtomicBool>,
+    also: Option<File>,
+    made: SyncSender<Result<(), LogError>>,
+    /// Segments to remove, the oldest first. One goes at a time, so that a segment that is needed does not wait for all of them.
+    doomed: VecDeque<u32>,
+    removed: SyncSender<Result<(), LogError>>,
+}
+
+impl Worker {
+    /// Ends with the log; what is left to remove goes at the next start.
+    fn run(mut self, to_do: &Receiver<Order>) {
+        loop {
+            let order = match self.doomed.is_empty() {
+                true => to_do.recv().map_err(|_| TryRecvError::Disconnected),
+                false => to_do.try_recv(),
+            };
+            let told = match order {
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => self.remove_next(),
+                Ok(Order::SyncAlso(file)) => {
+                    self.also = Some(file);
+                    true
+                }
+                Ok(Order::Make(segment)) => {
+                    let outcome = make_segment(&self.dir, self.genesis, segment, self.segment_bytes, &self.stop);
+                    // An error of this disk shows at the log's next write as well, which is where it counts.
+                    let _ = self.also.as_ref().map(File::sync_data);
+                    self.made.send(outcome).is_ok()
+                }
+                Ok(Order::Truncate { first, anchor }) => match replace_anchor(&self.dir, first, &anchor) {
+                    Ok(doomed) if doomed.is_empty() => self.removed.send(Ok(())).is_ok(),
+                    Ok(doomed) => {
+                        self.doomed = doomed;
+                        true
+                    }
+                    Err(error) => self.removed.send(Err(error)).is_ok(),
+                },
+            };
+            if !told {
+                return;
+            }
+        }
+    }
+
+    /// Removes the oldest of the segments that are to go; false where nobody wants to know any more.
+    fn remove_next(&mut self) -> bool {
+        let Some(segment) = self.doomed.pop_front() else { return true };
+        let path = self.dir.join(segment_name(segment));
+        let outcome = match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fault(&path, "remove")(error)),
+            _ if !self.doomed.is_empty() => return true,
+            _ => sync_dir(&self.dir),
+        };
+        self.doomed.clear();
+        self.removed.send(outcome).is_ok()
+    }
+}
+
+/// Makes the anchor durable, behind `synced_to`, which must never be older on the disk; gives the segments that may go.
+fn replace_anchor(dir: &Path, first: u32, anchor: &[u8]) -> Result<VecDeque<u32>, LogError> {
+    let synced_to = dir.join(SYNCED_TO);
+    File::open(&synced_to).and_then(|file| file.sync_data()).map_err(fault(&synced_to, "sync"))?;
+    let made = make_durable(dir, ANCHOR, |file| file.write_all_at(anchor, 0));
+    or_no_space(made, dir, anchor.len() as u64)?;
+    Ok(list_segments(dir)?.into_iter().filter(|segment| *segment < first).collect())
+}
+
 impl Drop for Maker {
     fn drop(&mut self) {
-        if let Some(Thread { orders, outcomes, handle }) = self.thread.take() {
+        if let Some(Thread { orders, outcomes, truncated, handle }) = self.thread.take() {
             self.stop.store(true, Ordering::Relaxed);
-            drop((orders, outcomes));
+            drop((orders, outcomes, truncated));
             let _ = handle.join();
         }
     }
@@ -149,9 +243,14 @@ impl Drop for Maker {
 fn make_segment(dir: &Path, genesis: Digest, segment: u32, bytes: u32, stop: &AtomicBool) -> Result<(), LogError> {
     let header = segment_header(genesis, segment, u64::from(bytes));
     let made = make_durable(dir, &segment_name(segment), |file| fill(file, &header, u64::from(bytes), stop));
+    or_no_space(made, dir, u64::from(bytes))
+}
+
+/// Tells a disk without room for a file of `needed` bytes from other faults.
+fn or_no_space(made: Result<(), LogError>, dir: &Path, needed: u64) -> Result<(), LogError> {
     match made {
         Err(LogError::Io { source, .. }) if is_full(&source) => {
-            Err(LogError::NoSpace { dir: dir.into(), needed: u64::from(bytes), free: free_bytes(dir) })
+            Err(LogError::NoSpace { dir: dir.into(), needed, free: free_bytes(dir) })
         }
         other => other,
     }

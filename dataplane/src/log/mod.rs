@@ -14,6 +14,10 @@
 //!   first 4 KiB are a header: magic, format version, number, length, genesis hash, checksum.
 //! - `DIR/log/synced_to`: a header and two slots, each in a sector of its own, written in turn through a mapping after
 //!   each sync and before anything is published. A slot names the place, LSN and checksum of the last durable record.
+//! - `DIR/log/anchor`: where the log begins once its oldest segments were let go; created as `.tmp` like a segment. Header of 96 bytes:
+//!   magic, format version, the file's length, genesis hash, checksum and LSN of the record before the first that is left, the highest
+//!   key that was let go, the first segment, a count. So many carried records follow (length, kind, key, payload), and an XXH3-128 of
+//!   all before.
 //!
 //! A record is a 40-byte header (checksum 16, length 4, kind 1, zeros 3, LSN 8, key 8), the payload, and zeros up to a
 //! multiple of 8. Its checksum is XXH3-128 over the previous record's checksum, header and payload, seeded with segment
@@ -29,17 +33,39 @@
 //! the same durable bytes, so tearing cannot harm them. Readers of the mapping look only below the durable end, at
 //! bytes that never change; after an O_DIRECT write the kernel drops the pages that it made stale.
 //!
+//! # Letting go of the oldest
+//! [`Log::release`] drops the leading segments all of whose records have keys up to a given one; records without a key (0) never
+//! hold a segment back. What those, and others, left standing is *carried*: a type of record folds each durable record into a bounded
+//! list ([`Record::carry`]), and the list as it was before a segment's first record is what a start hands out in place of all before.
+//! The same list says how far anything may go ([`Record::bound`]), so that nothing goes whose justification is only staged. The
+//! segment that holds the durable end always stays.
+//!
+//! The thread that makes segments does the work, and nobody waits: it syncs `synced_to`, which must never be older on the disk than the
+//! anchor; makes the new anchor durable under its name; then removes the files, the oldest first, one at a time between segments that
+//! are to be made; then syncs the directory. A crash leaves the old anchor and all files, or the new one and any of the files below
+//! it, which the next start removes, having written the same anchor once more: it may have been renamed and not synced. One release is
+//! under way at a time; asking meanwhile does nothing. One that fails is told at the next call, and tried again at the one after.
+//!
+//! From the call on nothing below is read: a scan starts at the first record that is left, and [`Log::dropped_below`] says which keys
+//! may be missing. The caller has all that is let go elsewhere, durably.
+//!
 //! # Start
-//! [`recover`] walks the chain from the first record and hands each one out. What it finds decides:
+//! [`recover`] hands out the carried records, walks the chain from the first record and hands each one out. What it finds decides:
 //!
 //! | found | decision |
 //! | --- | --- |
-//! | no `synced_to`, and no segment or only such as hold nothing (creation was cut short) | a new log |
-//! | no `synced_to`, but anything in a segment, or a gap in the segments | [`LogError::Missing`] |
+//! | no `synced_to`, no `anchor`, and no segment or only such as hold nothing (creation was cut short) | a new log |
+//! | no `synced_to`, but an `anchor`, anything in a segment, or a gap in the segments | [`LogError::Missing`] |
 //! | `synced_to` of another length, version or cluster | `WrongLength`, `WrongVersion`, `WrongCluster` |
 //! | `synced_to` without magic, with a damaged header, or with no valid slot | [`LogError::SyncedToDamaged`] |
 //! | one valid slot | it counts |
-//! | a gap in the segments, or none where `synced_to` points | [`LogError::Missing`] |
+//! | no `anchor` | the log begins with segment 0 and the genesis |
+//! | `anchor` of another length, version or cluster | `WrongLength`, `WrongVersion`, `WrongCluster` |
+//! | `anchor` without magic, or with a wrong checksum | [`LogError::AnchorDamaged`] |
+//! | an intact carried record that does not decode | [`LogError::Undecodable`] |
+//! | `synced_to` points before the anchor's segment | [`LogError::BeforeAnchor`], one of the two is older |
+//! | segments below the anchor's | removed unread, once all else was judged |
+//! | from the first segment on: a gap, or none where the anchor or `synced_to` points | [`LogError::Missing`] |
 //! | any segment of another length, version or cluster | `WrongLength`, `WrongVersion`, `WrongCluster` |
 //! | any segment of another size than the setting `segment_bytes` | [`LogError::OtherSegmentBytes`] |
 //! | any segment header damaged or of another number | [`LogError::Damaged`] |
@@ -84,15 +110,18 @@
 //! process by SIGBUS on a bad block, where a direct write reports an error.
 //!
 //! # Limits
-//! [`MAX_RECORD`], [`BUFFER_BYTES`], [`MAX_STAGED`], [`MIN_SEGMENT_BYTES`], [`MAX_SEGMENT_BYTES`]. At a full buffer or
+//! [`MAX_RECORD`], [`BUFFER_BYTES`], [`MAX_STAGED`], [`MIN_SEGMENT_BYTES`], [`MAX_SEGMENT_BYTES`], [`MAX_ANCHOR`]. At a full buffer or
 //! queue `append` gives the record back ([`AppendError::Full`]): the caller holds back until the write completes. The
 //! same happens while a segment is being made; a full disk is [`LogError::NoSpace`], loses nothing and may be tried again.
-//! Segments are not removed yet: retention needs a durable anchor for the chain in place of the genesis.
+//! For each segment the carried records are kept in memory, which their bound bounds. Where they do not fit an anchor
+//! nothing is let go ([`LogError::AnchorTooLarge`]). Segment numbers end at 2^32: 128 PiB of log in segments of the usual size. A
+//! program that knows no anchors finds segment 0 missing in a log that was cut.
 //!
 //! # Sources
 //! Torn writes told apart from rot, recovery by a table proved exhaustively: TigerBeetle's journal. Crash model with any
 //! subset of sectors: Pillai et al., OSDI 2014. Failed fsync is fatal: Rebello et al., USENIX ATC 2020.
 
+mod anchor;
 mod buffer;
 mod core;
 mod device;
@@ -104,6 +133,7 @@ mod reactor;
 mod read;
 mod recover;
 mod sim_disk;
+mod starts;
 #[cfg(test)]
 mod tests;
 
@@ -111,6 +141,7 @@ use std::fmt;
 use std::ops::Deref;
 
 pub use self::core::Log;
+pub use anchor::carried_by;
 pub use device::{Device, Write};
 pub use error::{AppendError, Damage, LogError, SyncFault};
 pub use files::{FileDevice, Method, set_aside};
@@ -122,6 +153,8 @@ pub use sim_disk::{Astray, Crash, SimDisk};
 
 /// The longest payload of a record, in bytes; in segments below 4 MiB less, see [`Log::max_record`].
 pub const MAX_RECORD: usize = 2 * 1024 * 1024;
+/// The longest anchor, in bytes: it holds what the records that were let go left standing.
+pub const MAX_ANCHOR: usize = 4 * MAX_RECORD;
 /// Bytes of each of the two staging buffers: a record of [`MAX_RECORD`] fits behind a segment's end.
 pub const BUFFER_BYTES: usize = MAX_RECORD + 64 * 1024;
 /// Records staged or waiting in the queue of durable ones; beyond it `append` answers [`AppendError::Full`].
@@ -159,7 +192,9 @@ pub struct Place {
 }
 
 /// What a log stores. Decoding must take back what encoding gave.
-pub trait Record: Sized {
+///
+/// A clone should be cheap: what a record left standing is kept for each segment.
+pub trait Record: Clone {
     /// What kind of record this is, `1..=254`. 0 and 255 are the log's own.
     fn kind(&self) -> u8;
 
@@ -171,6 +206,16 @@ pub trait Record: Sized {
 
     /// Reads a payload that passed its checksum; `None` where this program does not know it.
     fn decode(kind: u8, payload: &[u8]) -> Option<Self>;
+
+    /// Takes note of a record in the list of those that stand in for all up to here: what a start is handed first, in this order,
+    /// once they were let go. It must be bounded, for it has to fit [`MAX_ANCHOR`]. Where this keeps nothing, nothing is carried.
+    fn carry(_kept: &mut Vec<Self>, _record: &Self) {}
+
+    /// The highest key up to which records may be let go, by what the list says that stands in for all durable ones. A promise of
+    /// the caller of [`Log::release`] that has to be durable itself is looked for here.
+    fn bound(_kept: &[Self]) -> u64 {
+        u64::MAX
+    }
 }
 
 /// Where a record's payload is written: bounded memory in the staging buffer.

@@ -30,8 +30,14 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Takes note of a record that starts at `cursor`, in log order.
-    pub(super) fn note(&mut self, key: u64, cursor: Cursor) {
+    /// An index whose first record is that of an anchor: no record before has a higher key than `dropped`.
+    pub(super) fn from_anchor(dropped: u64) -> Self {
+        Self { points: Vec::new(), highest: dropped }
+    }
+
+    /// Takes note of a record that starts at `cursor`, in log order. Where it is its segment's first, gives the highest key before.
+    pub(super) fn note(&mut self, key: u64, cursor: Cursor) -> Option<u64> {
+        let is_first = self.points.last().is_none_or(|point| point.cursor.place.segment != cursor.place.segment);
         let due = self.points.last().is_none_or(|point| {
             let last = point.cursor.place;
             last.segment != cursor.place.segment || cursor.place.offset - last.offset >= INDEX_STEP
@@ -39,7 +45,15 @@ impl Index {
         if due {
             self.points.push(Point { before: self.highest, cursor });
         }
-        self.highest = self.highest.max(key);
+        let before = self.highest;
+        self.highest = before.max(key);
+        is_first.then_some(before)
+    }
+
+    /// Forgets all points before a segment.
+    pub(super) fn begin_at(&mut self, segment: u32) {
+        let gone = self.points.partition_point(|point| point.cursor.place.segment < segment);
+        self.points.drain(..gone);
     }
 
     /// The last point before which no record has a key of `key` or more; `None` while the log is empty.

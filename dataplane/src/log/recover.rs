@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use super::anchor::{self, Anchor};
 use super::core::Log;
-use super::device::{Device, SYNCED_TO, segment_name};
+use super::device::{ANCHOR, Device, SYNCED_TO, segment_name};
 use super::error::{Damage, LogError};
 use super::format::{BLOCK, FIRST, Found, Synced, check_segment, parse};
 use super::read::{Cursor, Index};
+use super::starts::Starts;
 use super::{Durable, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Place, Record};
 use crate::types::Digest;
 
@@ -16,13 +18,14 @@ pub struct Recovered<T, D: Device> {
     pub log: Log<T, D>,
     /// The directory held no log before: nothing was ever acknowledged from it.
     pub fresh: bool,
-    /// Records handed to the visitor.
+    /// Records handed to the visitor, carried ones among them.
     pub records: u64,
     /// Bytes of a torn tail that were dropped and zeroed, none of them ever acknowledged.
     pub torn_bytes: u64,
 }
 
-/// Reads a log and hands every record, in order, to `each`; or reports what is wrong and overwrites nothing.
+/// Reads a log and hands every record, in order, to `each`, first those that stand in for what was let go ([`Record::carry`]); or
+/// reports what is wrong and overwrites nothing.
 ///
 /// When this returns an error, forget what `each` was given: it came from a log that must not be used.
 pub fn recover<T: Record, D: Device>(
@@ -33,18 +36,32 @@ pub fn recover<T: Record, D: Device>(
 ) -> Result<Recovered<T, D>, LogError> {
     check_segment_bytes(segment_bytes)?;
     let segments = device.segments()?;
-    let Some(image) = device.load_synced()? else {
-        return start(device, genesis, segment_bytes, &segments);
+    let synced_to = device.path(SYNCED_TO);
+    let synced = device.load_synced()?.map(|image| Synced::parse(&image, genesis, &synced_to)).transpose()?;
+    let image = device.load_anchor()?;
+    let anchor = image.as_ref().map(|image| anchor::decode(image, genesis, &device.path(ANCHOR))).transpose()?;
+    let (first, synced) = match (&anchor, synced) {
+        (None, None) => return start(device, genesis, segment_bytes, &segments),
+        (Some(_), None) => return Err(LogError::Missing { file: synced_to }),
+        (Some(anchor), Some(synced)) if synced.place < anchor.cursor.place => {
+            return Err(LogError::BeforeAnchor { file: synced_to });
+        }
+        (Some(anchor), Some(synced)) => (anchor.cursor.place.segment, synced),
+        (None, Some(synced)) => (0, synced),
     };
-    let synced = Synced::parse(&image, genesis, &device.path(SYNCED_TO))?;
-    for expected in 0..=synced.place.segment.max(segments.len().saturating_sub(1) as u32) {
+    let last = segments.last().map_or(synced.place.segment, |last| synced.place.segment.max(*last));
+    for expected in first..=last {
         if segments.binary_search(&expected).is_err() {
             return Err(LogError::Missing { file: device.path(&segment_name(expected)) });
         }
     }
-    let mut walk = Walk::new(genesis, synced, segments.len() as u32, segment_bytes);
+    let mut walk = Walk::new(genesis, synced, anchor.as_ref(), last, segment_bytes);
+    let carried = anchor.map_or_else(Vec::new, |anchor| anchor.carried);
+    walk.records = carried.len() as u64;
+    carried.into_iter().for_each(|record| each(Durable(record)));
     walk.run(&mut device, &mut each)?;
-    walk.go_on(device)
+    let leftovers = image.filter(|_| segments.first().is_some_and(|lowest| *lowest < first));
+    walk.go_on(device, leftovers)
 }
 
 fn check_segment_bytes(segment_bytes: u32) -> Result<(), LogError> {
@@ -89,21 +106,23 @@ fn start<T: Record, D: Device>(
     device.create_synced(&synced.image(genesis))?;
     // Both slots are filled from the start; the next advance must outrank the second.
     let synced = Synced { turn: synced.turn + 1, ..synced };
-    let log = Log::resume(device, segment_bytes, synced, synced.place, &[], Index::default());
+    let log = Log::resume(device, segment_bytes, synced, synced.place, &[], Index::default(), Starts::new(genesis));
     Ok(Recovered { log, fresh: true, records: 0, torn_bytes: 0 })
 }
 
 /// The walk along the chain from the first segment to the last intact record.
-struct Walk {
+struct Walk<T> {
     genesis: Digest,
     synced: Synced,
-    segments: u32,
+    /// The last segment.
+    last: u32,
     segment_bytes: u32,
     at: Cursor,
     /// Where the next record goes: behind `at`, or in the next segment.
     next: Place,
     reached: bool,
     index: Index,
+    starts: Starts<T>,
     records: u64,
     /// Segments with bytes behind the end, from where, and how many are not zero up to the last that is not.
     torn: Vec<(u32, u32)>,
@@ -111,19 +130,21 @@ struct Walk {
     block: Vec<u8>,
 }
 
-impl Walk {
-    fn new(genesis: Digest, synced: Synced, segments: u32, segment_bytes: u32) -> Self {
+impl<T: Record> Walk<T> {
+    fn new(genesis: Digest, synced: Synced, anchor: Option<&Anchor<T>>, last: u32, segment_bytes: u32) -> Self {
         let start = Synced::start(genesis);
-        let at = Cursor { place: start.place, chain: start.chain, last: start.lsn };
+        let start = Cursor { place: start.place, chain: start.chain, last: start.lsn };
+        let at = anchor.map_or(start, |anchor| anchor.cursor);
         Self {
             genesis,
             synced,
-            segments,
+            last,
             segment_bytes,
             at,
-            next: start.place,
+            next: at.place,
             reached: false,
-            index: Index::default(),
+            index: anchor.map_or_else(Index::default, |anchor| Index::from_anchor(anchor.dropped)),
+            starts: anchor.map_or_else(|| Starts::new(genesis), |anchor| Starts::anchored(genesis, anchor)),
             records: 0,
             torn: Vec::new(),
             torn_bytes: 0,
@@ -131,9 +152,9 @@ impl Walk {
         }
     }
 
-    fn run<T: Record, D: Device>(&mut self, device: &mut D, each: &mut impl FnMut(Durable<T>)) -> Result<(), LogError> {
+    fn run<D: Device>(&mut self, device: &mut D, each: &mut impl FnMut(Durable<T>)) -> Result<(), LogError> {
         let mut ended = false;
-        for segment in 0..self.segments {
+        for segment in self.at.place.segment..=self.last {
             if segment >= self.synced.place.segment {
                 device.settle(segment)?;
             }
@@ -155,12 +176,7 @@ impl Walk {
     }
 
     /// Walks one segment; false where the log ends in it.
-    fn walk_segment<T: Record>(
-        &mut self,
-        map: &[u8],
-        segment: u32,
-        each: &mut impl FnMut(Durable<T>),
-    ) -> Result<bool, Fault> {
+    fn walk_segment(&mut self, map: &[u8], segment: u32, each: &mut impl FnMut(Durable<T>)) -> Result<bool, Fault> {
         let mut place = Place { segment, offset: FIRST };
         self.next = place;
         loop {
@@ -168,7 +184,11 @@ impl Walk {
             match parse(map, 0, place, self.at.chain, self.at.last) {
                 Found::Record { kind, key, lsn, payload, next, chain } => {
                     let record = T::decode(kind, payload).ok_or(Fault::Unknown(place.offset, kind))?;
-                    self.index.note(key, Cursor { place, ..self.at });
+                    let cursor = Cursor { place, ..self.at };
+                    if let Some(before) = self.index.note(key, cursor) {
+                        self.starts.stage(before, cursor);
+                    }
+                    self.starts.durable(lsn, &record);
                     place.offset = next;
                     self.at = Cursor { place, chain, last: lsn };
                     self.next = place;
@@ -223,8 +243,9 @@ impl Walk {
         }
     }
 
-    /// Everything was judged: only now the torn tail is zeroed and the acknowledged position moves up.
-    fn go_on<T: Record, D: Device>(self, mut device: D) -> Result<Recovered<T, D>, LogError> {
+    /// Everything was judged: only now the torn tail is zeroed, the acknowledged position moves up, and segments below the anchor
+    /// go, which is written once more before.
+    fn go_on<D: Device>(mut self, mut device: D, leftovers: Option<Vec<u8>>) -> Result<Recovered<T, D>, LogError> {
         for &(segment, from) in &self.torn {
             device.zero(segment, from)?;
         }
@@ -232,7 +253,10 @@ impl Walk {
         let synced = Synced { place, lsn, chain, turn: self.synced.turn + 1 };
         let (at, slot) = synced.slot();
         device.publish(at, &slot)?;
-        let log = Log::resume(device, self.segment_bytes, synced, self.next, &self.block, self.index);
+        if let Some(anchor) = leftovers {
+            self.starts.finish_release(&anchor, &mut device)?;
+        }
+        let log = Log::resume(device, self.segment_bytes, synced, self.next, &self.block, self.index, self.starts);
         Ok(Recovered { log, fresh: false, records: self.records, torn_bytes: self.torn_bytes })
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::device::{Device, SYNCED_TO, Write, segment_name};
+use super::device::{ANCHOR, Device, SYNCED_TO, Write, segment_name};
 use super::error::LogError;
 use super::format::{BLOCK, segment_header};
 use crate::types::Digest;
@@ -94,9 +94,13 @@ pub struct SimDisk {
     random: u64,
     segments: BTreeMap<u32, File>,
     synced_to: Option<File>,
+    anchor: Option<Vec<u8>>,
+    /// The anchor that is to be, and the first segment that stays then.
+    truncating: Option<(u32, Vec<u8>)>,
     in_flight: Option<(u32, usize)>,
     max_segments: u32,
     fail_sync: bool,
+    fail_truncation: bool,
     skip_sync: bool,
     slow_segments: bool,
     unreadable: bool,
@@ -116,9 +120,12 @@ impl SimDisk {
             random: seed,
             segments: BTreeMap::new(),
             synced_to: None,
+            anchor: None,
+            truncating: None,
             in_flight: None,
             max_segments: u32::MAX,
             fail_sync: false,
+            fail_truncation: false,
             skip_sync: false,
             slow_segments: false,
             unreadable: false,
@@ -141,6 +148,11 @@ impl SimDisk {
         if let Some(file) = &mut self.synced_to {
             if how == Crash::Power { file.crash(&mut keep) } else { file.sync() }
         }
+        // Once the new anchor is there, any of the files below may be gone.
+        if let Some((first, anchor)) = self.truncating.take().filter(|_| keep()) {
+            self.anchor = Some(anchor);
+            self.segments.retain(|segment, _| *segment >= first || keep());
+        }
         self.random = random;
         self.fail_sync = false;
         self.astray = None;
@@ -149,6 +161,11 @@ impl SimDisk {
     /// The next write to complete fails.
     pub fn fail_next_sync(&mut self) {
         self.fail_sync = true;
+    }
+
+    /// The next truncation fails for want of room, or the one under way.
+    pub fn fail_next_truncation(&mut self) {
+        self.fail_truncation = true;
     }
 
     /// From now on reports writes complete without making them durable: what a build without its sync does.
@@ -225,6 +242,8 @@ impl SimDisk {
         Self {
             segments: self.segments.iter().map(|(number, segment)| (*number, file(segment))).collect(),
             synced_to: self.synced_to.as_ref().map(file),
+            anchor: self.anchor.clone(),
+            truncating: None,
             in_flight: None,
             fail_sync: false,
             ..*self
@@ -235,13 +254,24 @@ impl SimDisk {
     pub fn wipe(&mut self) {
         self.segments.clear();
         self.synced_to = None;
+        self.anchor = None;
+        self.truncating = None;
         self.in_flight = None;
         self.clear_faults();
     }
 
-    /// One bit of what was written becomes another, under whoever uses the disk: of a segment, or of `synced_to` in one of eight
-    /// cases.
+    /// One bit of what was written becomes another, under whoever uses the disk: of a segment, or in one of eight cases of
+    /// `synced_to` or, where there is one, of the anchor.
     pub fn flip(&mut self, place: u64, bit: u64) {
+        if place.is_multiple_of(16)
+            && let Some(anchor) = &mut self.anchor
+        {
+            let length = anchor.len().max(1);
+            if let Some(byte) = anchor.get_mut((place / 64) as usize % length) {
+                *byte ^= 1 << bit;
+            }
+            return;
+        }
         let segment = (place / 8) as usize % self.segments.len().max(1);
         let file = match self.segments.values_mut().nth(segment) {
             Some(segment) if !place.is_multiple_of(8) => Some(segment),
@@ -262,11 +292,32 @@ impl SimDisk {
         self.synced_to = None;
     }
 
+    /// Changes the anchor on the disk.
+    pub fn tamper_anchor(&mut self, change: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(anchor) = &mut self.anchor {
+            change(anchor);
+        }
+    }
+
+    /// Removes the anchor.
+    pub fn remove_anchor(&mut self) {
+        self.anchor = None;
+    }
+
     /// All that the disk holds, by file: to compare.
     pub fn content(&self) -> Vec<(String, Vec<u8>)> {
         let segments = self.segments.iter().map(|(n, file)| (segment_name(*n), file.disk.clone()));
         let synced = self.synced_to.iter().map(|file| (SYNCED_TO.to_owned(), file.disk.clone()));
-        segments.chain(synced).collect()
+        let anchor = self.anchor.iter().map(|anchor| (ANCHOR.to_owned(), anchor.clone()));
+        segments.chain(synced).chain(anchor).collect()
+    }
+
+    /// The truncation that was begun is through.
+    fn finish_truncating(&mut self) {
+        if let Some((first, anchor)) = self.truncating.take() {
+            self.anchor = Some(anchor);
+            self.segments = self.segments.split_off(&first);
+        }
     }
 
     /// Where a write lands that was to go to `(segment, offset)`, `length` bytes long: at another block of what was written, or of
@@ -311,6 +362,8 @@ impl Device for SimDisk {
     }
 
     fn segments(&mut self) -> Result<Vec<u32>, LogError> {
+        // An earlier process that came to a clean end had the time.
+        self.finish_truncating();
         Ok(self.segment_numbers())
     }
 
@@ -327,6 +380,30 @@ impl Device for SimDisk {
     fn create_synced(&mut self, image: &[u8]) -> Result<(), LogError> {
         self.synced_to = Some(File::durable(image.to_vec()));
         Ok(())
+    }
+
+    fn load_anchor(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        Ok(self.anchor.clone())
+    }
+
+    fn truncate(&mut self, first: u32, anchor: &[u8]) -> Result<(), LogError> {
+        if let Some(file) = &mut self.synced_to {
+            file.sync();
+        }
+        self.truncating = Some((first, anchor.to_vec()));
+        Ok(())
+    }
+
+    fn truncated(&mut self) -> Option<Result<(), LogError>> {
+        if std::mem::take(&mut self.fail_truncation) {
+            self.truncating = None;
+            return Some(Err(LogError::NoSpace { dir: self.path(""), needed: 0, free: 0 }));
+        }
+        let is_through = self.truncating.is_none() || next(&mut self.random) & 1 == 1;
+        is_through.then(|| {
+            self.finish_truncating();
+            Ok(())
+        })
     }
 
     fn publish(&mut self, at: usize, slot: &[u8]) -> Result<(), LogError> {
@@ -351,7 +428,7 @@ impl Device for SimDisk {
         if self.segments.contains_key(&segment) {
             return Ok(true);
         }
-        if segment >= self.max_segments {
+        if self.segments.len() as u32 >= self.max_segments {
             let needed = u64::from(self.segment_bytes);
             return Err(LogError::NoSpace { dir: self.path(""), needed, free: 0 });
         }

@@ -1,7 +1,8 @@
-//! Recovery judged case by case, faults of the disk, and limits; `model` and `real_files` have the rest.
+//! Recovery judged case by case, faults of the disk, and limits; `model`, `real_files` and `release` have the rest.
 
 mod model;
 mod real_files;
+mod release;
 
 use super::*;
 use crate::types::Digest;
@@ -34,6 +35,31 @@ impl Record for Item {
         let (key, body) = payload.split_first_chunk::<8>()?;
         (kind < 100).then(|| Self { kind, key: u64::from_le_bytes(*key), body: body.to_vec() })
     }
+
+    /// The last two that have no key.
+    fn carry(kept: &mut Vec<Self>, record: &Self) {
+        if record.key == 0 {
+            kept.push(record.clone());
+            kept.drain(..kept.len().saturating_sub(2));
+        }
+    }
+
+    /// [`CAP`] says what may go.
+    fn bound(kept: &[Self]) -> u64 {
+        let cap = kept.iter().rfind(|item| item.kind == CAP);
+        cap.and_then(|cap| cap.body.first()).map_or(u64::MAX, |cap| u64::from(*cap))
+    }
+}
+
+/// The kind of an item without a key whose first byte bounds what may be let go.
+pub(super) const CAP: u8 = 50;
+
+/// What stands in for items that were let go.
+pub(super) fn carried(items: &[Item]) -> Vec<Item> {
+    items.iter().fold(Vec::new(), |mut kept, item| {
+        Item::carry(&mut kept, item);
+        kept
+    })
 }
 
 pub(super) fn item(key: u64, length: usize) -> Item {
@@ -261,6 +287,18 @@ impl Device for Kept<'_> {
 
     fn create_synced(&mut self, image: &[u8]) -> Result<(), LogError> {
         self.0.create_synced(image)
+    }
+
+    fn load_anchor(&mut self) -> Result<Option<Vec<u8>>, LogError> {
+        self.0.load_anchor()
+    }
+
+    fn truncate(&mut self, first: u32, anchor: &[u8]) -> Result<(), LogError> {
+        self.0.truncate(first, anchor)
+    }
+
+    fn truncated(&mut self) -> Option<Result<(), LogError>> {
+        self.0.truncated()
     }
 
     fn publish(&mut self, at: usize, slot: &[u8]) -> Result<(), LogError> {

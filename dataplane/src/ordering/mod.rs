@@ -6,7 +6,8 @@
 //! # Where what is
 //! The normal case is in `normal`; what makes good for lost messages in `catch_up`; leaving a view and beginning the next in `change`
 //! with its messages in [`view_change`] and its rule in [`choice`]; when to leave in `suspect`; the low watermark in [`checkpoint`];
-//! coming back after the disk was lost in `rejoin`; what is logged, and the votes that this permits, in [`record`].
+//! coming back after the disk was lost in `rejoin`; what is logged, and the votes that this permits, in [`record`]; what stays of
+//! records that the log lets go in `carry`.
 //!
 //! # Messages and states
 //! Per sequence above the low watermark there is a [`slot`](self) that goes through, in each view,
@@ -52,7 +53,7 @@
 //!   Byzantine leaders in a row made each of them accept a different digest at every sequence of the window: with 4 replicas that
 //!   cannot reach the limit, with 19 or more five such views could.
 //!
-//! Not here yet: state transfer and truncation of the log (who is behind catches up from its peers' whole logs), suspicion of leaders
+//! Not here yet: state transfer (who is behind what its peers' logs still hold cannot catch up), suspicion of leaders
 //! that are merely slow or unfair to single clients, membership changes.
 //!
 //! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
@@ -71,6 +72,9 @@ use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, 
 
 pub mod batch;
 mod bytes;
+mod carry;
+#[cfg(test)]
+mod carry_tests;
 mod catch_up;
 mod change;
 #[cfg(test)]

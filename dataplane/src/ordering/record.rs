@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::batch::Batch;
 use super::bytes::Input;
+use super::carry;
 use super::checkpoint::{Certificate, Statement};
 use super::view_change::SignedNewView;
 use crate::log::{Durable, Record as LogRecord, Sink};
-use crate::types::{Digest, Sequence, View};
+use crate::types::{Digest, Sequence, TimeMs, View};
 use crate::wire::bundle::Bundle;
 use crate::wire::limits::{MAX_BATCH_BUNDLES, MAX_BUNDLE_REQUESTS};
 
@@ -79,6 +80,15 @@ pub enum Record {
     Checkpoint(Statement),
     /// A checkpoint with the signatures of a quorum. Nothing waits for it: peers have it as well.
     Stable(Arc<Certificate>),
+    /// What this replica voted in records that were let go: it stands in for them in the log's anchor and is never staged.
+    Voted {
+        /// The last view in which it voted, or for which it asked.
+        view: View,
+        /// The highest sequence there; 0 for a VIEW-CHANGE alone. The record is not about it.
+        sequence: Sequence,
+        /// The latest time of a batch that it pre-prepared.
+        time_ms: TimeMs,
+    },
 }
 
 impl Record {
@@ -96,7 +106,8 @@ impl Record {
             | Self::Enters(_)
             | Self::Leads { .. }
             | Self::Checkpoint(_)
-            | Self::Stable(_) => 0,
+            | Self::Stable(_)
+            | Self::Voted { .. } => 0,
         }
     }
 
@@ -118,6 +129,7 @@ const STABLE: u8 = 9;
 const ENTERS: u8 = 10;
 const BEGINS: u8 = 11;
 const ABSTAINS: u8 = 12;
+const VOTED: u8 = 13;
 
 impl LogRecord for Record {
     fn kind(&self) -> u8 {
@@ -134,6 +146,7 @@ impl LogRecord for Record {
             Self::Leads { .. } => LEADS,
             Self::Checkpoint(_) => CHECKPOINT,
             Self::Stable(_) => STABLE,
+            Self::Voted { .. } => VOTED,
         }
     }
 
@@ -167,6 +180,11 @@ impl LogRecord for Record {
             Self::Begins | Self::Abstains => {}
             Self::Checkpoint(statement) => out.put(&statement.bytes()),
             Self::Stable(certificate) => out.put(&certificate.bytes()),
+            Self::Voted { view, sequence, time_ms } => {
+                out.put(&view.to_le_bytes());
+                out.put(&sequence.to_le_bytes());
+                out.put(&time_ms.to_le_bytes());
+            }
         }
     }
 
@@ -189,9 +207,18 @@ impl LogRecord for Record {
             ABSTAINS => Self::Abstains,
             CHECKPOINT => Self::Checkpoint(Statement::read(&mut input)?),
             STABLE => Self::Stable(Arc::new(Certificate::read(&mut input)?)),
+            VOTED => Self::Voted { view: input.u64()?, sequence: input.u64()?, time_ms: input.i64()? },
             _ => return None,
         };
         (input.0.is_empty() && record.sequence() == sequence).then_some(record)
+    }
+
+    fn carry(kept: &mut Vec<Self>, record: &Self) {
+        carry::carry(kept, record);
+    }
+
+    fn bound(kept: &[Self]) -> u64 {
+        carry::bound(kept)
     }
 }
 
@@ -276,7 +303,8 @@ impl DurableVote {
             | Record::Enters(_)
             | Record::Leads { .. }
             | Record::Checkpoint(_)
-            | Record::Stable(_) => None,
+            | Record::Stable(_)
+            | Record::Voted { .. } => None,
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Records of a view stand behind its beginning ([`Record::Enters`]), and that stands behind what was voted before, so reading them in
 //! order gives back the views, P, Q, the choices not voted on yet, and the checkpoints. What was staged and not synced is gone,
-//! and nothing that rested on it had left.
+//! and nothing that rested on it had left. Where the log's oldest records were let go, what they left standing comes first
+//! (`carry`), and the state up to there is here already.
 
 use std::sync::Arc;
 
@@ -118,6 +119,10 @@ impl Ordering {
                 self.replay_checkpoint(statement);
             }
             Record::Stable(certificate) => self.stabilise(Arc::clone(certificate)),
+            Record::Voted { view, sequence, time_ms } => {
+                self.standing.says(*view, *sequence);
+                self.proposed_ms = self.proposed_ms.max(*time_ms);
+            }
         }
         self.execute_decided(false);
     }

@@ -250,7 +250,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         if let Some(error) = failed {
             return Err(error);
         }
-        // STUB dropped
+        if recovered.log.dropped_below() > resumed {
+            return Err(NodeError::NoSnapshot { dropped: recovered.log.dropped_below() });
+        }
         // The log may know of signatures that came just before the end.
         for certificate in &certificates {
             let _ = shelf.certify(certificate);
@@ -519,6 +521,25 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let durable = self.log.flush_made()?;
         self.execution.flush()?;
         Ok(durable == self.log.last() && self.backlog.is_empty())
+    }
+
+    /// Lets the log drop its oldest segments, all of whose records are about sequences up to `below` ([`Log::release`]): at most up to
+    /// the stable checkpoint that is durable in the log, whatever is asked for. The caller has made durable the state at `below` or
+    /// later (at the stable checkpoint at most, for the votes above stay in the log alone), and the history up to there.
+    ///
+    /// It returns at once, and does nothing while an earlier call is under way. Where the disk is full nothing is lost, and the next
+    /// call tries again; `log.release.refused` counts it.
+    ///
+    /// # Errors
+    /// A file of the log cannot be written, synced or removed. What the disk holds is consistent, but the disk is not to be trusted.
+    pub fn release_log(&mut self, below: Sequence) -> Result<(), NodeError> {
+        match self.log.release(below) {
+            Err(LogError::NoSpace { .. } | LogError::AnchorTooLarge { .. }) => {
+                self.counters.add("log.release.refused", 1);
+                Ok(())
+            }
+            outcome => Ok(outcome?),
+        }
     }
 
     /// The log, for the shell's device and for tests.

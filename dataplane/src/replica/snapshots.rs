@@ -178,8 +178,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             shell.drop_snapshots(gone);
         }
         let covered = self.snapshots.shelf.covers().min(self.ordering.low());
-        let _ = covered;
-        Ok(()) // STUB
+        if covered > 0 { self.release_log(covered) } else { Ok(()) }
     }
 
     /// Tells a peer that is behind the log which snapshots it may take.

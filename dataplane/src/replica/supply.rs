@@ -34,6 +34,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
         let mut found = None;
+        if sequence <= self.log.dropped_below() {
+            return Ok(());
+        }
         let mut scan = self.log.scan_from(sequence);
         for _ in 0..MAX_SCAN {
             let Some(entry) = scan.next()? else { break };
@@ -63,6 +66,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
         let mut decided: Vec<Vote> = Vec::new();
+        if first <= self.log.dropped_below() {
+            self.offer(to, shell);
+            return Ok(());
+        }
         let last = first.saturating_add(CATCH_UP_PAGE - 1);
         // A replica accepts at most this far ahead of what it has executed, so no decision up to `last` stands behind.
         let beyond = last.saturating_add(2 * self.config.agreed.window);
@@ -88,7 +95,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             }
         }
         if decided.is_empty() {
-            // The log begins behind that, or has a gap there that this replica itself passed by a snapshot.
+            // The log has a gap there, which this replica itself passed by a snapshot.
             self.offer(to, shell);
         } else {
             self.body.clear();

@@ -195,9 +195,13 @@ impl Checker {
     }
 
     /// A replica went down: it may come back with less executed, never with other promises.
-    pub(super) fn restarted(&mut self, replica: usize) {
+    pub(super) fn restarted(&mut self, replica: usize, disk: &SimDisk) {
         self.seen[replica] = Seen::default();
-        self.durable[replica] = DurableVotes::default();
+        let first = disk.segment_numbers().first().copied().unwrap_or(0);
+        let durable = &mut self.durable[replica];
+        // What the disk let go it had, and it was read as it came. What was lost with a disk begins anew.
+        let kept = if first > 0 { std::mem::take(durable) } else { DurableVotes::default() };
+        *durable = DurableVotes { segment: first, offset: 0, ..kept };
     }
 
     /// A correct replica sends a message; with its disk, where that does what it should.

@@ -654,7 +654,9 @@ impl World {
         self.trace_line(&format!("replica {replica} starts: {found:?} {abstains}"));
         self.machines[replica].node = Some(node);
         self.look_at_space(replica, true);
-        self.checker.restarted(replica);
+        if let Some(node) = &mut self.machines[replica].node {
+            self.checker.restarted(replica, node.log_mut().device());
+        }
         self.check_turn(replica)?;
         for peer in (0..self.plan.n).filter(|peer| *peer != replica) {
             if let Some(node) = &mut self.machines[peer].node {

@@ -10,10 +10,11 @@ use atlas_dataplane::crypto::link::{Handshake, LinkIdentity};
 use atlas_dataplane::history::entry::{
     EntryView, Member, StateView, put_bundle_start, put_config, put_outcome, put_skipped, put_state,
 };
-use atlas_dataplane::log::Record as _;
+use atlas_dataplane::log::{Record as _, carried_by};
 use atlas_dataplane::ordering::record::Record;
 use atlas_dataplane::state::Change;
 use atlas_dataplane::types::{Code, Digest, PublicKey};
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::harness::{Reached, counted, mutated};
 use crate::samples::{self, Rng};
@@ -106,8 +107,8 @@ pub(crate) fn run_entry(input: &[u8]) -> Reached {
 
 // ---- Log records --------------------------------------------------------------------------------------------------------
 
-/// Kinds of record: PRE-PREPARED, PREPARED, DECIDED, LEARNED, CHOSEN, LEAVES, LEADS, CHECKPOINT, STABLE, ENTERS.
-const KINDS: [u8; 10] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+/// Kinds of record: PRE-PREPARED, PREPARED, DECIDED, LEARNED, CHOSEN, LEAVES, LEADS, CHECKPOINT, STABLE, ENTERS, BEGINS, ABSTAINS, VOTED.
+const KINDS: [u8; 13] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
 
 /// The kind and the payload of a record.
 pub(crate) fn record(rng: &mut Rng) -> Vec<u8> {
@@ -116,9 +117,13 @@ pub(crate) fn record(rng: &mut Rng) -> Vec<u8> {
 
 fn sample_record(rng: &mut Rng) -> Vec<u8> {
     let kind = KINDS[rng.below(KINDS.len())];
+    record_of(rng, kind)
+}
+
+fn record_of(rng: &mut Rng, kind: u8) -> Vec<u8> {
     let mut out = vec![kind];
     out.extend_from_slice(&if kind > 5 { 0 } else { rng.number() }.to_le_bytes());
-    if matches!(kind, 1 | 2 | 5 | 6 | 7) {
+    if matches!(kind, 1 | 2 | 5 | 6 | 7 | 13) {
         out.extend_from_slice(&rng.number().to_le_bytes());
     }
     match kind {
@@ -126,6 +131,7 @@ fn sample_record(rng: &mut Rng) -> Vec<u8> {
         8 => out.extend_from_slice(&statement(rng)),
         9 => out.extend_from_slice(&certificate(rng)),
         10 => out.extend_from_slice(&new_view(rng)),
+        13 => (0..2).for_each(|_| out.extend_from_slice(&rng.number().to_le_bytes())),
         _ => {}
     }
     if !matches!(kind, 1 | 4) {
@@ -197,6 +203,69 @@ pub(crate) fn run_record(input: &[u8]) -> Reached {
             Reached::Body
         }
         None => Reached::Header,
+    }
+}
+
+// ---- The log's anchor ---------------------------------------------------------------------------------------------------
+
+const GENESIS: Digest = Digest([9; 32]);
+
+/// Bytes of an anchor before its records, and of its checksum.
+const ANCHOR_HEADER: usize = 96;
+const ANCHOR_SUM: usize = 16;
+
+/// An anchor; half of the inputs are mutated below a right length and checksum.
+pub(crate) fn anchor(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = mutated(rng, sample_anchor);
+    if rng.one_in(2) && bytes.len() >= ANCHOR_HEADER + ANCHOR_SUM {
+        seal_anchor(&mut bytes);
+    }
+    bytes
+}
+
+fn sample_anchor(rng: &mut Rng) -> Vec<u8> {
+    let count = rng.below(5);
+    let mut out = [&b"ATLASANC"[..], &1u32.to_le_bytes(), &[0; 4], &GENESIS.0].concat();
+    out.extend((0..16).map(|_| rng.next() as u8));
+    for number in [rng.number(), rng.number()] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    out.extend_from_slice(&(rng.number() as u32).to_le_bytes());
+    out.extend_from_slice(&(count as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 8]);
+    for _ in 0..count {
+        let kind = 6 + rng.below(8) as u8;
+        let record = record_of(rng, kind);
+        let payload = &record[1..];
+        out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        out.extend_from_slice(&[kind, 0, 0, 0]);
+        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(payload);
+        out.resize(out.len().next_multiple_of(8), 0);
+    }
+    out.extend_from_slice(&[0; ANCHOR_SUM]);
+    seal_anchor(&mut out);
+    out
+}
+
+fn seal_anchor(bytes: &mut [u8]) {
+    let length = bytes.len() as u32;
+    bytes[12..16].copy_from_slice(&length.to_le_bytes());
+    let (body, sum) = bytes.split_at_mut(length as usize - ANCHOR_SUM);
+    sum.copy_from_slice(&xxh3_128(body).to_le_bytes());
+}
+
+/// What is accepted has a right checksum and carries as many records as it says.
+pub(crate) fn run_anchor(input: &[u8]) -> Reached {
+    match counted(input.len() + 8 * LIST, || carried_by::<Record>(input, GENESIS)) {
+        Ok(records) => {
+            let (body, sum) = input.split_at(input.len() - ANCHOR_SUM);
+            assert_eq!(xxh3_128(body).to_le_bytes(), sum, "an anchor is accepted with another checksum");
+            assert_eq!((records.len() as u32).to_le_bytes(), body[84..88]);
+            Reached::Body
+        }
+        Err(_) if input.starts_with(b"ATLASANC") => Reached::Header,
+        Err(_) => Reached::Nothing,
     }
 }
 
