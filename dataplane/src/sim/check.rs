@@ -29,6 +29,10 @@ struct DurableVotes {
 
 impl DurableVotes {
     fn read_on(&mut self, disk: &SimDisk) {
+        let first = disk.segment_numbers().first().copied().unwrap_or(0);
+        if self.segment < first {
+            (self.segment, self.offset) = (first, 0);
+        }
         if self.offset == 0 {
             self.offset = 4_096;
         }

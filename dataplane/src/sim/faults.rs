@@ -108,7 +108,12 @@ impl World {
         machine.disk = Some(disk);
         machine.is_spoilt |= std::mem::take(&mut machine.rots);
         machine.paused_until_us = 0;
-        let down_us = self.random.between(1, self.plan.fault_us);
+        let mut down_us = self.random.between(1, self.plan.fault_us);
+        if self.plan.segment_bytes < 1 << 20 && self.random.chance(300) {
+            // So long that the others' logs begin behind it.
+            down_us *= 6;
+            self.count("long down");
+        }
         self.schedule(self.now_us + down_us, Event::Restart { replica });
         // A process that dies closes its links; a machine without power does not.
         for other in (0..self.plan.n).filter(|other| how == Crash::Kill && *other != replica) {

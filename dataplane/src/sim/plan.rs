@@ -222,7 +222,7 @@ impl Plan {
             slow_segments: random.chance(200),
             padding: if is_padded { random.between(8_000, 15_000) } else { 0 },
             low_segments: random.below(3),
-            snapshot_bytes: random.between(300, 12_000),
+            snapshot_bytes: random.between(300, if is_small { 3_000 } else { 12_000 }),
             segment_bytes: if is_small { 24 << 10 } else { 1 << 20 },
         }
     }
