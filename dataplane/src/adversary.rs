@@ -28,7 +28,8 @@ use crate::types::{Digest, PublicKey, ReplicaId, Signature};
 use crate::wire::bundle::{Bundle, Request, signer};
 use crate::wire::frame::Kind;
 use crate::wire::message::{
-    self, ArchivedPrePrepare, Decided, FetchBatch, Heard, OpenSlot, PieceHash, PrePrepare, Status, Vote, Votes, WireBundle,
+    self, ArchivedPrePrepare, Decided, FetchBatch, Heard, OpenSlot, PieceHash, PrePrepare, Status, Vote, Votes,
+    WireBundle,
 };
 
 /// What a Byzantine replica does; several at once.
@@ -291,7 +292,11 @@ impl Adversary {
             Kind::Offer => {
                 let offer = message::access::<message::Offer>(body).ok()?;
                 let (mut digest, mut bytes) = (offer.digest, offer.bytes.to_native());
-                if self.random.chance(500) { digest[3] ^= 1 } else { bytes += 1 }
+                if self.random.chance(500) {
+                    digest[3] ^= 1
+                } else {
+                    bytes += 1
+                }
                 let certificate = match self.random.chance(300) {
                     true => forged(self.random.between(1, 1_000)).bytes(),
                     false => offer.certificate.to_vec(),

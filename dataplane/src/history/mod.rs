@@ -5,9 +5,12 @@
 //! * [`store`]: where the entries are kept: in memory for simulations, in `DIR/history/` for a replica.
 //!
 //! # What is durable when
-//! Nothing waits for the history. It follows from the agreed batches, which the log keeps: a replica that starts executes its log
-//! from the first batch on and appends the same bytes at the same places again. So [`store::FileStore`] writes without sync,
-//! and what a crash tore is made anew before anyone reads it.
+//! Nothing waits for the history. It follows from the agreed batches, which the log keeps until a snapshot of the state is on the
+//! disk; before a snapshot counts, the entries that it follows from are synced. A replica that starts opens the store with those
+//! and executes its log from there on, which appends the same bytes at the same places again. So [`store::FileStore`] writes
+//! without sync, and what a crash tore is made anew before anyone reads it. The history never goes.
+//!
+//! Entries that a replica missed come from its peers ([`crate::transfer`]) and are staged until all of them hash to a certified root.
 
 pub mod entry;
 mod file_store;

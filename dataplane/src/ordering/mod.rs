@@ -33,7 +33,8 @@
 //! Replicas exchange [`Status`] now and then and after each reconnect. Whoever sees that a peer
 //! lacks something sends it again: the stable checkpoint and the own CHECKPOINT, NEW-VIEW or the own VIEW-CHANGE, and in the same view
 //! the proposal (the leader), its own PREPARE, its COMMIT (staging P first where a fast commit had made it needless); and DECIDED
-//! for what it has executed, a bounded page at a time. So a lost message delays and never wedges.
+//! for what it has executed, a bounded page at a time. So a lost message delays and never wedges. Who is behind the others' logs
+//! takes history and state from them ([`crate::transfer`]), and goes on from there (`Ordering::install`).
 //!
 //! # Memory
 //! Slots exist for `2 * window` sequences on either side of what is executed, and where this replica voted above the low watermark;

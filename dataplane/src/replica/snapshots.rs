@@ -41,6 +41,16 @@ enum Content {
 }
 
 impl Save {
+    /// One whose bytes are here.
+    pub(super) fn taken(
+        statement: Statement,
+        certificate: Option<Arc<Certificate>>,
+        files: Vec<PathBuf>,
+        image: impl Into<Arc<[u8]>>,
+    ) -> Self {
+        Self { statement, certificate, files, content: Content::Taken(image.into()) }
+    }
+
     /// Writes the snapshot's bytes; may take as long as the state is large.
     ///
     /// # Errors
@@ -276,7 +286,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let statement = *certificate.statement();
         self.snapshots.saving = Some((statement.sequence, Some(Arc::clone(&certificate))));
         self.snapshots.taken = Some((Arc::clone(&certificate), Arc::clone(&image)));
-        shell.keep_snapshot(Save { statement, certificate: Some(certificate), files, content: Content::Taken(image) });
+        shell.keep_snapshot(Save::taken(statement, Some(certificate), files, image));
         Ok(())
     }
 
