@@ -114,7 +114,7 @@ fn a_source_that_lies_is_found_out() {
     check(&mut cluster, &[0, 2, 3], &acknowledged);
     let status = cluster.status(LOST).unwrap();
     let lies = |name: &str| name.contains("wrong_piece") || name.contains("bad_signature") || name.contains("stalled");
-    let seen: Vec<_> = status.counters.iter().filter(|(name, value)| lies(name) && **value > 0).collect();
+    let seen: Vec<_> = status.counters.iter().filter(|(name, value)| lies(name) && *value > 0).collect();
     assert!(!seen.is_empty(), "{:?}", status.counters);
 }
 

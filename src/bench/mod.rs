@@ -11,6 +11,8 @@
 //!
 //! What a fault costs is measured by [`failover`]: how long nothing is committed when the leader dies, stands still or is slow.
 //!
+//! What it takes to bring back a replica without its disk is measured by [`transfer`].
+//!
 //! Latencies are recorded in nanoseconds in one [`hdrhistogram::Histogram`] of three significant digits, once per
 //! operation, and converted to microseconds only when shown.
 
@@ -20,6 +22,7 @@ pub mod load;
 mod pump;
 pub mod report;
 pub mod run;
+pub mod transfer;
 pub mod workload;
 
 use hdrhistogram::{CreationError, Histogram};

@@ -19,9 +19,12 @@ use crate::bench::workload::{MAX_PAYLOAD, MIN_PAYLOAD};
 use crate::local::{LocalCluster, LocalOptions};
 
 mod failover;
+mod transfer;
 
 pub use failover::FailoverArgs;
 use failover::failover;
+pub use transfer::TransferArgs;
+use transfer::transfer;
 
 /// The most clients of a run.
 const MAX_CLIENTS: i64 = 256;
@@ -58,6 +61,8 @@ pub enum What {
     Throughput(LoadArgs),
     /// How long nothing is committed when the leader is killed, stands still or is slow
     Failover(FailoverArgs),
+    /// How fast a replica that lost its disk comes back, and what the others notice
+    Transfer(TransferArgs),
 }
 
 /// Where a bench finds or makes what it measures.
@@ -165,6 +170,7 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
         What::Latency(args) => load(args, ONE_AT_A_TIME, out),
         What::Throughput(args) => load(args, SATURATING, out),
         What::Failover(args) => failover(args, out),
+        What::Transfer(args) => transfer(args, out),
     }
 }
 
@@ -207,7 +213,7 @@ fn on_own_cluster(args: &LoadArgs, settings: &Settings, interrupt: &Interrupt) -
     // Removed with all in it when this function is left, on whichever way; the replicas are gone by then.
     let temporary = args.place.make()?;
     let floor = run::measure_floor(temporary.path(), args.place.replicas()).map_err(bench_error)?;
-    let (mut local, target) = args.place.start(&temporary, settings.clients, interrupt)?;
+    let (mut local, target) = args.place.start(&temporary, settings.clients, Vec::new(), interrupt)?;
     let measured = run::run(target, settings, floor, interrupt);
     // A replica that died explains a run that failed better than the run does.
     local.check().map_err(failed)?;
@@ -233,14 +239,16 @@ impl PlaceArgs {
         })
     }
 
-    /// A cluster in it that serves, and the keys of so many clients.
+    /// A cluster in it that serves, with some of its settings set, and the keys of so many clients.
     fn start(
         &self,
         temporary: &TempDir,
         clients: usize,
+        settings: Vec<(&'static str, u64)>,
         interrupt: &Interrupt,
     ) -> Result<(LocalCluster, Target), CliError> {
-        let options = LocalOptions { extra_clients: clients, interrupt: Some(interrupt.clone()), ..Default::default() };
+        let interrupt = Some(interrupt.clone());
+        let options = LocalOptions { extra_clients: clients, settings, interrupt, ..Default::default() };
         let dir = temporary.path().join("cluster");
         let local = LocalCluster::start(&dir, self.replicas(), &options).map_err(failed)?;
         let keys = (0..clients).map(|client| identity(&local.extra_client(client))).collect::<Result<_, _>>()?;

@@ -302,6 +302,8 @@ pub struct Ordering {
     progressed: bool,
     /// When each peer may have a VIEW-CHANGE for a view far ahead verified, us.
     far_at_us: Vec<u64>,
+    /// History and state are being taken from others: what waits has that to wait for, not the leader.
+    takes_state: bool,
     /// Since when something waits and nothing was executed, us.
     work_since_us: Option<u64>,
     relay_at_us: u64,
@@ -386,6 +388,7 @@ impl Ordering {
             failures: 0,
             progressed: false,
             far_at_us: vec![0; agreed.size.n()],
+            takes_state: false,
             work_since_us: None,
             relay_at_us: 0,
             view_since_us: 0,
@@ -439,6 +442,14 @@ impl Ordering {
     /// Highest executed sequence.
     pub fn executed(&self) -> Sequence {
         self.executed
+    }
+
+    /// Tells whether history and state are being taken from others. Until that ends no leader is suspected.
+    pub fn takes_state(&mut self, takes: bool) {
+        if self.takes_state != takes {
+            self.takes_state = takes;
+            self.work_since_us = None;
+        }
     }
 
     /// Whether anything waits to be ordered or executed.

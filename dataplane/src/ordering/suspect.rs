@@ -95,6 +95,9 @@ impl Ordering {
         if !self.active {
             return self.new_view_at_us;
         }
+        if self.takes_state {
+            return None;
+        }
         // A leader that gets nothing done is of no use either, though all may be the backups' fault: it is the last to ask.
         // And who is behind what f+1 others executed has them to wait for, not the leader.
         let patience = match (self.is_behind(), self.leader() == self.me) {

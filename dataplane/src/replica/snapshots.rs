@@ -72,6 +72,8 @@ pub(super) struct Snapshots {
     saving: Option<(Sequence, Option<Arc<Certificate>>)>,
     /// What peers supplied and is being written.
     taken: Option<(Arc<Certificate>, Arc<[u8]>)>,
+    /// Since when history and state are being taken, us.
+    taking_since_us: Option<u64>,
     /// Offers of each peer that were verified in this round.
     verified: Vec<usize>,
     due_us: u64,
@@ -90,6 +92,7 @@ impl Snapshots {
             questions: transfer::Questions::new(size.n(), bytes_per_second),
             saving: None,
             taken: None,
+            taking_since_us: None,
             verified: vec![0; size.n()],
             due_us: u64::MAX,
         }
@@ -139,7 +142,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The node's end.
     pub fn snapshot_kept(&mut self, kept: Kept, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
         let sequence = kept.sequence();
-        let known = self.snapshots.saving.take().filter(|(saved, _)| *saved == sequence).and_then(|(_, known)| known);
+        let known = self.snapshots.saving.take_if(|(saved, _)| *saved == sequence).and_then(|(_, known)| known);
         let late = known.filter(|_| kept.certificate.is_none());
         let gone = self.snapshots.shelf.put(kept);
         self.let_go(&gone, shell)?;
@@ -150,7 +153,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.let_go(&gone, shell)?;
         }
         if let Some((certificate, image)) = self.snapshots.taken.take_if(|(taken, _)| taken.sequence() == sequence) {
-            self.install(&certificate, &image)?;
+            self.install(&certificate, &image, now)?;
             self.turn(now, shell)?;
         }
         Ok(())
@@ -167,7 +170,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     /// What peers supplied takes the place of the present state, unless execution has passed it meanwhile.
-    fn install(&mut self, certificate: &Arc<Certificate>, image: &[u8]) -> Result<(), NodeError> {
+    fn install(&mut self, certificate: &Arc<Certificate>, image: &[u8], now: Now) -> Result<(), NodeError> {
         let statement = certificate.statement();
         self.snapshots.receiver.done();
         let store = self.execution.store_mut();
@@ -179,6 +182,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.execution.install(image, statement).map_err(NodeError::Install)?;
         self.ordering.install(certificate);
         self.counters.add("transfer.installed", 1);
+        let since_us = self.snapshots.taking_since_us.take().unwrap_or(now.mono_us);
+        self.counters.add("transfer.us", now.mono_us - since_us);
+        self.counters.add("transfer.bytes", self.snapshots.receiver.take_received());
         Ok(())
     }
 
@@ -264,6 +270,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 Act::Complete(certificate, image) => self.save_taken(certificate, image, shell)?,
             }
         }
+        let is_taking = self.snapshots.receiver.target().is_some();
+        self.ordering.takes_state(is_taking);
+        if is_taking {
+            self.snapshots.taking_since_us.get_or_insert(now.mono_us);
+        }
         self.answer_questions(now, shell);
         let questions = self.snapshots.questions.due_us();
         let receiver = self.snapshots.receiver.due_us(now.mono_us);
@@ -277,10 +288,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         image: Vec<u8>,
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
-        if self.snapshots.saving.is_some() {
-            // One that is older: nothing is executed meanwhile, so it is the last one.
-            self.snapshots.saving = None;
-        }
         let image: Arc<[u8]> = image.into();
         let files = self.execution.store_mut().written_files()?;
         let statement = *certificate.statement();

@@ -153,9 +153,9 @@ impl Receiver {
         Some((target.offer.sequence(), entries))
     }
 
-    /// Bytes of pieces that came and were right, since the start.
-    pub fn received_bytes(&self) -> u64 {
-        self.received
+    /// Bytes of pieces that came and were right, since this was asked last.
+    pub fn take_received(&mut self) -> u64 {
+        std::mem::take(&mut self.received)
     }
 
     /// Whether this very certificate was seen before, so that it need not be verified again.

@@ -55,7 +55,8 @@ Starts four replica processes of its own in a temporary directory, loads them, a
 and again; in between the victim comes back and all replicas come to the same sequence. Each repetition yields the
 longest time without a commit, as clients see it. In a quiet phase before, and from rest to each fault, nothing is done
 to anybody: a view that ends there is a suspicion without cause. What the host itself stalled (no thread ran for
-50 ms) is told and does not count. Logs are kept whole: an hour at 2,000 operations a second fills some 10 GB in --dir.")]
+50 ms) is told and does not count. The history
+stays whole: an hour at 2,000 operations a second fills some 5 GB in --dir.")]
 pub struct FailoverArgs {
     /// What happens to the leader
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Happens::All)]
@@ -111,7 +112,7 @@ pub(super) fn failover(args: &FailoverArgs, out: &mut impl Write) -> Result<(), 
     // Before all the work: a file that cannot be written is told now.
     let svg_file = args.svg.as_deref().map(create).transpose()?;
     let temporary = args.place.make()?;
-    let (mut local, Target { cluster, keys }) = args.place.start(&temporary, KEYS, &interrupt)?;
+    let (mut local, Target { cluster, keys }) = args.place.start(&temporary, KEYS, Vec::new(), &interrupt)?;
     let report = failover::run(&mut local, &cluster, keys, &settings, &interrupt).map_err(|error| match error {
         FailoverError::Bench(error) => bench_error(error),
         FailoverError::Stuck { .. } => CliError::NoQuorum(error.to_string()),
