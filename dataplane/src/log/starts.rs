@@ -63,7 +63,7 @@ impl<T: Record> Starts<T> {
 
     /// A record is durable. To be told in log order.
     pub(super) fn durable(&mut self, lsn: Lsn, record: &T) {
-        if let Some((before, cursor)) = self.staged.pop_front_if(|(_, cursor)| cursor.last.0 + 1 == lsn.0) {
+        if let Some((before, cursor)) = self.staged.pop_front_if(|(_, cursor)| cursor.last.0.wrapping_add(1) == lsn.0) {
             self.durable.push_back(Start { before, cursor, carried: self.standing.clone() });
         }
         T::carry(&mut self.standing, record);

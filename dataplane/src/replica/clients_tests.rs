@@ -10,6 +10,7 @@ use crate::crypto::SecretKey;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;
 use crate::log::{Log, LogError, MIN_SEGMENT_BYTES, SimDisk};
+use crate::ordering::checkpoint::forged;
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
 use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN};
@@ -68,12 +69,15 @@ impl Frozen for Nothing {
 #[derive(Default)]
 struct World {
     sent: Vec<(ClientId, Kind, Vec<u8>)>,
+    to_peers: usize,
     closed: Vec<ClientId>,
     deaf: Option<ClientId>,
 }
 
 impl Shell<SimDisk> for World {
-    fn to_peer(&mut self, _: ReplicaId, _: Kind, _: &[u8]) {}
+    fn to_peer(&mut self, _: ReplicaId, _: Kind, _: &[u8]) {
+        self.to_peers += 1;
+    }
     fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
         self.sent.push((client, kind, body.to_vec()));
     }
@@ -427,4 +431,30 @@ fn a_bundle_that_is_refused_before_ordering_ends_its_ticket() {
     let refused = Err(ClientError::Refused { code: Code::TOO_LARGE, executed: Vec::new() });
     assert_eq!(core.next_output(), Some(Output::Done { ticket, result: refused }));
     assert_eq!(core.next_deadline(), None, "it is sent no further");
+}
+
+#[test]
+fn a_peer_is_told_nothing_of_what_the_log_let_go() {
+    let (mut node, mut world) = (node(), World::default());
+    let digest = Digest([1; 32]);
+    for sequence in 1..=30_000 {
+        node.log.append(Record::Decided { sequence, digest }).unwrap();
+        if sequence % 5_000 == 0 {
+            node.log.flush().unwrap();
+            node.log.drain_durable().for_each(drop);
+        }
+    }
+    // Nothing is stable yet, whatever the caller says.
+    node.release_log(25_000).unwrap();
+    assert_eq!(node.log.dropped_below(), 0);
+    node.log.append(Record::Stable(Arc::new(forged(16_000)))).unwrap();
+    node.log.flush().unwrap();
+    node.release_log(25_000).unwrap();
+    let dropped = node.log.dropped_below();
+    assert!((8_000..=16_000).contains(&dropped), "{dropped}");
+    for (first, told) in [(1, 0), (dropped, 0), (dropped + 1, 1), (29_000, 2)] {
+        node.supply_logged_batch(ReplicaId(2), first, digest, &mut world).unwrap();
+        node.supply_decided(ReplicaId(2), first, &mut world).unwrap();
+        assert_eq!(world.to_peers, told, "{first}");
+    }
 }

@@ -103,7 +103,7 @@ fn run(seed: u64, steps: &[Step], skip_sync: bool) -> Result<usize, String> {
 #[test]
 fn releases_cut_short_anywhere_lose_nothing_that_was_not_let_go() {
     let mut released = 0;
-    for seed in 0..2_000u64 {
+    for seed in 0..1_000u64 {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut next = |limit: u64| {
             state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
@@ -131,7 +131,7 @@ fn releases_cut_short_anywhere_lose_nothing_that_was_not_let_go() {
             Err(error) => panic!("seed {seed}: {error}; {steps:?}"),
         }
     }
-    assert!(released > 500, "{released}");
+    assert!(released > 250, "{released}");
 }
 
 proptest! {

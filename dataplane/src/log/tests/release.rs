@@ -42,6 +42,12 @@ fn gone<D: Device>(log: &mut Log<Item, D>) -> usize {
     log.scan_from(0).next().unwrap().map_or(0, |entry| entry.lsn.0 as usize - 1)
 }
 
+/// The segments that are there, without the one that is made ahead.
+fn segments<D: Device>(log: &mut Log<Item, D>) -> Vec<u32> {
+    let last = log.scan_from(u64::MAX).cursor().place.segment;
+    log.device_mut().segments().unwrap().into_iter().filter(|segment| *segment <= last).collect()
+}
+
 /// What must come out of a log of which the first items are gone.
 fn left(items: &[Item], gone: usize) -> Vec<Item> {
     [&carried(&items[..gone]), &items[gone..]].concat()
@@ -51,8 +57,7 @@ fn left(items: &[Item], gone: usize) -> Vec<Item> {
 fn releases_and_reads_back<D: Device>(mut log: Log<Item, D>, mut again: impl FnMut(Log<Item, D>) -> D) {
     let items = history();
     append_all(&mut log, &items);
-    let segments = log.device_mut().segments().unwrap();
-    assert_eq!(segments, [0, 1, 2, 3, 4]);
+    assert_eq!(segments(&mut log), [0, 1, 2, 3, 4]);
     let (whole, mut before, mut asked) = (log.bytes(), 0, 0);
     for below in [0, 12, 13, 14, 30, 29, 0, 45, u64::MAX] {
         release(&mut log, below);
@@ -63,7 +68,7 @@ fn releases_and_reads_back<D: Device>(mut log: Log<Item, D>, mut again: impl FnM
         assert!(highest <= asked && gone_now >= before, "{below}: {gone_now}");
         // What stays first would have been too much, or holds the end.
         let first = log.first_segment();
-        assert_eq!(log.device_mut().segments().unwrap(), (first..5).collect::<Vec<_>>(), "{below}");
+        assert_eq!(segments(&mut log), (first..5).collect::<Vec<_>>(), "{below}");
         assert!(first == 4 || items.iter().skip(gone_now).take(16).any(|item| item.key > asked), "{below}: {first}");
         assert_eq!(log.bytes(), whole - u64::from(first) * u64::from(MIN_SEGMENT_BYTES));
         for key in [0, 20, 40, 55] {
