@@ -25,7 +25,9 @@ pub enum LogError {
         source: io::Error,
     },
     /// The disk has no room for the next segment. Nothing is lost, and it may be tried again.
-    #[error("disk full: the next log segment in {dir} needs {needed} bytes, {free} are free; make room, then start again")]
+    #[error(
+        "disk full: the next log segment in {dir} needs {needed} bytes, {free} are free; make room, then start again"
+    )]
     NoSpace {
         /// The log's directory.
         dir: PathBuf,

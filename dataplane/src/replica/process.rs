@@ -468,7 +468,8 @@ impl<A: Application> Process<A> {
         let (is_low, free_mib, enough_mib) = (self.gauge.is_low(), free_bytes >> 20, self.gauge.enough_bytes() >> 20);
         self.node.set_low_space(is_low);
         report(&if is_low {
-            let wait = if self.node.is_full() { ", what waits for the log's next segment is told to nobody" } else { "" };
+            let wait =
+                if self.node.is_full() { ", what waits for the log's next segment is told to nobody" } else { "" };
             format!("low on space: {free_mib} MiB are free{wait}; new writes are refused until {enough_mib} MiB are")
         } else {
             format!("{free_mib} MiB are free again: new writes are taken")

@@ -24,7 +24,16 @@ pub(super) struct Operation {
 
 const OPERATION_BYTES: usize = 30;
 
+/// What a query of a register gives: its revision and the entry that wrote it last, both 0 where none did.
+fn answer_bytes(revision: u64, entry: EntryIndex) -> Vec<u8> {
+    [revision.to_be_bytes(), entry.to_be_bytes()].concat()
+}
+
 impl Operation {
+    /// As the revision of an operation: no register ever has it, so the operation is refused and tells what it found. An ordered
+    /// read.
+    pub(super) const READ: u64 = u64::MAX - 1;
+
     pub(super) fn encode(&self) -> Vec<u8> {
         // A CBOR byte string.
         let length = OPERATION_BYTES as u16 + self.padding;
@@ -80,6 +89,8 @@ pub(super) struct Applied {
 pub(super) struct Registers {
     /// Revision and last writing entry by register.
     values: BTreeMap<u8, (u64, EntryIndex)>,
+    /// The last revision that each entry wrote, by register and entry.
+    written: BTreeMap<(u8, EntryIndex), u64>,
     /// Everything executed since the start.
     pub(super) applied: Vec<Applied>,
 }
@@ -102,12 +113,23 @@ impl Application for Registers {
             return outcome.refuse(Code::CONDITION_FAILED, format_args!("the revision is {revision}"));
         }
         self.values.insert(operation.register, (revision + 1, position.entry));
+        self.written.insert((operation.register, position.entry), revision + 1);
         outcome.changes.push(Change { path: 0, revision: revision + 1, previous: before.map(|(_, entry)| entry) });
     }
 
-    fn query(&self, _history: &dyn Entries, _query: &[u8], answer: &mut Answer) -> Code {
+    /// A register, and where 8 bytes follow, as it was behind that entry.
+    fn query(&self, _history: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
         *answer = Answer::default();
-        Code::BAD_QUERY
+        let Some((register, at)) = query.split_first() else { return Code::BAD_QUERY };
+        let last = match (at, at.try_into()) {
+            ([], _) => EntryIndex::MAX,
+            (_, Ok(at)) => EntryIndex::from_be_bytes(at),
+            _ => return Code::BAD_QUERY,
+        };
+        let found = self.written.range((*register, 0)..=(*register, last)).next_back();
+        let (revision, entry) = found.map_or((0, 0), |((_, entry), revision)| (*revision, *entry));
+        (answer.valid_from, answer.body) = (entry, answer_bytes(revision, entry));
+        Code::DONE
     }
 
     fn slot_count(&self) -> u64 {

@@ -114,9 +114,9 @@ impl World {
         Ok(())
     }
 
-    /// A replica could not start on a disk that cannot be read: it is started again later.
+    /// A replica could not start on a disk that cannot be read or has no room for its first segment: it is started again later.
     pub(super) fn come_again(&mut self, replica: usize) {
-        self.count("not started on a disk that cannot be read");
+        self.count("not started on its disk");
         let in_us = self.random.between(1, self.plan.fault_us);
         self.schedule(self.now_us + in_us, Event::Restart { replica });
     }
