@@ -107,6 +107,9 @@ mod sim_disk;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod astray_tests;
+
 use std::fmt;
 use std::ops::Deref;
 

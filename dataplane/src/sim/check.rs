@@ -573,3 +573,7 @@ fn put_cbor(out: &mut Vec<u8>, value: u64) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
