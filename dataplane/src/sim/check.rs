@@ -149,6 +149,8 @@ pub(super) struct Checker {
     written: BTreeMap<(u8, u64), u64>,
     accepted_at: BTreeSet<Position>,
     linear: Linear,
+    /// The cluster's window of sequences.
+    pub(super) window: u64,
     /// Replicas that are Byzantine or lacked records without noticing: their votes are not noted, and may be anything.
     pub(super) faulty: BTreeSet<usize>,
     /// The highest view in which each replica voted or proposed, or that it began.
@@ -187,6 +189,7 @@ impl Checker {
             written: BTreeMap::new(),
             accepted_at: BTreeSet::new(),
             linear: Linear::default(),
+            window: u64::MAX / 2,
             faulty: BTreeSet::new(),
             voted_in: vec![0; n],
             changes: BTreeMap::new(),
@@ -368,7 +371,12 @@ impl Checker {
             ));
         }
         self.asked_for[replica] = view;
+        let low = number(&bytes[9..17]);
         let first = self.changes.entry((replica, view)).or_insert_with(|| bytes.to_vec());
+        // Who lost its records may ask again, from a checkpoint behind all that it can have said when it asked first.
+        if low >= number(&first[9..17]) + self.window {
+            *first = bytes.to_vec();
+        }
         if *first != **bytes {
             return Err(format!("replica {replica} sends two VIEW-CHANGEs for view {view}"));
         }
@@ -378,7 +386,6 @@ impl Checker {
                 return Err(format!("replica {replica} asks for view {view} without a durable record"));
             }
         }
-        let low = number(&bytes[9..17]);
         let signatures = number(&bytes[153..157]) as usize;
         let mut rest = &bytes[157 + 65 * signatures..];
         let mut lists = [BTreeMap::new(), BTreeMap::new()];
@@ -413,19 +420,12 @@ impl Checker {
 
     /// What a correct replica shows of its place after every turn: it goes back to no earlier view, unless it lost its records, and
     /// what waits for its log is bounded.
-    pub(super) fn stands(
-        &mut self,
-        replica: usize,
-        view: u64,
-        abstains: bool,
-        backlog: usize,
-        window: u64,
-    ) -> Result<(), String> {
+    pub(super) fn stands(&mut self, replica: usize, view: u64, abstains: bool, backlog: usize) -> Result<(), String> {
         let before = std::mem::replace(&mut self.seen[replica].view, view);
         if view < before && !abstains {
             return Err(format!("replica {replica} goes back from view {before} to {view}"));
         }
-        if backlog as u64 > MOST_WAITING + 16 * window {
+        if backlog as u64 > MOST_WAITING.saturating_add(self.window.saturating_mul(16)) {
             return Err(format!("replica {replica} keeps {backlog} records that wait for its log"));
         }
         Ok(())

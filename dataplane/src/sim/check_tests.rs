@@ -7,7 +7,9 @@ use crate::wire::message::{Reply, Vote};
 const N: usize = 4;
 
 fn checker() -> Checker {
-    Checker::new(N, false)
+    let mut checker = Checker::new(N, false);
+    checker.window = 8;
+    checker
 }
 
 fn votes(checker: &mut Checker, replica: usize, kind: Kind, view: u64, digest: u8) -> Result<(), String> {
@@ -51,12 +53,12 @@ fn nobody_goes_back_to_a_view() {
     found(asks(&mut checker, 0, 2, 9), "after it took part in 3");
     asks(&mut checker, 0, 4, 9).unwrap();
     found(votes(&mut checker, 0, Kind::Prepare, 3, 7), "after it asked for 4");
-    checker.stands(1, 5, false, 0, 8).unwrap();
-    found(checker.stands(1, 4, false, 0, 8), "goes back from view 5 to 4");
+    checker.stands(1, 5, false, 0).unwrap();
+    found(checker.stands(1, 4, false, 0), "goes back from view 5 to 4");
     // One that lost its records does not know where it was.
-    checker.stands(2, 5, false, 0, 8).unwrap();
-    checker.stands(2, 4, true, 0, 8).unwrap();
-    found(checker.stands(3, 0, false, 10_000, 8), "wait for its log");
+    checker.stands(2, 5, false, 0).unwrap();
+    checker.stands(2, 4, true, 0).unwrap();
+    found(checker.stands(3, 0, false, 10_000), "wait for its log");
 }
 
 #[test]
@@ -65,6 +67,9 @@ fn nobody_asks_for_a_view_in_two_ways() {
     asks(&mut checker, 0, 4, 9).unwrap();
     asks(&mut checker, 0, 4, 9).unwrap();
     found(asks(&mut checker, 0, 4, 10), "two VIEW-CHANGEs");
+    // It lost its records, and all that it can have said before is void by now.
+    asks(&mut checker, 0, 4, 17).unwrap();
+    found(asks(&mut checker, 0, 4, 18), "two VIEW-CHANGEs");
     votes(&mut checker, 1, Kind::Prepare, 3, 7).unwrap();
     found(asks(&mut checker, 1, 4, 0), "conceals");
 }

@@ -186,7 +186,8 @@ impl World {
     pub(super) fn keep_one_full(&mut self) {
         let fills = self.plan.faults.iter().any(|fault| matches!(fault, Fault::DiskFull | Fault::DisksFull));
         let replica = self.random.index(self.plan.n);
-        let may = fills && self.bears_one_more() && !self.is_faulty(replica);
+        let fails = self.machines[replica].rots || self.machines[replica].is_spoilt;
+        let may = fills && self.bears_one_more() && !self.is_faulty(replica) && !fails;
         if may && !self.plan.lost.contains(&(replica as u8)) {
             self.limit(replica, Some(0));
             self.count("disk stays full");

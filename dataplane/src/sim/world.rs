@@ -170,6 +170,7 @@ impl World {
         }
         let network = Network::new(plan.n + plan.clients, &plan, random.fork());
         let mut checker = Checker::new(plan.n, config.check_disk);
+        checker.window = plan.window;
         checker.faulty.extend((0..plan.n).filter(|replica| plan.is_byzantine(*replica)));
         let mut world = Self {
             config,
@@ -460,7 +461,7 @@ impl World {
             return Err(format!("replica {replica} keeps {pooled} bundles waiting"));
         }
         let (view, abstains) = (node.ordering().view(), node.ordering().abstains().is_some());
-        self.checker.stands(replica, view, abstains, node.backlog(), self.plan.window)?;
+        self.checker.stands(replica, view, abstains, node.backlog())?;
         let correct = |accused: usize| !self.plan.is_byzantine(accused) && !self.lied.contains(&accused);
         if let Some((accused, kind, _)) = node.evidence().counts().find(|(accused, ..)| correct(accused.index())) {
             return Err(format!("replica {replica} accuses the correct replica {accused} of {kind}"));
