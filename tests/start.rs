@@ -247,6 +247,45 @@ fn a_disk_that_fills_up_under_load_loses_nothing() {
     cluster.kill(1);
 }
 
+/// A log whose next segment does not fit waits while the others go on; with room again the same process does, too.
+#[test]
+fn a_log_without_room_waits_and_goes_on_in_the_same_process() {
+    let mut cluster = used();
+    let Some(small) = Small::mount(cluster.scratch("tight"), "size=64m") else {
+        println!("skipped: only root may mount a small file system");
+        return;
+    };
+    let file = config(&cluster, 1);
+    replace(&file, "data = \"data\"", &format!("data = {:?}", small.0.join("data")));
+    replace(&file, "[local]\n", "[local]\nlow_space_mib = 0\n");
+    // One segment of 4 MiB fits, a second does not; what else is written has room.
+    let ballast = small.0.join("ballast");
+    fs::write(&ballast, vec![1; (64 << 20) - (7 << 20) - (700 << 10)]).unwrap();
+    cluster.restart(1);
+    cluster.wait_all();
+    let pid = cluster.local.pid(1);
+    let mut client = cluster.client();
+    let mut acknowledged = Vec::new();
+    while cluster.counter(1, "log.full") == 0 {
+        for _ in 0..10 {
+            acknowledged.extend(client.write(100).unwrap());
+        }
+        assert!(cluster.running(1) && acknowledged.len() < 200_000, "{}", cluster.log_text(1));
+    }
+    until("it takes no new writes", || cluster.status(1).is_some_and(|status| status.low_space));
+    let stuck = cluster.status(1).unwrap().sequence;
+    for _ in 0..20 {
+        acknowledged.extend(client.write(100).unwrap());
+    }
+    assert!(cluster.status(1).unwrap().low_space);
+    fs::remove_file(&ballast).unwrap();
+    until("it goes on", || cluster.status(1).is_some_and(|status| status.sequence > stuck + 15 && !status.low_space));
+    assert_eq!(cluster.local.pid(1), pid);
+    assert!(cluster.running(1));
+    check(&cluster, &[0, 1, 2, 3], &acknowledged);
+    cluster.kill(1);
+}
+
 #[test]
 fn sigterm_and_sigint_end_well_under_load() {
     let mut cluster = Cluster::start();

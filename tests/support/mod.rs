@@ -7,6 +7,7 @@
 pub mod checker;
 pub mod client;
 pub mod link;
+pub mod proxy;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -241,6 +241,11 @@ impl Drop for Maker {
 }
 
 fn make_segment(dir: &Path, genesis: Digest, segment: u32, bytes: u32, stop: &AtomicBool) -> Result<(), LogError> {
+    // Trying takes all the room that there is for a moment, and others write to this disk. 0 may mean that nobody knows.
+    let free = free_bytes(dir);
+    if (1..u64::from(bytes)).contains(&free) {
+        return Err(LogError::NoSpace { dir: dir.into(), needed: u64::from(bytes), free });
+    }
     let header = segment_header(genesis, segment, u64::from(bytes));
     let made = make_durable(dir, &segment_name(segment), |file| fill(file, &header, u64::from(bytes), stop));
     or_no_space(made, dir, u64::from(bytes))

@@ -137,6 +137,9 @@ mod starts;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod astray_tests;
+
 use std::fmt;
 use std::ops::Deref;
 

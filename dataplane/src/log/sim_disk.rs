@@ -194,6 +194,11 @@ impl SimDisk {
         self.unreadable = unreadable;
     }
 
+    /// Whether it cannot be read, or has not room for everything.
+    pub fn is_short(&self) -> bool {
+        self.unreadable || self.max_segments < u32::MAX
+    }
+
     /// Whether nothing can be read.
     pub fn is_unreadable(&self) -> bool {
         self.unreadable

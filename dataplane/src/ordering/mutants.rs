@@ -40,6 +40,8 @@ pub(crate) enum Mutant {
     VotesUnknowing,
     /// Something is kept of every sequence that anybody names.
     NoWindow,
+    /// A read of a position is answered before that position is there.
+    ReadsEarly,
     /// A VIEW-CHANGE is said to conceal votes that a stable checkpoint has made needless.
     AccusesRashly,
 }

@@ -10,6 +10,7 @@ use crate::crypto::SecretKey;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;
 use crate::log::{Log, LogError, MIN_SEGMENT_BYTES, SimDisk};
+use crate::ordering::batch::Batch;
 use crate::ordering::checkpoint::forged;
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
@@ -216,6 +217,60 @@ fn low_on_space_new_writes_are_refused_reads_go_on_and_room_ends_it() {
     assert_eq!((node.ordering().pooled(), world.codes(ClientId(0)).len()), (3, 1));
 }
 
+/// The log's next segment does not fit: nobody ends, and room is all that it takes.
+#[test]
+fn a_full_disk_holds_the_log_back_and_room_lets_it_go_on() {
+    let (mut node, mut world) = (node(), World::default());
+    let bundles: Vec<Arc<Bundle>> = (0..3)
+        .map(|number| {
+            let bytes = submit(0, number, true);
+            send(&mut node, &mut world, 0, &bytes);
+            let from_client = &message::access::<Submit>(&bytes).unwrap().bundle;
+            let requests = from_client.requests.iter().map(|request| request.as_slice());
+            Arc::new(Bundle::parse(&from_client.cose, requests, ORIGIN).unwrap())
+        })
+        .collect();
+    let log = node.log_mut();
+    for count in [1_000, 100, 10, 1] {
+        // More than a record of so many takes.
+        let most = 200 + count * (bundles[0].size() as u64 + 100);
+        while log.bytes() + most < u64::from(MIN_SEGMENT_BYTES) {
+            let batch = Arc::new(Batch::new(0, vec![Arc::clone(&bundles[0]); count as usize]));
+            log.append(Record::PrePrepared { view: 9, sequence: 1, batch }).unwrap();
+            log.flush().unwrap();
+        }
+    }
+    log.device_mut().limit_segments(1);
+    let mut now = NOW;
+    node.turn(now, &mut world).unwrap();
+    for (sequence, bundle) in (1..).zip(&bundles) {
+        let digest = Batch::new(NOW.wall_ms, vec![Arc::clone(bundle)]).digest().0;
+        let bundles = vec![bundle.digest().0];
+        let mut body = Vec::new();
+        message::encode(&message::PrePrepare { view: 0, sequence, time_ms: NOW.wall_ms, digest, bundles }, &mut body);
+        node.on_peer(ReplicaId(0), Kind::PrePrepare, &body, now).unwrap();
+    }
+    let mut tries = 0;
+    for _ in 0..20 {
+        node.turn(now, &mut world).unwrap();
+        node.log_finish(now).unwrap();
+        tries += u64::from(node.is_full());
+        // It waits between two tries, and does not sleep over it.
+        assert!(!node.is_full() || node.next_deadline_us() < now.mono_us + 1_000_000);
+        now.mono_us += 50_000;
+    }
+    let log = node.log_mut();
+    assert!(tries > 10 && log.durable() < log.last(), "{tries} tries, {} of {}", log.durable(), log.last());
+    assert!(node.counters().get("log.full") <= 6, "{}", node.counters().get("log.full"));
+    node.log_mut().device_mut().limit_segments(u32::MAX);
+    for _ in 0..10 {
+        now.mono_us += 100_000;
+        node.turn(now, &mut world).unwrap();
+        node.log_finish(now).unwrap();
+    }
+    assert!(!node.is_full() && node.log_mut().durable() == node.log_mut().last());
+}
+
 #[test]
 fn a_bad_signature_costs_its_sender_the_connection_and_nobody_else_anything() {
     let (mut node, mut world) = (node(), World::default());
@@ -280,7 +335,7 @@ fn repeats_of_large_bundles_are_answered_within_a_rounds_bytes() {
     let requests = [request(&OPEN_SESSION), request(&operation)];
     let bundle = Bundle::sign(ORIGIN, secret.public(), None, 0, &requests, NOW.wall_ms, |bytes| secret.sign(bytes));
     let bundle = Arc::new(bundle.unwrap());
-    let batch = crate::ordering::batch::Batch::new(NOW.wall_ms, vec![Arc::clone(&bundle)]);
+    let batch = Batch::new(NOW.wall_ms, vec![Arc::clone(&bundle)]);
     node.execution_mut().execute(1, &batch, &mut crate::execution::Executed::default()).unwrap();
     let bundle = WireBundle { cose: bundle.cose().to_vec(), requests: requests.to_vec() };
     let mut body = Vec::new();

@@ -6,6 +6,7 @@ use super::node::{ClientId, Node, Shell};
 use super::{MAX_PARKED, MAX_PARKED_PER_CLIENT, MAX_WAIT_MS};
 use crate::history::store::EntryStore;
 use crate::log::Device;
+use crate::ordering::mutants::{self, Mutant};
 use crate::state::{Answer, Application};
 use crate::types::{Code, Now, PublicKey, Sequence};
 use crate::wire::frame::Kind;
@@ -264,7 +265,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         };
         let late = *until_us <= now.mono_us;
         let mut answer = Answer::default();
-        let has_grown = size >= *min_size;
+        let has_grown = size >= *min_size || mutants::on(Mutant::ReadsEarly);
         let (code, bytes) = if has_grown { self.execution.query(query, &mut answer) } else { (Code::UNAVAILABLE, 0) };
         if !late && (!has_grown || (code == Code::DONE && answer.wait)) {
             read.seen_size = Some(size);

@@ -129,6 +129,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.full.is_some_and(|full| self.log.durable() <= full.durable)
     }
 
+    /// Records that wait for room in the log's buffers: at most what a round adds beyond 256.
+    pub fn backlog(&self) -> usize {
+        self.backlog.len()
+    }
+
     /// Room on the disk is low, or not any more.
     pub fn set_low_space(&mut self, is_low: bool) {
         self.low_space = is_low;

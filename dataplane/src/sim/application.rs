@@ -24,7 +24,16 @@ pub(super) struct Operation {
 
 const OPERATION_BYTES: usize = 30;
 
+/// What a query of a register gives: its revision and the entry that wrote it last, both 0 where none did.
+fn answer_bytes(revision: u64, entry: EntryIndex) -> Vec<u8> {
+    [revision.to_be_bytes(), entry.to_be_bytes()].concat()
+}
+
 impl Operation {
+    /// As the revision of an operation: no register ever has it, so the operation is refused and tells what it found. An ordered
+    /// read.
+    pub(super) const READ: u64 = u64::MAX - 1;
+
     pub(super) fn encode(&self) -> Vec<u8> {
         // A CBOR byte string.
         let length = OPERATION_BYTES as u16 + self.padding;
@@ -85,23 +94,27 @@ pub(super) struct Registers {
     pub(super) applied: Vec<Applied>,
 }
 
-/// The state: how many operations were executed, and revision and last writing entry by register.
+/// The state.
 #[derive(Clone, Default)]
 struct Values {
+    /// Operations executed.
     executed: u64,
+    /// Revision and last writing entry by register.
     registers: BTreeMap<u8, (u64, EntryIndex)>,
+    /// The last revision that each entry wrote, by register and entry: what reads of the past are answered from.
+    written: BTreeMap<(u8, EntryIndex), u64>,
 }
 
-/// Register, revision, entry.
+/// Register, entry, revision.
 const ROW_BYTES: usize = 17;
 
 impl Values {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = self.executed.to_be_bytes().to_vec();
-        for (register, (revision, entry)) in &self.registers {
+        for ((register, entry), revision) in &self.written {
             bytes.push(*register);
-            bytes.extend_from_slice(&revision.to_be_bytes());
             bytes.extend_from_slice(&entry.to_be_bytes());
+            bytes.extend_from_slice(&revision.to_be_bytes());
         }
         bytes
     }
@@ -109,19 +122,21 @@ impl Values {
     fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let malformed = |at, what| Err(StateError::Malformed { at, what });
         let Some((executed, rows)) = bytes.split_first_chunk::<8>() else { return malformed(0, "too short") };
+        let mut values = Self { executed: u64::from_be_bytes(*executed), ..Self::default() };
         let (rows, rest) = rows.as_chunks::<ROW_BYTES>();
-        let mut registers = BTreeMap::new();
         for (index, row) in rows.iter().enumerate() {
             let number = |at: usize| row[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
-            if registers.last_key_value().is_some_and(|(last, _)| *last >= row[0]) {
-                return malformed(8 + index * ROW_BYTES, "registers do not ascend");
+            let (place, revision) = ((row[0], number(1)), number(9));
+            if values.written.last_key_value().is_some_and(|(last, _)| *last >= place) {
+                return malformed(8 + index * ROW_BYTES, "writes do not ascend");
             }
-            registers.insert(row[0], (number(1), number(9)));
+            values.written.insert(place, revision);
+            values.registers.insert(place.0, (revision, place.1));
         }
         if !rest.is_empty() {
             return malformed(8 + rows.len() * ROW_BYTES, "a row has 17 bytes");
         }
-        Ok(Self { executed: u64::from_be_bytes(*executed), registers })
+        Ok(values)
     }
 }
 
@@ -150,12 +165,23 @@ impl Application for Registers {
             return outcome.refuse(Code::CONDITION_FAILED, format_args!("the revision is {revision}"));
         }
         self.values.registers.insert(operation.register, (revision + 1, position.entry));
+        self.values.written.insert((operation.register, position.entry), revision + 1);
         outcome.changes.push(Change { path: 0, revision: revision + 1, previous: before.map(|(_, entry)| entry) });
     }
 
-    fn query(&self, _history: &dyn Entries, _query: &[u8], answer: &mut Answer) -> Code {
+    /// A register, and where 8 bytes follow, as it was behind that entry.
+    fn query(&self, _history: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code {
         *answer = Answer::default();
-        Code::BAD_QUERY
+        let Some((register, at)) = query.split_first() else { return Code::BAD_QUERY };
+        let last = match (at, at.try_into()) {
+            ([], _) => EntryIndex::MAX,
+            (_, Ok(at)) => EntryIndex::from_be_bytes(at),
+            _ => return Code::BAD_QUERY,
+        };
+        let found = self.values.written.range((*register, 0)..=(*register, last)).next_back();
+        let (revision, entry) = found.map_or((0, 0), |((_, entry), revision)| (*revision, *entry));
+        (answer.valid_from, answer.body) = (entry, answer_bytes(revision, entry));
+        Code::DONE
     }
 
     fn slot_count(&self) -> u64 {

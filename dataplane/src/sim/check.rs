@@ -10,10 +10,15 @@ use ring::digest::{SHA256, digest};
 
 use super::application::{Applied, Operation};
 use super::client::Accepted;
+use super::linear::Linear;
+use super::reads::Found;
 use crate::log::SimDisk;
 use crate::types::{Digest, Position, PublicKey};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, Checkpoint, Decided, NewView, PrePrepare, ViewChange, Votes};
+
+/// Records that may wait for a log, beside what a window gives.
+const MOST_WAITING: u64 = 512;
 
 type Vote = (Kind, u64, u64, [u8; 32]);
 
@@ -121,6 +126,7 @@ struct Seen {
     executed: u64,
     applied: usize,
     entries: u64,
+    view: u64,
 }
 
 /// What the checker expects a client to be told.
@@ -130,6 +136,7 @@ struct Expected {
     /// CBOR of the changes.
     changes: Vec<u8>,
     time_ms: i64,
+    detail: String,
 }
 
 /// See the module.
@@ -144,7 +151,18 @@ pub(super) struct Checker {
     registers: BTreeMap<u8, (u64, u64)>,
     signed: BTreeMap<Operation, PublicKey>,
     executed_numbers: BTreeSet<(u32, u64, u64)>,
+    /// The last revision that each entry wrote, by register and entry.
+    written: BTreeMap<(u8, u64), u64>,
     accepted_at: BTreeSet<Position>,
+    linear: Linear,
+    /// The cluster's window of sequences.
+    pub(super) window: u64,
+    /// Replicas that are Byzantine or lacked records without noticing: their votes are not noted, and may be anything.
+    pub(super) faulty: BTreeSet<usize>,
+    /// The highest view in which each replica voted or proposed, or that it began.
+    voted_in: Vec<u64>,
+    /// The VIEW-CHANGE of each view that a replica sent.
+    changes: BTreeMap<(usize, u64), Vec<u8>>,
     votes: BTreeMap<(usize, Kind, u64, u64), [u8; 32]>,
     /// What a quorum of correct replicas voted COMMIT for at each sequence, and the lowest view in which it did.
     settled: BTreeMap<u64, (u64, [u8; 32])>,
@@ -174,7 +192,13 @@ impl Checker {
             registers: BTreeMap::new(),
             signed: BTreeMap::new(),
             executed_numbers: BTreeSet::new(),
+            written: BTreeMap::new(),
             accepted_at: BTreeSet::new(),
+            linear: Linear::default(),
+            window: u64::MAX / 2,
+            faulty: BTreeSet::new(),
+            voted_in: vec![0; n],
+            changes: BTreeMap::new(),
             votes: BTreeMap::new(),
             settled: BTreeMap::new(),
             asked_for: vec![0; n],
@@ -191,6 +215,7 @@ impl Checker {
     /// A client signed an operation.
     pub(super) fn signed(&mut self, operation: Operation, key: PublicKey) {
         self.signed.insert(operation, key);
+        self.linear.asked(operation);
     }
 
     /// Executions that the cluster agreed on.
@@ -237,11 +262,7 @@ impl Checker {
             if is_own && *first != *message.body {
                 return Err(format!("replica {replica} begins view {view} twice"));
             }
-            return if is_own && view < self.asked_for[replica] {
-                Err(format!("replica {replica} begins view {view} after it asked for {}", self.asked_for[replica]))
-            } else {
-                Ok(())
-            };
+            return if is_own { self.goes_on(replica, kind, view) } else { Ok(()) };
         }
         if kind == Kind::Checkpoint {
             let message = message::access::<Checkpoint>(body).map_err(|error| format!("replica {replica}: {error}"))?;
@@ -262,12 +283,7 @@ impl Checker {
             let proposal =
                 message::access::<PrePrepare>(body).map_err(|error| format!("replica {replica}: {error}"))?;
             let (view, sequence) = (proposal.view.to_native(), proposal.sequence.to_native());
-            if view < self.asked_for[replica] {
-                return Err(format!(
-                    "replica {replica} proposes in view {view} after it asked for {}",
-                    self.asked_for[replica]
-                ));
-            }
+            self.goes_on(replica, kind, view)?;
             let first = *self.votes.entry((replica, kind, view, sequence)).or_insert(proposal.digest);
             return if first == proposal.digest {
                 Ok(())
@@ -284,12 +300,7 @@ impl Checker {
         if let Some(disk) = disk {
             self.durable[replica].read_on(disk);
         }
-        if view < self.asked_for[replica] {
-            return Err(format!(
-                "replica {replica} sends {kind:?} for view {view} after it asked for {}",
-                self.asked_for[replica]
-            ));
-        }
+        self.goes_on(replica, kind, view)?;
         for vote in votes.votes.iter() {
             let (sequence, voted) = (vote.sequence.to_native(), vote.digest);
             self.votes_checked += 1;
@@ -302,9 +313,36 @@ impl Checker {
                     "replica {replica} sends {kind:?} for view {view}, sequence {sequence} without a durable record"
                 ));
             }
+            if kind == Kind::Commit {
+                self.is_prepared(replica, view, sequence, voted)?;
+            }
             self.settles(replica, kind, view, sequence, voted)?;
         }
         Ok(())
+    }
+
+    /// A replica speaks in a view: it asked for none above it, and spoke in none above it.
+    fn goes_on(&mut self, replica: usize, kind: Kind, view: u64) -> Result<(), String> {
+        let (asked_for, voted_in) = (self.asked_for[replica], self.voted_in[replica]);
+        if view < asked_for {
+            return Err(format!("replica {replica} sends {kind:?} for view {view} after it asked for {asked_for}"));
+        }
+        if view < voted_in {
+            return Err(format!("replica {replica} sends {kind:?} for view {view} after it took part in {voted_in}"));
+        }
+        self.voted_in[replica] = view;
+        Ok(())
+    }
+
+    /// Who votes COMMIT has PREPAREs of a quorum; faulty replicas may have sent them one.
+    fn is_prepared(&self, replica: usize, view: u64, sequence: u64, voted: [u8; 32]) -> Result<(), String> {
+        let n = self.seen.len();
+        let prepared = |other: &usize| self.votes.get(&(*other, Kind::Prepare, view, sequence)) == Some(&voted);
+        let count = (0..n).filter(|other| self.faulty.contains(other) || prepared(other)).count();
+        if count > (n + (n - 1) / 3) / 2 {
+            return Ok(());
+        }
+        Err(format!("replica {replica} sends COMMIT for view {view}, sequence {sequence} without a quorum of PREPAREs"))
     }
 
     /// What q correct replicas committed to is decided: later views may choose nothing else.
@@ -336,14 +374,28 @@ impl Checker {
         if view < self.asked_for[replica] {
             return Err(format!("replica {replica} asks for view {view} after {}", self.asked_for[replica]));
         }
+        if view < self.voted_in[replica] {
+            return Err(format!(
+                "replica {replica} asks for view {view} after it took part in {}",
+                self.voted_in[replica]
+            ));
+        }
         self.asked_for[replica] = view;
+        let low = number(&bytes[9..17]);
+        let first = self.changes.entry((replica, view)).or_insert_with(|| bytes.to_vec());
+        // Who lost its records may ask again, from a checkpoint behind all that it can have said when it asked first.
+        if low >= number(&first[9..17]) + self.window {
+            *first = bytes.to_vec();
+        }
+        if *first != **bytes {
+            return Err(format!("replica {replica} sends two VIEW-CHANGEs for view {view}"));
+        }
         if let Some(disk) = disk.filter(|_| self.check_disk) {
             self.durable[replica].read_on(disk);
             if !self.durable[replica].left.contains(&view) {
                 return Err(format!("replica {replica} asks for view {view} without a durable record"));
             }
         }
-        let low = number(&bytes[9..17]);
         let signatures = number(&bytes[153..157]) as usize;
         let mut rest = &bytes[157 + 65 * signatures..];
         let mut lists = [BTreeMap::new(), BTreeMap::new()];
@@ -372,6 +424,19 @@ impl Checker {
                     "replica {replica} asks for view {view} and conceals {kind:?} of view {voted_in}, sequence {sequence}"
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// What a correct replica shows of its place after every turn: it goes back to no earlier view, unless it lost its records, and
+    /// what waits for its log is bounded.
+    pub(super) fn stands(&mut self, replica: usize, view: u64, abstains: bool, backlog: usize) -> Result<(), String> {
+        let before = std::mem::replace(&mut self.seen[replica].view, view);
+        if view < before && !abstains {
+            return Err(format!("replica {replica} goes back from view {before} to {view}"));
+        }
+        if backlog as u64 > MOST_WAITING.saturating_add(self.window.saturating_mul(16)) {
+            return Err(format!("replica {replica} keeps {backlog} records that wait for its log"));
         }
         Ok(())
     }
@@ -458,9 +523,11 @@ impl Checker {
                 put_cbor(&mut changes, previous);
             }
             self.registers.insert(operation.register, (revision + 1, applied.position.entry));
+            self.written.insert((operation.register, applied.position.entry), revision + 1);
         }
+        let detail = if done { String::new() } else { format!("the revision is {revision}") };
         let code = if done { 0 } else { 300 };
-        let expected = Expected { operation, code, changes, time_ms: applied.time_ms };
+        let expected = Expected { operation, code, changes, time_ms: applied.time_ms, detail };
         self.expected.insert(applied.position, expected);
         self.applied.push(applied.clone());
         Ok(())
@@ -479,8 +546,29 @@ impl Checker {
         let same = expected.operation == operation
             && expected.code == reply.code
             && expected.changes == reply.changes
+            && expected.detail == reply.detail
             && expected.time_ms == reply.time_ms;
-        if same { Ok(()) } else { Err(format!("client {client} took {reply:?}, which the order does not give")) }
+        if !same {
+            return Err(format!("client {client} took {reply:?}, which the order does not give"));
+        }
+        let told = self.linear.told(&operation, position, reply.time_ms, reply.code, &reply.changes, &reply.detail);
+        told.map_err(|what| format!("client {client} took what is not linearizable: {what}"))
+    }
+
+    /// A client took the value of a register: the one at the position that it asked for, or at all positions for which the answer
+    /// says that it holds.
+    pub(super) fn read(&mut self, client: usize, found: &Found) -> Result<(), String> {
+        let last = found.at.unwrap_or(found.size.saturating_sub(1).max(found.valid_from));
+        let before = self.written.range((found.register, 0)..=(found.register, last)).next_back();
+        let (revision, entry) = before.map_or((0, 0), |((_, entry), revision)| (*revision, *entry));
+        let is_known = last < self.entries.len() as u64;
+        let same = found.body == [revision.to_be_bytes(), entry.to_be_bytes()].concat() && found.valid_from == entry;
+        if is_known && same {
+            return Ok(());
+        }
+        Err(format!(
+            "client {client} read {found:?}; the order gives revision {revision} of entry {entry} up to {last}"
+        ))
     }
 }
 
@@ -499,3 +587,7 @@ fn put_cbor(out: &mut Vec<u8>, value: u64) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::application::Operation;
 use super::plan::{ClientTactic, Plan};
 use super::random::Random;
+use super::reads::{Found, Reads};
 use crate::crypto::keys::SecretKey;
 use crate::types::{Code, Digest, Now, PublicKey, Signature};
 use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
@@ -38,6 +39,7 @@ const FLOOD: u64 = 30;
 /// What a client wants sent: to the replicas of the set (a bit each).
 pub(super) struct ToSend {
     pub(super) replicas: u32,
+    pub(super) kind: Kind,
     pub(super) body: Arc<[u8]>,
 }
 
@@ -78,6 +80,9 @@ pub(super) struct SimClient {
     left: u64,
     next_submit_us: u64,
     open: BTreeMap<Digest, Open>,
+    reads: Reads,
+    /// Reads that became certain since they were asked for last.
+    pub(super) found: Vec<Found>,
     /// Operations that were signed since they were asked for last.
     pub(super) signed: Vec<(Operation, PublicKey)>,
     pub(super) completed: u64,
@@ -108,6 +113,8 @@ impl SimClient {
             left: plan.bundles,
             next_submit_us: 0,
             open: BTreeMap::new(),
+            reads: Reads::default(),
+            found: Vec::new(),
             signed: Vec::new(),
             completed: 0,
         }
@@ -128,12 +135,13 @@ impl SimClient {
     /// Whether everything that was submitted has its result and nothing more will be submitted. A lying client is never
     /// waited for.
     pub(super) fn is_done(&self) -> bool {
-        self.is_lying() || (self.left == 0 && self.open.is_empty())
+        self.is_lying() || (self.left == 0 && self.open.is_empty() && self.reads.is_empty())
     }
 
     /// When [`SimClient::tick`] is due.
     pub(super) fn next_us(&self) -> u64 {
         let resend = self.open.values().map(|open| open.send_at_us).min().unwrap_or(u64::MAX);
+        let resend = resend.min(self.reads.next_us());
         if self.may_submit() { resend.min(self.next_submit_us) } else { resend }
     }
 
@@ -155,10 +163,13 @@ impl SimClient {
         }
         for open in self.open.values_mut().filter(|open| open.send_at_us <= now.mono_us) {
             for (replicas, body) in &open.bodies {
-                out.push(ToSend { replicas: *replicas, body: Arc::clone(body) });
+                out.push(ToSend { replicas: *replicas, kind: Kind::Submit, body: Arc::clone(body) });
             }
             open.send_at_us = now.mono_us + open.pause_us;
             open.pause_us = (2 * open.pause_us).min(LONGEST_PAUSE_US);
+        }
+        for body in self.reads.due(now.mono_us) {
+            out.push(ToSend { replicas: (1 << self.replicas) - 1, kind: Kind::Query, body: body.into() });
         }
         if self.may_submit() && self.next_submit_us <= now.mono_us {
             self.left -= 1;
@@ -196,7 +207,11 @@ impl SimClient {
         if self.session.is_some() {
             self.misbehave(first, now, everyone, out);
         }
-        out.extend(bodies.iter().map(|(replicas, body)| ToSend { replicas: *replicas, body: Arc::clone(body) }));
+        out.extend(bodies.iter().map(|(replicas, body)| ToSend {
+            replicas: *replicas,
+            kind: Kind::Submit,
+            body: Arc::clone(body),
+        }));
         self.open.insert(
             digest,
             Open {
@@ -224,7 +239,7 @@ impl SimClient {
                 let number = first + self.random.below(2 * SESSION_WINDOW);
                 let operations = [Some(self.operation(number, 3))];
                 let bundle = self.sign(number, &operations, now, true);
-                out.extend(bundle.map(|(_, body)| ToSend { replicas: everyone, body }));
+                out.extend(bundle.map(|(_, body)| ToSend { replicas: everyone, kind: Kind::Submit, body }));
                 self.session = session;
             }
         }
@@ -245,13 +260,17 @@ impl SimClient {
             ] {
                 let mut body = Vec::new();
                 message::encode(&Submit { bundle: WireBundle { cose: bundle.cose().to_vec(), requests } }, &mut body);
-                out.push(ToSend { replicas: everyone, body: body.into() });
+                out.push(ToSend { replicas: everyone, kind: Kind::Submit, body: body.into() });
             }
         }
     }
 
     fn operation(&mut self, number: u64, variant: u8) -> Operation {
-        let revision = if self.random.chance(250) { self.random.below(20) } else { u64::MAX };
+        let revision = match self.random.below(100) {
+            0..25 => self.random.below(20),
+            25..40 => Operation::READ,
+            _ => u64::MAX,
+        };
         Operation {
             client: self.index,
             session: self.session.unwrap_or(u64::MAX),
@@ -296,6 +315,10 @@ impl SimClient {
     /// f+1 replicas refuse for good what must be executed.
     pub(super) fn on_message(&mut self, replica: usize, kind: Kind, body: &[u8]) -> Result<Vec<Accepted>, String> {
         match kind {
+            Kind::Answer => {
+                self.found.extend(self.reads.on_answer(replica, body, self.needed));
+                Ok(Vec::new())
+            }
             Kind::Replies => Ok(message::access::<Replies>(body).map_or(Vec::new(), |replies| {
                 let digest = Digest(replies.bundle);
                 let replies: Vec<Reply> = replies.replies.iter().map(reply_of).collect();
@@ -345,11 +368,18 @@ impl SimClient {
             self.open.remove(&digest);
             self.completed += 1;
         }
+        for Accepted { reply, operation } in accepted.iter().filter(|_| self.tactics.is_empty()) {
+            let Some(register) = operation.map(|operation| operation.register) else { continue };
+            let (draw, wait_ms) = (self.random.below(10), self.random.below(400) as u32);
+            if draw < 4 {
+                self.reads.ask(register, (draw > 0).then_some(reply.entry), wait_ms);
+            }
+        }
         accepted
     }
 }
 
-fn reply_of(reply: &message::ArchivedReply) -> Reply {
+pub(super) fn reply_of(reply: &message::ArchivedReply) -> Reply {
     Reply {
         session: reply.session.to_native(),
         number: reply.number.to_native(),

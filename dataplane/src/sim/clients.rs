@@ -1,10 +1,11 @@
 //! The clients' side of the event loop.
 
+use super::client::reply_of;
 use super::machine::BASE_MS;
 use super::world::{Event, World};
 use crate::types::{Code, Now};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, Refused};
+use crate::wire::message::{self, Answer, Refused, Replies, Reply};
 
 impl World {
     fn client_clock(&self) -> Now {
@@ -19,7 +20,7 @@ impl World {
         }
         for send in sends {
             for replica in (0..self.plan.n).filter(|replica| send.replicas & (1 << replica) != 0) {
-                self.transmit(self.plan.n + client, replica, Kind::Submit, &send.body, 0);
+                self.transmit(self.plan.n + client, replica, send.kind, &send.body, 0);
             }
         }
         let next_us = self.clients[client].next_us();
@@ -44,7 +45,44 @@ impl World {
         for accepted in self.clients[client].on_message(from, kind, body)? {
             self.checker.accepted(client, &accepted)?;
         }
+        for found in std::mem::take(&mut self.clients[client].found) {
+            self.count(if found.at.is_some() { "read at a position" } else { "read as it is" });
+            self.checker.read(client, &found)?;
+        }
         Ok(())
+    }
+
+    /// What a Byzantine replica tells a client: at times another result, or another answer.
+    pub(super) fn told_to_client(&mut self, replica: usize, kind: Kind, body: Vec<u8>) -> Vec<u8> {
+        if !self.plan.is_byzantine(replica) || self.random.chance(700) {
+            return body;
+        }
+        let (which, by) = (self.random.below(4), self.random.between(1, 3));
+        let mut lie = Vec::new();
+        match kind {
+            Kind::Replies => {
+                let Ok(replies) = message::access::<Replies>(&body) else { return body };
+                let mut told: Vec<Reply> = replies.replies.iter().map(reply_of).collect();
+                for reply in &mut told {
+                    match which {
+                        0 => reply.entry = reply.entry.saturating_sub(by),
+                        1 => reply.code = if reply.code == 0 { 300 } else { 0 },
+                        2 => reply.changes = vec![0x81, 0x83, 0, by as u8, 0xf6],
+                        _ => reply.time_ms -= by as i64,
+                    }
+                }
+                message::encode(&Replies { bundle: replies.bundle, replies: told }, &mut lie);
+            }
+            Kind::Answer => {
+                let Ok(answer) = message::access::<Answer>(&body) else { return body };
+                let (id, code, size) = (answer.id.to_native(), 0, answer.size.to_native() + which);
+                let body = [by.to_be_bytes(), [0; 8]].concat();
+                message::encode(&Answer { id, code, size, valid_from: answer.valid_from.to_native(), body }, &mut lie);
+            }
+            _ => return body,
+        }
+        self.count("lie to a client");
+        lie
     }
 
     /// A correct replica refuses for want of room only where there is little, or was a moment ago.

@@ -127,9 +127,9 @@ impl World {
         Ok(())
     }
 
-    /// A replica could not start on a disk that cannot be read: it is started again later.
+    /// A replica could not start on a disk that cannot be read or has no room for its first segment: it is started again later.
     pub(super) fn come_again(&mut self, replica: usize) {
-        self.count("not started on a disk that cannot be read");
+        self.count("not started on its disk");
         let in_us = self.random.between(1, self.plan.fault_us);
         self.schedule(self.now_us + in_us, Event::Restart { replica });
     }
@@ -199,7 +199,8 @@ impl World {
     pub(super) fn keep_one_full(&mut self) {
         let fills = self.plan.faults.iter().any(|fault| matches!(fault, Fault::DiskFull | Fault::DisksFull));
         let replica = self.random.index(self.plan.n);
-        let may = fills && self.bears_one_more() && !self.is_faulty(replica);
+        let fails = self.machines[replica].rots || self.machines[replica].is_spoilt;
+        let may = fills && self.bears_one_more() && !self.is_faulty(replica) && !fails;
         if may && !self.plan.lost.contains(&(replica as u8)) {
             self.limit(replica, Some(0));
             self.count("disk stays full");

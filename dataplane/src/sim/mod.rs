@@ -7,23 +7,33 @@
 //! # A run
 //! 1. **Draw.** The seed draws the run's own mix (a swarm): size 4, 7 or, rarely, 10; which replicas are Byzantine, how, and
 //!    whether together; what a Byzantine client does; which faults come and how often; loss, duplicates, damage, delays, disk
-//!    latency, clock errors within and beyond the drift bound, sizes of window and batches.
+//!    latency, clock errors within and beyond the drift bound, sizes of window and batches, of operations (so that some logs grow
+//!    beyond a segment), and how much room a replica wants before it takes writes.
 //! 2. **Safety phase.** Clients submit while faults come and go: kill -9 between any two events and in the middle of a turn,
 //!    power cuts of one machine or of all together with any subset of unsynced sectors lost, failed syncs, slow disks, partitions
 //!    (two groups, one way, one isolated replica), links that break again and again, pauses, wall clocks that jump, drift and
-//!    stop; disks that are lost, set back or damaged, where one more faulty replica is to be borne: until it notices, nothing is
-//!    expected of a replica on such a disk, and then it must come back. Half of the faults hit whoever leads.
+//!    stop; disks that are lost, set back, damaged while the machine is down or under the running replica, and disks that lose or misdirect a
+//!    write which they acknowledge, where one more faulty replica is to be borne: until it notices, nothing is
+//!    expected of a replica on such a disk, and then it must come back (`disks`). Disks that cannot be read: the replica ends, and
+//!    comes back once they can. Full disks, one or all: nobody ends. Half of the faults hit whoever leads.
 //! 3. **Convergence.** Faults stop, replicas come back, except Byzantine ones (who go on) and some that stay down, at most f
-//!    together. Then every submitted bundle of a correct client must get its result, and all correct replicas that are up must
+//!    together; or one disk stays full. Then every submitted bundle and read of a correct client must get its result, the full disk gets room
+//!    and its replica goes on in the same life, and all correct replicas that are up must
 //!    reach the same sequence and state. After that the idle cluster must order nothing and its traffic must stay within that of
 //!    idle statuses. A run with [`SimConfig::safety_only`] ends before this.
 //!
 //! # What is checked
 //! By `check`, after every turn and message of every correct replica, restated without the code under test: the same history,
 //! state and executions at every sequence, across restarts; each execution signed by its origin and done once per number; each
-//! result that a client took is what the order gives; never two PREPAREs or COMMITs for one (view, sequence), crashes included; each
-//! vote that leaves stands in a record that the disk would keep at that instant; no replica goes back but by a crash; what was
-//! acknowledged is there in the end; slots and waiting bundles stay within their bounds; no correct replica accuses another correct one.
+//! result that a client took, ordered reads among them, is what a model of the registers gives at its place in the order; each read of
+//! a position, or of what is, gives what the model has there; never two PREPAREs, COMMITs, proposals, VIEW-CHANGEs, NEW-VIEWs
+//! or CHECKPOINTs for one place, crashes included; no COMMIT without PREPAREs of a quorum; each
+//! vote that leaves stands in a record that the disk would keep at that instant; no replica goes back, in what it executed but by a
+//! crash, in views not even so; what was acknowledged is there in the end; slots, waiting bundles and records stay within their
+//! bounds; no correct replica accuses another correct one; writes are refused for want of room only where there is little.
+//!
+//! And by `linear`, from the clients' side alone: what stands behind what in real time stands behind it in the order, and all results
+//! together are those of one history of each register. Byzantine replicas lie to clients as well.
 //!
 //! # Limits
 //! Runs end after [`MAX_EVENTS`] events. Links here may reorder and duplicate, which real sessions do not; the cores must bear it.
@@ -40,11 +50,13 @@ mod converge;
 mod describe;
 mod disks;
 mod faults;
+mod linear;
 mod links;
 mod machine;
 mod network;
 mod plan;
 pub(crate) mod random;
+mod reads;
 mod report;
 mod setup;
 mod shelf;

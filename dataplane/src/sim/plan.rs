@@ -221,7 +221,7 @@ impl Plan {
             },
             slow_segments: random.chance(200),
             padding: if is_padded { random.between(8_000, 15_000) } else { 0 },
-            low_segments: random.below(3),
+            low_segments: if random.chance(600) { 0 } else { random.between(1, 2) },
             snapshot_bytes: random.between(300, if is_small { 3_000 } else { 12_000 }),
             segment_bytes: if is_small { 24 << 10 } else { 1 << 20 },
         }

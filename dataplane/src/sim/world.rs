@@ -210,7 +210,9 @@ impl World {
             ));
         }
         let network = Network::new(plan.n + plan.clients, &plan, random.fork());
-        let checker = Checker::new(plan.n, config.check_disk);
+        let mut checker = Checker::new(plan.n, config.check_disk);
+        checker.window = plan.window;
+        checker.faulty.extend((0..plan.n).filter(|replica| plan.is_byzantine(*replica)));
         let mut world = Self {
             config,
             cluster,
@@ -502,6 +504,8 @@ impl World {
         if pooled > most {
             return Err(format!("replica {replica} keeps {pooled} bundles waiting"));
         }
+        let (view, abstains) = (node.ordering().view(), node.ordering().abstains().is_some());
+        self.checker.stands(replica, view, abstains, node.backlog())?;
         let correct = |accused: usize| !self.plan.is_byzantine(accused) && !self.lied.contains(&accused);
         if let Some((accused, kind, _)) = node.evidence().counts().find(|(accused, ..)| correct(accused.index())) {
             return Err(format!("replica {replica} accuses the correct replica {accused} of {kind}"));
@@ -548,6 +552,7 @@ impl World {
         }
         for (client, kind, body) in outbox.clients {
             self.look_at_refusal(replica, kind, &body)?;
+            let body = self.told_to_client(replica, kind, body);
             let to = (client.0 & u64::from(u32::MAX)) as usize;
             self.transmit(replica, to, kind, &body.into(), 0);
         }
@@ -596,7 +601,7 @@ impl World {
         let life = machine.life;
         let now = self.clock(replica);
         let never_ran = life == 1;
-        let spare = (disk.is_unreadable() || disk.free_bytes() == 0).then(|| disk.copy());
+        let spare = disk.is_short().then(|| disk.copy());
         let (plan, cluster) = (&self.plan, &self.cluster);
         let (shelf, newest, bad_snapshots) = self.machines[replica].shelf.load();
         let is_resumed = newest.is_some();
@@ -646,6 +651,7 @@ impl World {
         machine.is_doubtful &= !abstains;
         if machine.is_doubtful {
             self.lied.insert(replica);
+            self.checker.faulty.insert(replica);
         }
         machine.is_spoilt &= abstains || machine.is_doubtful;
         if found.torn_bytes > 0 {
