@@ -5,7 +5,8 @@
 //!
 //! # Where what is
 //! The normal case is in `normal`; what makes good for lost messages in `catch_up`; leaving a view and beginning the next in `change`
-//! with its messages in [`view_change`] and its rule in [`choice`]; when to leave in `suspect`; the low watermark in [`checkpoint`];
+//! with its messages in [`view_change`] and its rule in [`choice`]; when to leave in `suspect`, with what is expected of a leader in `expect`, of its fairness in `fair`, and whether
+//! this replica can judge at all in `awake`; the low watermark in [`checkpoint`];
 //! coming back after the disk was lost in `rejoin`; what is logged, and the votes that this permits, in [`record`].
 //!
 //! # Messages and states
@@ -52,13 +53,12 @@
 //!   Byzantine leaders in a row made each of them accept a different digest at every sequence of the window: with 4 replicas that
 //!   cannot reach the limit, with 19 or more five such views could.
 //!
-//! Not here yet: state transfer and truncation of the log (who is behind catches up from its peers' whole logs), suspicion of leaders
-//! that are merely slow or unfair to single clients, membership changes.
+//! Not here yet: state transfer and truncation of the log (who is behind catches up from its peers' whole logs), membership changes.
 //!
 //! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
 //! Kotla et al., Zyzzyva (SOSP 2007), with the repairs that PROTOCOL.md states.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::cluster::Size;
@@ -69,6 +69,7 @@ use crate::wire::bundle::Bundle;
 use crate::wire::error::Misbehaviour;
 use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, ArchivedVotes, Status};
 
+mod awake;
 pub mod batch;
 mod bytes;
 mod catch_up;
@@ -80,6 +81,8 @@ pub mod choice;
 mod contradiction;
 #[cfg(test)]
 mod contradiction_tests;
+mod expect;
+mod fair;
 #[cfg(test)]
 mod late_body_tests;
 pub(crate) mod mutants;
@@ -97,18 +100,22 @@ mod suspect;
 mod tests;
 pub mod view_change;
 
+use awake::Awake;
 use batch::Batch;
 use change::Leading;
 use checkpoint::{Certificate, SignedStatement, Statement};
 use choice::Held;
+use expect::Expect;
+use fair::Fair;
 use mutants::Mutant;
 pub use pool::BUNDLE_OVERHEAD;
-use pool::Pool;
+use pool::{Oldest, Pool, Taken};
 use record::{DurableVote, Record};
 use rejoin::Standing;
 use seal::Seals;
 use slot::Slot;
 use suspect::Pace;
+pub use suspect::Suspicion;
 use view_change::{SignedNewView, SignedViewChange};
 
 /// What all replicas of the epoch agree on.
@@ -341,6 +348,28 @@ pub struct Ordering {
     decided_told: u64,
     /// How fast executions were lately.
     pace: Pace,
+    /// Whether this replica itself had the time.
+    awake: Awake,
+    /// It had not, since the last look.
+    blind: bool,
+    /// What leaders are expected to do.
+    expect: Expect,
+    /// How clients fare under this one.
+    fair: Fair,
+    /// Bundles that were executed in this round: copies that were read in it are no work.
+    served_now: BTreeSet<Digest>,
+    /// Those of them that waited here.
+    served: Vec<Taken>,
+    /// The oldest that waits and stands in no proposal, at the last look at another leader.
+    oldest: Option<Oldest>,
+    /// Since when, us, and since which executed sequence nothing is open though something could be.
+    closed_since: Option<(Sequence, u64)>,
+    /// When the leader is suspected of passing over a client, us.
+    unfair_at_us: Option<u64>,
+    /// When old bundles are looked for next, us.
+    old_at_us: u64,
+    /// Why this replica left its view.
+    suspicion: Option<Suspicion>,
     /// Whether this replica may vote, and what it knows of others who may not.
     standing: Standing,
 }
@@ -407,6 +436,17 @@ impl Ordering {
             decided_slow: 0,
             decided_told: 0,
             pace: Pace::default(),
+            awake: Awake::default(),
+            blind: false,
+            expect: Expect::new(timing.suspect_us, timing.batch_bytes as u64),
+            fair: Fair::new(timing.suspect_us),
+            served_now: BTreeSet::new(),
+            served: Vec::new(),
+            oldest: None,
+            closed_since: None,
+            unfair_at_us: None,
+            old_at_us: 0,
+            suspicion: None,
             standing: Standing::new(agreed.size.n()),
         }
     }
@@ -469,8 +509,11 @@ impl Ordering {
     /// A bundle that was verified (format, signature, the application's check), from its client.
     ///
     /// # Errors
-    /// [`Code::OVERLOADED`] when the client's share of the pool is used up.
+    /// [`Code::OVERLOADED`] when the client's share of the pool is used up. One that was executed in this very round is taken and not kept.
     pub fn submit(&mut self, bundle: Arc<Bundle>, now: Now) -> Result<(), Code> {
+        if self.served_now.contains(&bundle.digest()) {
+            return Ok(());
+        }
         self.pool.insert(bundle, now.mono_us)?;
         self.accept_proposals(now);
         Ok(())
@@ -478,6 +521,9 @@ impl Ordering {
 
     /// A record became durable.
     pub fn synced(&mut self, record: &Durable<Record>, now: Now) {
+        if record.is_urgent() {
+            self.awake.synced();
+        }
         self.on_synced(record, now);
     }
 
@@ -545,6 +591,14 @@ impl Ordering {
         self.fetch_missing(now);
         self.send_status(now);
         self.pool.expire(now.mono_us, self.timing.bundle_age_us);
+        self.served.clear();
+        self.served_now.clear();
+        self.awake.plans(now.mono_us, self.next_deadline_us());
+    }
+
+    /// A round's work is done: the replica goes to sleep. Work that takes long is told from sleep by this.
+    pub fn rests(&mut self, now: Now) {
+        self.awake.rests(now.mono_us);
     }
 
     /// When [`Ordering::flush`] is to be called next even if nothing happens, us.
@@ -555,7 +609,11 @@ impl Ordering {
 
     /// The next effect.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if matches!(&effect, Some(Effect::Log(record)) if record.is_urgent()) {
+            self.awake.staged();
+        }
+        effect
     }
 
     /// Whether a sequence is inside what slots are kept for.

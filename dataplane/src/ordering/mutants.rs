@@ -40,6 +40,10 @@ pub(crate) enum Mutant {
     VotesUnknowing,
     /// Something is kept of every sequence that anybody names.
     NoWindow,
+    /// A leader that lets work lie, or gets little done, is not suspected.
+    BearsSlowness,
+    /// A leader that passes over a client is not suspected.
+    BearsUnfairness,
     /// A VIEW-CHANGE is said to conceal votes that a stable checkpoint has made needless.
     AccusesRashly,
 }

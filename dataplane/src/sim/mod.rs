@@ -38,6 +38,8 @@ mod client;
 mod converge;
 mod describe;
 mod faults;
+#[cfg(test)]
+mod leaders;
 mod links;
 mod machine;
 mod network;
