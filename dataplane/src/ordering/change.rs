@@ -51,7 +51,7 @@ impl Ordering {
         }
         self.view = view;
         self.active = false;
-        self.suspicion = None;
+        self.watch.suspicion = None;
         self.new_view = None;
         self.new_view_at_us = None;
         self.end_view();
@@ -74,10 +74,7 @@ impl Ordering {
         self.to_prepare.clear();
         self.unvoted.clear();
         self.work_since_us = None;
-        self.pace.forget();
-        self.expect.end_view();
-        self.fair.end_view();
-        (self.unfair_at_us, self.oldest) = (None, None);
+        self.watch.end_view();
         self.again_at_us.fill(0);
         self.slots.values_mut().for_each(super::slot::Slot::leave_view);
         self.pool.release_all();

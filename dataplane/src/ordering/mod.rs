@@ -48,7 +48,9 @@
 //! * Bodies of choices are asked of the new leader first, then of all.
 //! * A replica that lost its records comes back in a view above all that a quorum of others proves, beside the bound on sequences; and
 //!   a VIEW-CHANGE that stays alone is followed after a while: see `rejoin`.
-//! * Under load a leader's timer is longer, at most fourfold: see `suspect`.
+//! * Under load a leader's timer is longer, at most fourfold: see `suspect`. A replica that itself stood still waits anew: see `awake`.
+//! * Of a leader's delay only that counts in which nothing was open and it had what it needs, and its rate only where old work lies
+//!   there, so that neither load nor clients nor other replicas can make it look slow: see `expect`.
 //! * A NEW-VIEW must fit a record of the log ([`view_change::MAX_NEW_VIEW`]). Correct replicas' reports fit by far, unless several
 //!   Byzantine leaders in a row made each of them accept a different digest at every sequence of the window: with 4 replicas that
 //!   cannot reach the limit, with 19 or more five such views could.
@@ -58,7 +60,7 @@
 //! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
 //! Kotla et al., Zyzzyva (SOSP 2007), with the repairs that PROTOCOL.md states.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::cluster::Size;
@@ -100,22 +102,19 @@ mod suspect;
 mod tests;
 pub mod view_change;
 
-use awake::Awake;
 use batch::Batch;
 use change::Leading;
 use checkpoint::{Certificate, SignedStatement, Statement};
 use choice::Held;
-use expect::Expect;
-use fair::Fair;
 use mutants::Mutant;
 pub use pool::BUNDLE_OVERHEAD;
-use pool::{Oldest, Pool, Taken};
+use pool::Pool;
 use record::{DurableVote, Record};
 use rejoin::Standing;
 use seal::Seals;
 use slot::Slot;
-use suspect::Pace;
 pub use suspect::Suspicion;
+use suspect::Watch;
 use view_change::{SignedNewView, SignedViewChange};
 
 /// What all replicas of the epoch agree on.
@@ -346,30 +345,8 @@ pub struct Ordering {
     decided_fast: u64,
     decided_slow: u64,
     decided_told: u64,
-    /// How fast executions were lately.
-    pace: Pace,
-    /// Whether this replica itself had the time.
-    awake: Awake,
-    /// It had not, since the last look.
-    blind: bool,
-    /// What leaders are expected to do.
-    expect: Expect,
-    /// How clients fare under this one.
-    fair: Fair,
-    /// Bundles that were executed in this round: copies that were read in it are no work.
-    served_now: BTreeSet<Digest>,
-    /// Those of them that waited here.
-    served: Vec<Taken>,
-    /// The oldest that waits and stands in no proposal, at the last look at another leader.
-    oldest: Option<Oldest>,
-    /// Since when, us, and since which executed sequence nothing is open though something could be.
-    closed_since: Option<(Sequence, u64)>,
-    /// When the leader is suspected of passing over a client, us.
-    unfair_at_us: Option<u64>,
-    /// When old bundles are looked for next, us.
-    old_at_us: u64,
-    /// Why this replica left its view.
-    suspicion: Option<Suspicion>,
+    /// What this replica sees of its leader.
+    watch: Watch,
     /// Whether this replica may vote, and what it knows of others who may not.
     standing: Standing,
 }
@@ -435,18 +412,7 @@ impl Ordering {
             decided_fast: 0,
             decided_slow: 0,
             decided_told: 0,
-            pace: Pace::default(),
-            awake: Awake::default(),
-            blind: false,
-            expect: Expect::new(timing.suspect_us, timing.batch_bytes as u64),
-            fair: Fair::new(timing.suspect_us),
-            served_now: BTreeSet::new(),
-            served: Vec::new(),
-            oldest: None,
-            closed_since: None,
-            unfair_at_us: None,
-            old_at_us: 0,
-            suspicion: None,
+            watch: Watch::new(&timing),
             standing: Standing::new(agreed.size.n()),
         }
     }
@@ -511,7 +477,7 @@ impl Ordering {
     /// # Errors
     /// [`Code::OVERLOADED`] when the client's share of the pool is used up. One that was executed in this very round is taken and not kept.
     pub fn submit(&mut self, bundle: Arc<Bundle>, now: Now) -> Result<(), Code> {
-        if self.served_now.contains(&bundle.digest()) {
+        if self.watch.served_now.contains(&bundle.digest()) {
             return Ok(());
         }
         self.pool.insert(bundle, now.mono_us)?;
@@ -522,7 +488,7 @@ impl Ordering {
     /// A record became durable.
     pub fn synced(&mut self, record: &Durable<Record>, now: Now) {
         if record.is_urgent() {
-            self.awake.synced();
+            self.watch.awake.synced();
         }
         self.on_synced(record, now);
     }
@@ -591,14 +557,7 @@ impl Ordering {
         self.fetch_missing(now);
         self.send_status(now);
         self.pool.expire(now.mono_us, self.timing.bundle_age_us);
-        self.served.clear();
-        self.served_now.clear();
-        self.awake.plans(now.mono_us, self.next_deadline_us());
-    }
-
-    /// A round's work is done: the replica goes to sleep. Work that takes long is told from sleep by this.
-    pub fn rests(&mut self, now: Now) {
-        self.awake.rests(now.mono_us);
+        self.plans(now);
     }
 
     /// When [`Ordering::flush`] is to be called next even if nothing happens, us.
@@ -611,7 +570,7 @@ impl Ordering {
     pub fn next_effect(&mut self) -> Option<Effect> {
         let effect = self.effects.pop_front();
         if matches!(&effect, Some(Effect::Log(record)) if record.is_urgent()) {
-            self.awake.staged();
+            self.watch.awake.staged();
         }
         effect
     }

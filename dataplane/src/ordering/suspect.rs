@@ -18,14 +18,17 @@
 //! copy of a bundle that is read in the very round in which the bundle is executed does not get into the pool ([`Ordering::submit`]): the
 //! node admitted it by its state before the execution.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use super::expect::Look;
-use super::fair::MAX_LOOKED_AT;
+use super::awake::Awake;
+use super::expect::{Expect, Look};
+use super::fair::{Fair, MAX_LOOKED_AT};
 use super::mutants::{self, Mutant};
+use super::pool::{Oldest, Taken};
 use super::{Ordering, Outgoing, Timing, To};
-use crate::types::{Digest, Now, ReplicaId};
+use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::bundle::Bundle;
 
 /// Bundles that are sent on to the leader at once, the oldest first.
@@ -72,7 +75,7 @@ impl fmt::Display for Suspicion {
 
 /// How long executions let what waits wait lately: under load a batch takes longer, and that is not the leader's fault.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Pace {
+struct Pace {
     /// Since when something waited when it was looked at last, us.
     since_us: Option<u64>,
     /// The longest wait, halved with each second that has passed since, us.
@@ -95,13 +98,67 @@ impl Pace {
     }
 
     /// A view ends: what waited in it tells nothing of the next leader.
-    pub(super) fn forget(&mut self) {
+    fn forget(&mut self) {
         self.since_us = None;
     }
 
     /// [`PACE`] times the longest wait lately, from `least_us` to [`MAX_PACE`] times that: a leader that gets slower and slower gains no more.
     fn timeout_us(&self, least_us: u64) -> u64 {
         (PACE * self.longest_us).clamp(least_us, MAX_PACE * least_us)
+    }
+}
+
+/// What a replica sees of its leader.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// How fast executions were lately.
+    pace: Pace,
+    /// Whether this replica itself had the time.
+    pub(super) awake: Awake,
+    /// It had not, since the last look.
+    blind: bool,
+    expect: Expect,
+    fair: Fair,
+    /// Bundles that were executed in this round: copies that were read in it are no work.
+    pub(super) served_now: BTreeSet<Digest>,
+    /// Those of them that waited here.
+    served: Vec<Taken>,
+    /// The oldest that waits and stands in no proposal, at the last look at another leader.
+    oldest: Option<Oldest>,
+    /// Since when, us, and since which executed sequence nothing is open though something could be.
+    closed_since: Option<(Sequence, u64)>,
+    /// When the leader is suspected of passing over a client, us.
+    unfair_at_us: Option<u64>,
+    /// When old bundles are looked for next, us.
+    old_at_us: u64,
+    /// Why this replica left its view.
+    pub(super) suspicion: Option<Suspicion>,
+}
+
+impl Watch {
+    pub(super) fn new(timing: &Timing) -> Self {
+        Self {
+            pace: Pace::default(),
+            awake: Awake::default(),
+            blind: false,
+            expect: Expect::new(timing.suspect_us, timing.batch_bytes as u64),
+            fair: Fair::new(timing.suspect_us),
+            served_now: BTreeSet::new(),
+            served: Vec::new(),
+            oldest: None,
+            closed_since: None,
+            unfair_at_us: None,
+            old_at_us: 0,
+            suspicion: None,
+        }
+    }
+
+    /// A view ends.
+    pub(super) fn end_view(&mut self) {
+        self.pace.forget();
+        self.expect.end_view();
+        self.fair.end_view();
+        (self.unfair_at_us, self.oldest) = (None, None);
     }
 }
 
@@ -120,7 +177,7 @@ impl Ordering {
     fn suspect_timeout_us(&self) -> u64 {
         let Timing { suspect_us, hint_us, .. } = self.timing;
         let leader_is_down = self.links_down & (1 << self.leader().0) != 0;
-        let base_us = if leader_is_down { hint_us } else { self.pace.timeout_us(suspect_us) };
+        let base_us = if leader_is_down { hint_us } else { self.watch.pace.timeout_us(suspect_us) };
         base_us << self.failures.min(MAX_DOUBLINGS)
     }
 
@@ -155,9 +212,9 @@ impl Ordering {
 
     /// Whether it may be about to leave its view.
     fn doubts_leader(&self, now_us: u64) -> bool {
-        let unfair_us = self.unfair_at_us.filter(|_| self.judges());
+        let unfair_us = self.watch.unfair_at_us.filter(|_| self.judges());
         let due = self.suspect_at_us().into_iter().chain(unfair_us).any(|at| at <= now_us);
-        self.active && (due || self.expect.nears(now_us))
+        self.active && (due || self.watch.expect.nears(now_us))
     }
 
     /// Whether it is about to leave its view, or to send bundles on, so that what it waits for is worth another look.
@@ -168,7 +225,7 @@ impl Ordering {
 
     /// Why this replica left a view last, if it was on its own account.
     pub fn suspicion(&self) -> Option<Suspicion> {
-        self.suspicion
+        self.watch.suspicion
     }
 
     /// Bundles that stand in no proposal, for the node's look at them: all before it leaves, and the oldest before it sends them on.
@@ -198,11 +255,11 @@ impl Ordering {
             return self.suspects(if self.active { Suspicion::Idle } else { Suspicion::Absent });
         }
         if slow && !mutants::on(Mutant::BearsSlowness) {
-            self.expect.fall();
+            self.watch.expect.fall();
             return self.suspects(Suspicion::Slow);
         }
         if self.passes_over(now) {
-            self.fair.fall(now.mono_us);
+            self.watch.fair.fall(now.mono_us);
             return self.suspects(Suspicion::Unfair);
         }
         self.relay(now);
@@ -210,45 +267,45 @@ impl Ordering {
 
     fn suspects(&mut self, why: Suspicion) {
         self.leave(self.view + 1);
-        self.suspicion = Some(why);
+        self.watch.suspicion = Some(why);
     }
 
     /// The wait for an execution.
     fn look_at_work(&mut self, now: Now) {
-        self.blind = self.awake.was_blind(self.timing.suspect_us, now.mono_us);
-        self.pace.look(self.work_since_us, now.mono_us);
+        self.watch.blind = self.watch.awake.was_blind(self.timing.suspect_us, now.mono_us);
+        self.watch.pace.look(self.work_since_us, now.mono_us);
         if !self.has_work() {
             self.work_since_us = None;
         } else if self.work_since_us.is_none() {
             self.work_since_us = Some(now.mono_us);
-            self.awake.wait_ends();
-        } else if let Some(since_us) = self.work_since_us.filter(|_| self.blind && self.active) {
-            self.work_since_us = Some(self.awake.prolong(since_us, self.timing.suspect_us, now.mono_us));
+            self.watch.awake.wait_ends();
+        } else if let Some(since_us) = self.work_since_us.filter(|_| self.watch.blind && self.active) {
+            self.work_since_us = Some(self.watch.awake.prolong(since_us, self.timing.suspect_us, now.mono_us));
         }
-        self.pace.since_us = self.work_since_us;
+        self.watch.pace.since_us = self.work_since_us;
     }
 
     /// What was executed since the last look, and whether the leader could propose something; whether it is too slow.
     fn look_at_pauses(&mut self, now: Now) -> bool {
-        let served = std::mem::take(&mut self.served);
-        served.iter().for_each(|taken| self.expect.executed(taken.bytes));
+        let served = std::mem::take(&mut self.watch.served);
+        served.iter().for_each(|taken| self.watch.expect.executed(taken.bytes));
         let view_us = self.view_since_us;
         let executed =
             served.iter().map(|taken| (taken.key, taken.arrived_us, taken.relayed_us.map(|at| at.max(view_us))));
-        self.fair.executed(executed, now.mono_us);
+        self.watch.fair.executed(executed, now.mono_us);
         let is_open = self.accepted > self.executed || !self.unvoted.is_empty();
         let is_full = self.accepted >= self.stable.sequence() + self.agreed.window;
-        match self.closed_since {
+        match self.watch.closed_since {
             Some((sequence, _)) if sequence == self.executed && !is_open && !is_full => {}
-            _ => self.closed_since = (!is_open && !is_full).then_some((self.executed, now.mono_us)),
+            _ => self.watch.closed_since = (!is_open && !is_full).then_some((self.executed, now.mono_us)),
         }
         let oldest = if self.judges() { self.pool.oldest() } else { None };
-        self.oldest = oldest;
-        let closed_us = self.closed_since.map(|(_, at)| at);
+        self.watch.oldest = oldest;
+        let closed_us = self.watch.closed_since.map(|(_, at)| at);
         let idle_since_us = closed_us.zip(oldest).map(|(at, oldest)| at.max(oldest.arrived_us));
-        self.expect.look(Look {
+        self.watch.expect.look(Look {
             now_us: now.mono_us,
-            blind: self.blind,
+            blind: self.watch.blind,
             judges: self.judges(),
             waits: self.pool.len() > 0,
             idle_since_us,
@@ -259,16 +316,16 @@ impl Ordering {
     /// Whether a client is passed over for too long.
     fn passes_over(&mut self, now: Now) -> bool {
         if !self.judges() || mutants::on(Mutant::BearsUnfairness) {
-            self.unfair_at_us = None;
+            self.watch.unfair_at_us = None;
             return false;
         }
-        let is_due = self.unfair_at_us.is_some_and(|at| at <= now.mono_us);
-        if is_due || self.old_at_us <= now.mono_us {
+        let is_due = self.watch.unfair_at_us.is_some_and(|at| at <= now.mono_us);
+        if is_due || self.watch.old_at_us <= now.mono_us {
             let view_us = self.view_since_us;
             let waiting = self.pool.relayed().take(MAX_LOOKED_AT).map(|(key, at)| (key, at.max(view_us)));
-            self.unfair_at_us = self.fair.suspect_at_us(waiting, now.mono_us);
+            self.watch.unfair_at_us = self.watch.fair.suspect_at_us(waiting, now.mono_us);
         }
-        self.unfair_at_us.is_some_and(|at| at <= now.mono_us)
+        self.watch.unfair_at_us.is_some_and(|at| at <= now.mono_us)
     }
 
     /// Sends bundles on: because nothing happens, because the leader lets them lie, because they are old.
@@ -277,13 +334,13 @@ impl Ordering {
         if self.relay_due_us().is_some_and(|at| at <= now_us) {
             self.relay_at_us = now_us + self.timing.suspect_us / LOOKS;
             self.send_on(MAX_RELAYED, now_us, now_us);
-            self.expect.relayed(now_us);
+            self.watch.expect.relayed(now_us);
         }
         if self.old_due_us().is_some_and(|at| at <= now_us) {
-            self.send_on(MAX_OLD_RELAYED, now_us.saturating_sub(self.fair.old_us()), now_us);
+            self.send_on(MAX_OLD_RELAYED, now_us.saturating_sub(self.watch.fair.old_us()), now_us);
         }
-        if self.old_at_us <= now_us {
-            self.old_at_us = now_us + self.timing.suspect_us / LOOKS;
+        if self.watch.old_at_us <= now_us {
+            self.watch.old_at_us = now_us + self.timing.suspect_us / LOOKS;
         }
     }
 
@@ -299,27 +356,39 @@ impl Ordering {
             return None;
         }
         let idle_us = self.work_since_us.map(|at| at + self.timing.relay_us);
-        let pause_us = self.expect.relay_at_us();
+        let pause_us = self.watch.expect.relay_at_us();
         Some(idle_us.into_iter().chain(pause_us).min()?.max(self.relay_at_us))
     }
 
     /// When old bundles are to be sent on, us.
     fn old_due_us(&self) -> Option<u64> {
-        let oldest = self.oldest.filter(|_| self.follows_other())?;
-        Some(self.old_at_us.max(oldest.arrived_us.saturating_add(self.fair.old_us())))
+        let oldest = self.watch.oldest.filter(|_| self.follows_other())?;
+        Some(self.watch.old_at_us.max(oldest.arrived_us.saturating_add(self.watch.fair.old_us())))
     }
 
     /// A bundle is executed.
     pub(super) fn takes_out(&mut self, digest: &Digest) {
-        self.served_now.insert(*digest);
-        self.served.extend(self.pool.remove(digest));
+        self.watch.served_now.insert(*digest);
+        self.watch.served.extend(self.pool.remove(digest));
+    }
+
+    /// A round of events is over; when the next look is due.
+    pub(super) fn plans(&mut self, now: Now) {
+        self.watch.served.clear();
+        self.watch.served_now.clear();
+        self.watch.awake.plans(now.mono_us, self.next_deadline_us());
+    }
+
+    /// A round's work is done: the replica goes to sleep. Work that takes long is told from sleep by this.
+    pub fn rests(&mut self, now: Now) {
+        self.watch.awake.rests(now.mono_us);
     }
 
     /// When [`Ordering::look_at_leader`] has something to do, us.
     pub(super) fn leader_deadline_us(&self) -> u64 {
         let follow = self.follow_at_us().map(|(at, _)| at);
-        let unfair_us = self.unfair_at_us.filter(|_| self.judges());
-        let look_us = self.expect.look_at_us().filter(|_| self.judges());
+        let unfair_us = self.watch.unfair_at_us.filter(|_| self.judges());
+        let look_us = self.watch.expect.look_at_us().filter(|_| self.judges());
         let due = [self.suspect_at_us(), follow, self.relay_due_us(), self.old_due_us(), unfair_us, look_us];
         due.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
