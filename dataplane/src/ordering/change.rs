@@ -51,6 +51,7 @@ impl Ordering {
         }
         self.view = view;
         self.active = false;
+        self.watch.suspicion = None;
         self.new_view = None;
         self.new_view_at_us = None;
         self.end_view();
@@ -73,7 +74,7 @@ impl Ordering {
         self.to_prepare.clear();
         self.unvoted.clear();
         self.work_since_us = None;
-        self.pace.forget();
+        self.watch.end_view();
         self.again_at_us.fill(0);
         self.slots.values_mut().for_each(super::slot::Slot::leave_view);
         self.pool.release_all();

@@ -140,7 +140,11 @@ impl Four {
     fn turn(&mut self, at: usize) {
         let Core { ordering, log, executed } = &mut self.cores[at];
         let mut bodies = Vec::new();
+        let (doubted, active) = (ordering.doubts(self.now), ordering.is_active());
         ordering.flush(self.now);
+        // Before it leaves on its own account the node takes out what nothing is left of.
+        let left = active && !ordering.is_active() && ordering.suspicion().is_some();
+        assert!(doubted || !left, "replica {at} leaves without a doubt: {:?}", ordering.suspicion());
         while let Some(effect) = ordering.next_effect() {
             match effect {
                 Effect::Log(record) => drop(log.append(record).unwrap()),
@@ -415,4 +419,16 @@ fn a_leader_that_passes_over_a_client_is_suspected() {
     // Two bundles may share a batch.
     four.assert_executed(&ALL, four.cores[0].executed.len());
     assert!(four.cores.iter().all(|core| core.ordering.pooled() == 0));
+}
+
+/// A client's copy that is read in the round in which the bundle is executed would lie in the pool for ever.
+#[test]
+fn a_copy_that_comes_with_the_execution_is_not_kept() {
+    let mut four = Four::new();
+    four.submit(1, &[0]);
+    while four.cores[3].ordering.executed() == 0 {
+        four.run(&ALL, 1);
+    }
+    four.submit(1, &[3]);
+    assert_eq!(four.cores[3].ordering.pooled(), 0);
 }

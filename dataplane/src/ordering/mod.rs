@@ -5,7 +5,8 @@
 //!
 //! # Where what is
 //! The normal case is in `normal`; what makes good for lost messages in `catch_up`; leaving a view and beginning the next in `change`
-//! with its messages in [`view_change`] and its rule in [`choice`]; when to leave in `suspect`; the low watermark in [`checkpoint`];
+//! with its messages in [`view_change`] and its rule in [`choice`]; when to leave in `suspect`, with what is expected of a leader in
+//! `expect`, of its fairness in `fair`, and whether this replica can judge at all in `awake`; the low watermark in [`checkpoint`];
 //! coming back after the disk was lost in `rejoin`; what is logged, and the votes that this permits, in [`record`]; what stays of
 //! records that the log lets go in `carry`.
 //!
@@ -49,13 +50,14 @@
 //! * Bodies of choices are asked of the new leader first, then of all.
 //! * A replica that lost its records comes back in a view above all that a quorum of others proves, beside the bound on sequences; and
 //!   a VIEW-CHANGE that stays alone is followed after a while: see `rejoin`.
-//! * Under load a leader's timer is longer, at most fourfold: see `suspect`.
+//! * Under load a leader's timer is longer, at most fourfold: see `suspect`. A replica that itself stood still waits anew: see `awake`.
+//! * Of a leader's delay only that counts in which nothing was open and it had what it needs, and its rate only where old work lies
+//!   there, so that neither load nor clients nor other replicas can make it look slow: see `expect`.
 //! * A NEW-VIEW must fit a record of the log ([`view_change::MAX_NEW_VIEW`]). Correct replicas' reports fit by far, unless several
 //!   Byzantine leaders in a row made each of them accept a different digest at every sequence of the window: with 4 replicas that
 //!   cannot reach the limit, with 19 or more five such views could.
 //!
-//! Not here yet: state transfer (who is behind what its peers' logs still hold cannot catch up), suspicion of leaders
-//! that are merely slow or unfair to single clients, membership changes.
+//! Not here yet: membership changes.
 //!
 //! Source: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery", TOCS 2002; the fast path as in
 //! Kotla et al., Zyzzyva (SOSP 2007), with the repairs that PROTOCOL.md states.
@@ -71,6 +73,7 @@ use crate::wire::bundle::Bundle;
 use crate::wire::error::Misbehaviour;
 use crate::wire::message::{ArchivedDecided, ArchivedPrePrepare, ArchivedStatus, ArchivedVotes, Status};
 
+mod awake;
 pub mod batch;
 mod bytes;
 mod carry;
@@ -85,6 +88,8 @@ pub mod choice;
 mod contradiction;
 #[cfg(test)]
 mod contradiction_tests;
+mod expect;
+mod fair;
 #[cfg(test)]
 mod late_body_tests;
 pub(crate) mod mutants;
@@ -113,7 +118,8 @@ use record::{DurableVote, Record};
 use rejoin::Standing;
 use seal::Seals;
 use slot::Slot;
-use suspect::Pace;
+pub use suspect::Suspicion;
+use suspect::Watch;
 use view_change::{SignedNewView, SignedViewChange};
 
 /// What all replicas of the epoch agree on.
@@ -346,8 +352,8 @@ pub struct Ordering {
     decided_fast: u64,
     decided_slow: u64,
     decided_told: u64,
-    /// How fast executions were lately.
-    pace: Pace,
+    /// What this replica sees of its leader.
+    watch: Watch,
     /// Whether this replica may vote, and what it knows of others who may not.
     standing: Standing,
 }
@@ -414,7 +420,7 @@ impl Ordering {
             decided_fast: 0,
             decided_slow: 0,
             decided_told: 0,
-            pace: Pace::default(),
+            watch: Watch::new(&timing),
             standing: Standing::new(agreed.size.n()),
         }
     }
@@ -490,8 +496,11 @@ impl Ordering {
     /// A bundle that was verified (format, signature, the application's check), from its client.
     ///
     /// # Errors
-    /// [`Code::OVERLOADED`] when the client's share of the pool is used up.
+    /// [`Code::OVERLOADED`] when the client's share of the pool is used up. One that was executed in this very round is taken and not kept.
     pub fn submit(&mut self, bundle: Arc<Bundle>, now: Now) -> Result<(), Code> {
+        if self.watch.served_now.contains(&bundle.digest()) {
+            return Ok(());
+        }
         self.pool.insert(bundle, now.mono_us)?;
         self.accept_proposals(now);
         Ok(())
@@ -499,6 +508,9 @@ impl Ordering {
 
     /// A record became durable.
     pub fn synced(&mut self, record: &Durable<Record>, now: Now) {
+        if record.is_urgent() {
+            self.watch.awake.synced();
+        }
         self.on_synced(record, now);
     }
 
@@ -566,6 +578,7 @@ impl Ordering {
         self.fetch_missing(now);
         self.send_status(now);
         self.pool.expire(now.mono_us, self.timing.bundle_age_us);
+        self.plans(now);
     }
 
     /// When [`Ordering::flush`] is to be called next even if nothing happens, us.
@@ -576,7 +589,11 @@ impl Ordering {
 
     /// The next effect.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        let effect = self.effects.pop_front();
+        if matches!(&effect, Some(Effect::Log(record)) if record.is_urgent()) {
+            self.watch.awake.staged();
+        }
+        effect
     }
 
     /// Whether a sequence is inside what slots are kept for.

@@ -42,6 +42,10 @@ pub(crate) enum Mutant {
     NoWindow,
     /// A read of a position is answered before that position is there.
     ReadsEarly,
+    /// A leader that lets work lie, or gets little done, is not suspected.
+    BearsSlowness,
+    /// A leader that passes over a client is not suspected.
+    BearsUnfairness,
     /// A VIEW-CHANGE is said to conceal votes that a stable checkpoint has made needless.
     AccusesRashly,
 }

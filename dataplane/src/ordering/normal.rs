@@ -401,8 +401,8 @@ impl Ordering {
             if log {
                 self.log_decision(sequence, &batch);
             }
-            for bundle in batch.bundles() {
-                self.pool.remove(&bundle.digest());
+            for bundle in batch.bundles().iter().filter(|_| log) {
+                self.takes_out(&bundle.digest());
             }
             self.executed = sequence;
             self.accepted = self.accepted.max(sequence);

@@ -17,6 +17,30 @@ struct Pooled {
     bundle: Arc<Bundle>,
     /// Whether an open proposal holds it, so that the leader does not propose it again.
     proposed: bool,
+    /// When it came, us.
+    arrived_us: u64,
+    /// When this replica sent it on first, and last, us.
+    relayed_us: Option<(u64, u64)>,
+}
+
+/// A bundle that was taken out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) key: PublicKey,
+    pub(super) bytes: usize,
+    /// When it came, us.
+    pub(super) arrived_us: u64,
+    /// When it was sent on first, us.
+    pub(super) relayed_us: Option<u64>,
+}
+
+/// The oldest bundle that stands in no proposal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Oldest {
+    /// When it came, us.
+    pub(super) arrived_us: u64,
+    /// Whether it was sent on.
+    pub(super) relayed: bool,
 }
 
 /// See the module.
@@ -63,7 +87,7 @@ impl Pool {
         let cost = bundle.size() + BUNDLE_OVERHEAD;
         *self.shares.entry(*bundle.key()).or_default() += cost;
         self.bytes += cost;
-        self.bundles.insert(digest, Pooled { bundle, proposed: false });
+        self.bundles.insert(digest, Pooled { bundle, proposed: false, arrived_us: now_us, relayed_us: None });
         self.arrived.push_back((now_us, digest));
         self.unproposed.push_back(digest);
         Ok(())
@@ -81,8 +105,8 @@ impl Pool {
         self.bundles.get(digest).map(|pooled| &pooled.bundle)
     }
 
-    pub(super) fn remove(&mut self, digest: &Digest) {
-        let Some(pooled) = self.bundles.remove(digest) else { return };
+    pub(super) fn remove(&mut self, digest: &Digest) -> Option<Taken> {
+        let pooled = self.bundles.remove(digest)?;
         let cost = pooled.bundle.size() + BUNDLE_OVERHEAD;
         self.bytes -= cost;
         if let Some(share) = self.shares.get_mut(pooled.bundle.key()) {
@@ -98,6 +122,12 @@ impl Pool {
         if self.unproposed.len() > 2 * self.bundles.len() + 64 {
             self.unproposed.retain(|digest| self.bundles.contains_key(digest));
         }
+        Some(Taken {
+            key: *pooled.bundle.key(),
+            bytes: pooled.bundle.size(),
+            arrived_us: pooled.arrived_us,
+            relayed_us: pooled.relayed_us.map(|(first, _)| first),
+        })
     }
 
     /// A proposal holds the bundle: it is not proposed again.
@@ -118,18 +148,44 @@ impl Pool {
         }
     }
 
-    /// Bundles that stand in no proposal, in order of arrival.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arc<Bundle>> {
+    fn unproposed(&self) -> impl Iterator<Item = &Pooled> {
         let waiting = self.arrived.iter().filter_map(|(_, digest)| self.bundles.get(digest));
-        waiting.filter(|pooled| !pooled.proposed).map(|pooled| &pooled.bundle)
+        waiting.filter(|pooled| !pooled.proposed)
     }
 
-    /// When the oldest bundle that stands in no proposal came, us.
-    pub(super) fn oldest_us(&self) -> Option<u64> {
-        self.arrived
-            .iter()
-            .find(|(_, digest)| self.bundles.get(digest).is_some_and(|pooled| !pooled.proposed))
-            .map(|(at, _)| *at)
+    /// Bundles that stand in no proposal, in order of arrival.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Arc<Bundle>> {
+        self.unproposed().map(|pooled| &pooled.bundle)
+    }
+
+    /// The oldest bundle that stands in no proposal.
+    pub(super) fn oldest(&self) -> Option<Oldest> {
+        let pooled = self.unproposed().next()?;
+        Some(Oldest { arrived_us: pooled.arrived_us, relayed: pooled.relayed_us.is_some() })
+    }
+
+    /// Of bundles that stand in no proposal and were sent on: whose, and since when, us. The oldest first.
+    pub(super) fn relayed(&self) -> impl Iterator<Item = (PublicKey, u64)> {
+        self.unproposed().filter_map(|pooled| Some((*pooled.bundle.key(), pooled.relayed_us?.0)))
+    }
+
+    /// What is sent on: the oldest bundles that stand in no proposal, came until then and were not sent on for a while, us.
+    pub(super) fn relay(&mut self, most: usize, until_us: u64, again_us: u64, now_us: u64) -> Vec<Arc<Bundle>> {
+        let mut relayed = Vec::new();
+        for (_, digest) in &self.arrived {
+            let Some(pooled) = self.bundles.get_mut(digest).filter(|pooled| !pooled.proposed) else { continue };
+            if relayed.len() >= most || pooled.arrived_us > until_us {
+                break;
+            }
+            let first_us = match pooled.relayed_us {
+                Some((_, last_us)) if now_us < last_us.saturating_add(again_us) => continue,
+                Some((first_us, _)) => first_us,
+                None => now_us,
+            };
+            pooled.relayed_us = Some((first_us, now_us));
+            relayed.push(Arc::clone(&pooled.bundle));
+        }
+        relayed
     }
 
     /// Takes what the leader proposes next, within the limits; nothing where nothing waits.
@@ -174,7 +230,7 @@ impl Pool {
             match proposed {
                 // It is released when its batch is executed; looked at again an age later.
                 Some(true) => self.arrived.push_back((now_us, digest)),
-                Some(false) => self.remove(&digest),
+                Some(false) => drop(self.remove(&digest)),
                 None => {}
             }
         }

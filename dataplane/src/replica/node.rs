@@ -346,7 +346,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.verify_pending(now, shell);
         self.carry_out(now, shell)?;
         if self.ordering.doubts(now) {
-            self.drop_settled();
+            self.drop_settled(now);
         }
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
@@ -369,6 +369,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         self.answer_reads(now, shell);
         Ok(())
+    }
+
+    /// A round's work is done, and nothing is looked at until something happens or is due.
+    pub fn rests(&mut self, now: Now) {
+        self.ordering.rests(now);
     }
 
     /// When [`Node::turn`] is due even if nothing happens, us.
@@ -494,8 +499,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     /// Takes bundles out of the pool that nothing is left of: they are no reason to suspect the leader.
-    fn drop_settled(&mut self) {
-        for bundle in self.ordering.waiting() {
+    fn drop_settled(&mut self, now: Now) {
+        for bundle in self.ordering.waiting(now) {
             if matches!(self.execution.admit(&bundle), Admission::Settled(_)) {
                 self.ordering.drop_bundle(&bundle.digest());
             }

@@ -428,6 +428,7 @@ impl<A: Application> Process<A> {
     fn run(&mut self) -> Result<(), RunError> {
         loop {
             let now = now(self.started);
+            self.node.rests(now);
             self.reactor.wait(Some(self.pause(now)))?;
             if std::mem::take(&mut self.synced) {
                 self.crash.pass(Step::Published);
@@ -579,7 +580,10 @@ impl<A: Application> Process<A> {
         self.told_view = now;
         match now {
             (view, true) => report(&format!("view {view} has begun: replica {} leads", ordering.leader())),
-            (view, false) => report(&format!("asking for view {view}, which replica {} would lead", ordering.leader())),
+            (view, false) => {
+                let why = ordering.suspicion().map_or("others do".to_owned(), |why| why.to_string());
+                report(&format!("asking for view {view}, which replica {} would lead: {why}", ordering.leader()));
+            }
         }
     }
 

@@ -138,6 +138,12 @@ impl SimClient {
         self.is_lying() || (self.left == 0 && self.open.is_empty() && self.reads.is_empty())
     }
 
+    /// Since when its oldest bundle is under way, us.
+    #[cfg(test)]
+    pub(super) fn waits_since_us(&self) -> Option<u64> {
+        self.open.values().map(|open| open.begun_us).min()
+    }
+
     /// When [`SimClient::tick`] is due.
     pub(super) fn next_us(&self) -> u64 {
         let resend = self.open.values().map(|open| open.send_at_us).min().unwrap_or(u64::MAX);

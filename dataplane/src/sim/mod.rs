@@ -50,6 +50,8 @@ mod converge;
 mod describe;
 mod disks;
 mod faults;
+#[cfg(test)]
+mod leaders;
 mod linear;
 mod links;
 mod machine;

@@ -192,6 +192,11 @@ impl World {
         let mut random = Random::new(config.seed);
         let mut plan = Plan::draw(&mut random, config.replicas);
         config.rate.into_iter().for_each(|rate| plan.set_rate(rate));
+        Self::with(config, plan, random, trace)
+    }
+
+    /// A world as this plan says, whatever the seed would draw.
+    pub(super) fn with(config: SimConfig, plan: Plan, mut random: Random, trace: bool) -> Result<Self, Box<Failure>> {
         let failed = |what| Box::new(Failure { config, at_us: 0, what, report: Report::default() });
         let cluster = cluster(&plan).map_err(failed)?;
         let plot = plan.collude.then(|| Plot::new(&mut random));
@@ -288,7 +293,7 @@ impl World {
         }
     }
 
-    fn step(&mut self) -> Result<(), String> {
+    pub(super) fn step(&mut self) -> Result<(), String> {
         let Some(Reverse((at, number))) = self.events.pop() else { return Err("nothing is left to happen".into()) };
         let Some(event) = self.bodies.remove(&number) else { return Ok(()) };
         self.now_us = at;

@@ -13,7 +13,7 @@ pub const SLOW_STOPPED: Duration = Duration::from_millis(40);
 /// How often a slow leader is stopped.
 pub const SLOW_PERIOD: Duration = Duration::from_millis(50);
 /// For how long a leader is slow.
-pub const SLOW_TIME: Duration = Duration::from_millis(1_000);
+pub const SLOW_TIME: Duration = Duration::from_millis(3_000);
 
 /// What happens to the leader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ValueEnum)]

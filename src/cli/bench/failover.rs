@@ -22,7 +22,7 @@ pub enum Happens {
     Kill,
     /// SIGSTOP, and SIGCONT once another one leads
     Stop,
-    /// SIGSTOP and SIGCONT in turn: it works for 10 of each 50 ms, for a second
+    /// SIGSTOP and SIGCONT in turn: it works for 10 of each 50 ms, for three seconds
     Slow,
     /// All three, one kind after the other
     All,
