@@ -11,6 +11,7 @@
 //! A store is opened with as many entries as a durable snapshot vouches for: whoever keeps a snapshot syncs
 //! [`written_files`](EntryStore::written_files) first. What follows is executed again from the log, or supplied by peers, and the same
 //! bytes are written over themselves. Until then old records are not served, so nothing that a crash tore is ever read.
+//! Opening reads the newest 16 GiB against their checksums; a replica whose history is damaged takes what is from its peers.
 //! [`left_behind`](EntryStore::left_behind) shows them to a transfer, which believes them only if they hash right.
 
 use std::borrow::Cow;
@@ -40,6 +41,13 @@ pub(super) const FLUSH_BYTES: usize = 4 << 20;
 
 /// Files of entries held open for reading at most; the one used longest ago is closed.
 pub(super) const MAX_OPEN_SEGMENTS: usize = 8;
+
+/// When a store is opened again so much of its newest bytes is read and held against its checksums.
+const CHECKED_BYTES: u64 = 16 << 30;
+
+/// Bytes and records read at a time for that.
+const READ_BYTES: usize = 1 << 20;
+const RECORDS_AT_ONCE: u64 = 4_096;
 
 const _: () = assert!(SEGMENT_BYTES > (HEADER_BYTES + MAX_ENTRY) as u64);
 
@@ -122,9 +130,50 @@ impl FileStore {
     /// The same with its first `size` entries, which were durable once.
     ///
     /// # Errors
-    /// Also [`StoreError::Lost`], where the last of them is not there.
+    /// Also [`StoreError::Lost`], where one of them is damaged or not there, as far as they are read: the newest 16 GiB.
     pub fn reopen(directory: &Path, genesis: Digest, size: EntryIndex) -> Result<Self, StoreError> {
         Self::open(directory, genesis)?.resume(size)
+    }
+
+    /// The first of `size` entries, from this place of the files on, that is not what its record says.
+    fn damaged(&self, size: EntryIndex, oldest: u64) -> Option<EntryIndex> {
+        let mut records = vec![0; RECORD_BYTES * RECORDS_AT_ONCE as usize];
+        let (mut held, mut held_at) = (Vec::new(), u64::MAX);
+        for first in (0..size).step_by(RECORDS_AT_ONCE as usize) {
+            let count = RECORDS_AT_ONCE.min(size - first) as usize;
+            let bytes = &mut records[..count * RECORD_BYTES];
+            if self.index.read_exact_at(bytes, record_offset(first)).is_err() {
+                return Some(first);
+            }
+            for (entry, record) in (first..).zip(bytes.chunks_exact(RECORD_BYTES)) {
+                let Some(record) = Record::from_bytes(record) else { return Some(entry) };
+                if record.at < oldest {
+                    continue;
+                }
+                if !self.holds(record, &mut held, &mut held_at) {
+                    return Some(entry);
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether an entry is what its record says, read by way of a larger run of its file from `held_at` on.
+    fn holds(&self, record: Record, held: &mut Vec<u8>, held_at: &mut u64) -> bool {
+        let length = record.length as usize;
+        if length > MAX_ENTRY || record.at % self.segment_bytes + u64::from(record.length) > self.segment_bytes {
+            return false;
+        }
+        let held_end = held_at.saturating_add(held.len() as u64);
+        if record.at < *held_at || record.at + u64::from(record.length) > held_end {
+            let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
+            held.resize(READ_BYTES, 0);
+            let read = self.with_segment(segment, |file| read_at_most(file, held, at));
+            held.truncate(read.unwrap_or(0));
+            *held_at = record.at;
+        }
+        let start = (record.at - *held_at) as usize;
+        held.get(start..start + length).is_some_and(|entry| checksum(entry) == record.checksum)
     }
 
     /// As if `size` entries had been appended.
@@ -132,7 +181,10 @@ impl FileStore {
         let Some(last) = size.checked_sub(1) else { return Ok(self) };
         let lost = || StoreError::Lost { path: self.directory.clone(), entry: last };
         let record = self.read_record(last).ok_or_else(lost)?;
-        self.read_entry(record).ok_or_else(lost)?;
+        let oldest = record.at.saturating_sub(CHECKED_BYTES);
+        if let Some(entry) = self.damaged(size, oldest) {
+            return Err(StoreError::Lost { path: self.directory.clone(), entry });
+        }
         let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
         self.unsynced = None;
         self.tail = Tail { written: size, segment, offset: at + u64::from(record.length), ..self.tail };
@@ -332,6 +384,18 @@ impl EntryStore for FileStore {
         let segments = (first..=last).map(|segment| segment_path(&self.directory, segment));
         Ok(segments.chain([self.directory.join("index"), self.directory.clone()]).collect())
     }
+}
+
+/// Fills as much of `bytes` as the file has from `at` on.
+fn read_at_most(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], at + done as u64)? {
+            0 => break,
+            read => done += read,
+        }
+    }
+    Ok(done)
 }
 
 fn checksum(entry: &[u8]) -> u32 {

@@ -142,3 +142,80 @@ fn a_full_disk_and_an_entry_beyond_the_limit_have_their_errors() {
     assert!(matches!(store.flush(), Err(StoreError::Full { .. })));
     assert_eq!((store.size(), store.entry(1).unwrap()[0]), (2, 2));
 }
+
+#[test]
+fn a_store_goes_on_with_the_entries_that_it_had() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut store = open();
+    fill(&mut store, 200, 9);
+    store.flush().unwrap();
+    drop(store);
+    let before = files(directory.path());
+    for size in [0, 1, 90, 199, 200] {
+        let mut store = open().resume(size).unwrap();
+        assert_eq!(store.size(), size);
+        for i in size..200 {
+            let (entry, time) = sample(i);
+            assert_eq!(store.append(&entry, time).unwrap(), i);
+        }
+        let mut memory = MemoryStore::new();
+        fill(&mut memory, 200, 200);
+        assert_equal(&store, &memory);
+        store.flush().unwrap();
+        assert_eq!(files(directory.path()), before, "{size}");
+    }
+    assert!(matches!(open().resume(201), Err(StoreError::Lost { .. })));
+}
+
+#[test]
+fn any_damage_is_found_when_a_store_is_opened_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut store = open();
+    fill(&mut store, 40, 9);
+    store.flush().unwrap();
+    drop(store);
+    for (name, whole) in files(directory.path()) {
+        let path = directory.path().join(&name);
+        for at in (64..whole.len()).step_by(if name == "index" { 1 } else { 13 }) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (at % 8);
+            fs::write(&path, &bytes).unwrap();
+            let opened = open().resume(40);
+            // Times are not in the checksum: they only serve to find entries.
+            let is_time = name == "index" && (8..16).contains(&((at - 64) % 24));
+            assert_eq!(opened.is_ok(), is_time, "{name} byte {at}");
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+}
+
+#[test]
+fn what_is_staged_counts_once_it_is_adopted() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    fill(&mut store, 50, 7);
+    for i in 50..120 {
+        let (entry, time) = sample(i);
+        store.stage(&entry, time).unwrap();
+    }
+    assert_eq!((store.size(), store.staged(), store.entry(50)), (50, 120, None));
+    // An append forgets them: they are the same entries all the same.
+    let (entry, time) = sample(50);
+    store.append(&entry, time).unwrap();
+    assert_eq!((store.size(), store.staged()), (51, 51));
+    for i in 51..120 {
+        let (entry, time) = sample(i);
+        store.stage(&entry, time).unwrap();
+    }
+    let written = store.written_files().unwrap();
+    assert!(written.contains(&directory.path().join("index")) && written.len() > 3, "{written:?}");
+    assert!(store.written_files().unwrap().is_empty());
+    store.adopt().unwrap();
+    let mut memory = MemoryStore::new();
+    fill(&mut memory, 120, 120);
+    assert_equal(&store, &memory);
+    assert_eq!(store.left_behind(119).unwrap(), sample(119).0);
+    assert_eq!(store.left_behind(120), None);
+}

@@ -9,7 +9,7 @@
 //! other failure is the end of the replica, as a failed sync of the log is.
 //!
 //! At start each snapshot is read whole and held against its digest; one that does not match is moved aside as `.damaged` and
-//! the one before it counts. Whatever the file says was written by this replica itself: nothing here is signed but the certificate.
+//! the one before it counts. A start uses the newest that is certified. Whatever the file says was written by this replica itself: nothing here is signed but the certificate.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Seek, Write};
@@ -281,11 +281,22 @@ fn read_header(bytes: &[u8; HEADER_BYTES]) -> Option<(Statement, u64, Digest)> {
     (bytes[HEADER_BYTES - CHECKSUM..] == sum.to_le_bytes()).then_some((statement, length, digest))
 }
 
-/// The snapshots that are there and whole, and the bytes of the newest. Damaged ones are moved aside; says which.
+/// What [`load`] found.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The snapshots that are whole.
+    pub(super) shelf: Shelf,
+    /// The newest that is certified, and its bytes.
+    pub(super) newest: Option<(Sequence, Vec<u8>)>,
+    /// Those that were damaged.
+    pub(super) damaged: Vec<PathBuf>,
+}
+
+/// The snapshots that are there and whole, and the newest that is certified, with its bytes. Damaged ones are moved aside; says which.
 ///
 /// # Errors
 /// Another cluster's, another version's, or the file system's.
-pub(super) fn load(data: &Path, genesis: Digest) -> Result<(Shelf, Option<Vec<u8>>, Vec<PathBuf>), SnapshotError> {
+pub(super) fn load(data: &Path, genesis: Digest) -> Result<Loaded, SnapshotError> {
     let dir = data.join("state");
     let (mut shelf, mut newest, mut damaged) = (Shelf::default(), None, Vec::new());
     for sequence in sequences(&dir)?.into_iter().rev() {
@@ -309,13 +320,16 @@ pub(super) fn load(data: &Path, genesis: Digest) -> Result<(Shelf, Option<Vec<u8
         kept.certificate = Certificate::from_bytes(&certificate)
             .filter(|certificate| *certificate.statement() == kept.statement)
             .map(Arc::new);
-        newest.get_or_insert(bytes);
+        // Above the low watermark a restart must have its votes in memory, so what nobody certified is executed from the log again.
+        if kept.certificate.is_some() {
+            newest.get_or_insert((kept.sequence(), bytes));
+        }
         for gone in shelf.put(kept) {
             let _ = fs::remove_file(certificate_path(&dir, gone));
             let _ = fs::remove_file(snapshot_path(&dir, gone));
         }
     }
-    Ok((shelf, newest, damaged))
+    Ok(Loaded { shelf, newest, damaged })
 }
 
 fn sequences(dir: &Path) -> Result<Vec<Sequence>, SnapshotError> {

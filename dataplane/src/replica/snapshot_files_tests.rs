@@ -38,9 +38,9 @@ fn keep(data: &Path, sequences: &[Sequence]) -> Vec<Kept> {
 fn what_was_kept_is_found_again_and_its_pieces_are_those_of_the_image() {
     let dir = tempfile::tempdir().unwrap();
     let kept = keep(dir.path(), &[64, 128]);
-    let (shelf, newest, damaged) = load(dir.path(), GENESIS).unwrap();
+    let Loaded { shelf, newest, damaged } = load(dir.path(), GENESIS).unwrap();
     assert_eq!(shelf.all(), kept);
-    assert_eq!(newest, Some(image(128)));
+    assert_eq!(newest, Some((128, image(128))));
     assert!(damaged.is_empty());
     assert_eq!(shelf.covers(), 64);
 
@@ -62,7 +62,7 @@ fn what_was_kept_is_found_again_and_its_pieces_are_those_of_the_image() {
 fn only_the_two_newest_stay() {
     let dir = tempfile::tempdir().unwrap();
     keep(dir.path(), &[64, 128, 192]);
-    let shelf = load(dir.path(), GENESIS).unwrap().0;
+    let shelf = load(dir.path(), GENESIS).unwrap().shelf;
     assert_eq!(shelf.all().iter().map(Kept::sequence).collect::<Vec<_>>(), [128, 192]);
     assert!(!dir.path().join("state/64.snapshot").exists());
     assert!(!dir.path().join("state/64.certificate").exists());
@@ -79,15 +79,15 @@ fn any_flipped_bit_sends_the_start_to_the_snapshot_before() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
         fs::write(&path, bytes).unwrap();
-        let (shelf, newest, damaged) = load(dir.path(), GENESIS).unwrap();
+        let Loaded { shelf, newest, damaged } = load(dir.path(), GENESIS).unwrap();
         assert_eq!(shelf.all().iter().map(Kept::sequence).collect::<Vec<_>>(), [64], "byte {at}");
-        assert_eq!(newest, Some(image(64)), "byte {at}");
+        assert_eq!(newest, Some((64, image(64))), "byte {at}");
         assert_eq!(damaged, [path.clone()], "byte {at}");
         fs::remove_file(path.with_extension("damaged")).unwrap();
     }
     for length in [0, 100, HEADER_BYTES, whole.len() - 1] {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_eq!(load(dir.path(), GENESIS).unwrap().1, Some(image(64)), "{length} bytes");
+        assert_eq!(load(dir.path(), GENESIS).unwrap().newest, Some((64, image(64))), "{length} bytes");
     }
 }
 
@@ -98,7 +98,8 @@ fn a_damaged_certificate_is_none() {
     let path = dir.path().join("state/64.certificate");
     for bytes in [&b""[..], b"nothing of the kind", &certified(statement(128)).bytes()] {
         fs::write(&path, bytes).unwrap();
-        let shelf = load(dir.path(), GENESIS).unwrap().0;
+        let Loaded { shelf, newest, .. } = load(dir.path(), GENESIS).unwrap();
+        assert_eq!(newest, None, "what nobody certified is executed from the log");
         assert_eq!(shelf.all()[0].certificate, None);
         assert!(shelf.get(64).is_none());
     }
@@ -123,5 +124,5 @@ fn what_a_snapshot_rests_on_must_be_there_to_be_synced() {
         Outcome::Failed(SnapshotError::Io { file, doing: "sync", .. }) => assert_eq!(file, missing),
         _ => panic!("a snapshot without its history"),
     }
-    assert!(load(dir.path(), GENESIS).unwrap().0.all().is_empty());
+    assert!(load(dir.path(), GENESIS).unwrap().shelf.all().is_empty());
 }

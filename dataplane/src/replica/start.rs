@@ -9,7 +9,7 @@
 //! | a log that begins behind every snapshot that can be read | likewise: the state is lost |
 //! | any other error | the end, nothing touched |
 //!
-//! The state is that of the newest snapshot that is whole and has its history ([`super::snapshot_files`]); without one execution begins with
+//! The state is that of the newest certified snapshot that is whole and has its history ([`super::snapshot_files`]); without one execution begins with
 //! the genesis. Then the log is read from there on.
 //!
 //! The log's first record, durable before anything else happens, says which of the first three it was; only then the mark goes. A
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use super::node::{Node, NodeConfig, Recovery};
 use super::process::{RunError, report};
-use super::snapshot_files;
+use super::snapshot_files::{self, Loaded};
 use crate::cluster::replica::NEVER_RAN;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{Cluster, ReplicaConfig};
@@ -88,12 +88,13 @@ fn read<A: Application>(
             data.display()
         ));
     }
-    let (shelf, image, damaged) = snapshot_files::load(data, cluster.genesis())?;
+    let Loaded { shelf, newest, damaged } = snapshot_files::load(data, cluster.genesis())?;
     for file in damaged {
         report(&format!("the snapshot {} is damaged and was moved aside", file.display()));
     }
-    if let (Some(image), Some(kept)) = (image, shelf.all().last()) {
-        let sequence = kept.sequence();
+    if let Some((sequence, image)) = newest
+        && let Some(kept) = shelf.get(sequence)
+    {
         match resume(data, cluster, application(), kept.statement.size, &image) {
             Ok(execution) => return Ok(Node::recover(node, execution, shelf, device, now)?),
             Err(error) => report(&format!("the snapshot of sequence {sequence} is of no use: {error}")),

@@ -63,7 +63,7 @@ impl SimShelf {
         }
     }
 
-    /// What a start finds: the snapshots that are whole, the newest of them and its history, and how many were damaged.
+    /// What a start finds: the snapshots that are whole, the newest that is certified and its history, and how many were damaged.
     pub(super) fn load(&mut self) -> (Shelf, Option<(Arc<[u8]>, MemoryStore)>, usize) {
         let before = self.snapshots.len();
         self.snapshots.retain(|_, (kept, image)| {
@@ -76,7 +76,7 @@ impl SimShelf {
             // None is there that was not needed.
             let _ = shelf.put(kept.clone());
         }
-        let newest = self.snapshots.values().next_back();
+        let newest = self.snapshots.values().rev().find(|(kept, _)| kept.certificate.is_some());
         let newest =
             newest.and_then(|(kept, image)| Some((Arc::clone(image), self.history.first(kept.statement.size)?)));
         (shelf, newest, before - self.snapshots.len())
