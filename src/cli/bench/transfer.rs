@@ -71,5 +71,10 @@ pub(super) fn transfer(args: &TransferArgs, out: &mut impl Write) -> Result<(), 
         other => CliError::Failed(other.to_string()),
     })?;
     local.stop().map_err(failed)?;
-    if args.json { json_line(out, &report) } else { Ok(writeln!(out, "{report}")?) }
+    if args.json {
+        json_line(out, &report)?;
+    } else {
+        writeln!(out, "{report}")?;
+    }
+    Ok(())
 }
