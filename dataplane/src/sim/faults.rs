@@ -109,7 +109,7 @@ impl World {
         machine.is_spoilt |= std::mem::take(&mut machine.rots);
         machine.paused_until_us = 0;
         let mut down_us = self.random.between(1, self.plan.fault_us);
-        if self.plan.segment_bytes < 1 << 20 && self.random.chance(300) {
+        if self.plan.segment_bytes < 1 << 20 && self.random.chance(500) {
             // So long that the others' logs begin behind it.
             down_us *= 6;
             self.count("long down");

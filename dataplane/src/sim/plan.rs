@@ -194,11 +194,11 @@ impl Plan {
             client_tactics: some(random, &CLIENT_TACTICS, 500),
             bundles: match (is_padded, is_small) {
                 (true, _) => random.between(20, 60),
-                (_, true) => random.between(3, 80),
+                (_, true) => random.between(20, 160),
                 _ => random.between(3, 25),
             },
             think_us: random.between(100, if is_padded || is_small { 40_000 } else { 200_000 }),
-            safety_us: random.between(500_000, 3_000_000),
+            safety_us: random.between(500_000, if is_small { 5_000_000 } else { 3_000_000 }),
             faults,
             fault_gap_us: random.between(20_000, 600_000),
             fault_us: random.between(1_000, 800_000),
@@ -223,7 +223,7 @@ impl Plan {
             padding: if is_padded { random.between(8_000, 15_000) } else { 0 },
             low_segments: if random.chance(600) { 0 } else { random.between(1, 2) },
             snapshot_bytes: random.between(300, if is_small { 3_000 } else { 12_000 }),
-            segment_bytes: if is_small { 24 << 10 } else { 1 << 20 },
+            segment_bytes: if is_small { 20 << 10 } else { 1 << 20 },
         }
     }
 
