@@ -167,6 +167,9 @@ impl FileStore {
         let held_end = held_at.saturating_add(held.len() as u64);
         if record.at < *held_at || record.at + u64::from(record.length) > held_end {
             let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
+            if !self.has_segment(segment) {
+                return false;
+            }
             held.resize(READ_BYTES, 0);
             let read = self.with_segment(segment, |file| read_at_most(file, held, at));
             held.truncate(read.unwrap_or(0));
@@ -194,7 +197,8 @@ impl FileStore {
     /// As [`FileStore::open`]; tests take small segments.
     pub(super) fn open_sized(directory: &Path, genesis: Digest, segment_bytes: u64) -> Result<Self, StoreError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|source| io_error(directory, source))?;
+        let parent = directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all());
+        made.and(parent).map_err(|source| io_error(directory, source))?;
         let index = open_file(&directory.join("index"), genesis)?;
         let first = open_file(&segment_path(directory, 0), genesis)?;
         Ok(Self {
@@ -229,12 +233,19 @@ impl FileStore {
     /// The entry of a record, read from its file; `None` where it is not what the record says.
     fn read_entry(&self, record: Record) -> Option<Vec<u8>> {
         let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
-        if record.length as usize > MAX_ENTRY {
+        if record.length as usize > MAX_ENTRY || !self.has_segment(segment) {
             return None;
         }
         let mut entry = vec![0; record.length as usize];
         self.with_segment(segment, |file| file.read_exact_at(&mut entry, at)).ok()?;
         (checksum(&entry) == record.checksum).then_some(entry)
+    }
+
+    /// Whether there is a file for `segment`: a damaged record may name any.
+    fn has_segment(&self, segment: u64) -> bool {
+        segment <= self.tail.segment
+            || self.open.borrow().iter().any(|(open, _)| *open == segment)
+            || segment_path(&self.directory, segment).exists()
     }
 
     /// Runs `use_file` on the file of `segment`.

@@ -284,6 +284,8 @@ pub struct Ordering {
     restarted_leader: bool,
     /// The own P and Q above the low watermark.
     held: Held,
+    /// The highest stable checkpoint in the log, as it was read.
+    logged_stable: Sequence,
     /// The stable checkpoint, which is the low watermark.
     stable: Arc<Certificate>,
     /// What replicas signed at checkpoints above.
@@ -382,6 +384,7 @@ impl Ordering {
             leading: Leading::NotYet,
             restarted_leader: false,
             held: Held::default(),
+            logged_stable: 0,
             stable: Arc::new(Certificate::genesis()),
             statements: BTreeMap::new(),
             own_statements: BTreeMap::new(),

@@ -108,6 +108,7 @@ impl Ordering {
                 self.changes[self.me.index()] = SignedViewChange::own(record, &self.seals);
             }
             Record::Enters(new_view) => {
+                self.logged_stable = self.logged_stable.max(new_view.certificate.sequence());
                 self.stabilise(Arc::clone(&new_view.certificate));
                 self.begin(Arc::clone(new_view));
             }
@@ -147,6 +148,11 @@ impl Ordering {
             slot.count_own_commit(me);
         }
         let stable = self.stable.sequence();
+        if stable > self.logged_stable {
+            // It came with a snapshot: what is voted on above it must not stand in the log without it.
+            self.effects.push_back(Effect::Log(Record::Stable(Arc::clone(&self.stable))));
+            self.notice_older_log(&Arc::clone(&self.stable));
+        }
         let statements = self.own_statements.range(stable + 1..).map(|(_, own)| own);
         let statements = statements.filter(|(_, signature)| signature.is_none());
         for statement in statements.filter(|_| self.standing.rejoin.is_none()) {

@@ -11,7 +11,9 @@
 //!   that counts leaves before q replicas, itself among them, have told what they know, and what it staged meanwhile is no vote yet.
 //! * A stable checkpoint carries its own signature, and its log does not have what it signed.
 //!
-//! The last two find what others still know: peers forget what they heard when they restart, and they hear PREPAREs and
+//! * It resumed a snapshot whose certificate carries its own signature, and its log, which lost nothing before, does not have that either.
+//!
+//! The last three find what others still know: peers forget what they heard when they restart, and they hear PREPAREs and
 //! VIEW-CHANGEs alone. A disk that was set back unnoticed makes its replica one of the f faulty ones, as the model has it; an operator who
 //! knows says so (`atlas recover`).
 //!
@@ -82,6 +84,8 @@ pub(super) struct Standing {
     said_at_start: (View, Sequence),
     /// The highest checkpoint that this replica signed.
     signed: Sequence,
+    /// Whether the log says that records before it were lost.
+    has_lost: bool,
     /// The last (view, sequence) that each peer voted on, as far as it was heard here.
     heard: Vec<(View, Sequence)>,
     /// The leader fills up to here with null batches.
@@ -105,6 +109,7 @@ impl Standing {
             said: (0, 0),
             said_at_start: (0, 0),
             signed: 0,
+            has_lost: false,
             heard: vec![(0, 0); n],
             fill_until: 0,
             fill_at_us: vec![0; n],
@@ -151,6 +156,7 @@ impl Ordering {
             return;
         }
         self.standing.rejoin = Some(Rejoin::default());
+        self.standing.has_lost = true;
         // Asked for, not begun: it is proved by others, or asked for again.
         self.view -= u64::from(!self.active && self.view > 0);
         self.active = false;
@@ -231,7 +237,8 @@ impl Ordering {
         asked.sort_unstable_by(|a, b| b.cmp(a));
         let known = asked.get(quorum - 1).copied().unwrap_or(0).max(self.view);
         let (stable, Some(rejoin)) = (self.stable.sequence(), &mut self.standing.rejoin) else { return };
-        let checkpoint = status.executed / interval * interval;
+        // A sender that started on an older snapshot may have executed less than it signed.
+        let checkpoint = status.executed.max(status.low) / interval * interval;
         if rejoin.needs.is_some() || checkpoint > stable || status.view > known {
             return;
         }
@@ -240,6 +247,15 @@ impl Ordering {
         rejoin.view = rejoin.view.max(status.view);
         if rejoin.answers.count_ones() as usize >= quorum {
             rejoin.needs = Some(rejoin.checkpoint + window);
+        }
+    }
+
+    /// The snapshot that a start resumed has the own signature, of which the log knows nothing though it lost nothing before: it was set
+    /// back.
+    pub(super) fn notice_older_log(&mut self, certificate: &super::checkpoint::Certificate) {
+        let is_signed_here = certificate.signatures.iter().any(|(replica, _)| *replica == self.me);
+        if !self.standing.has_lost && self.has_forgotten(certificate.sequence(), is_signed_here) {
+            self.abstain();
         }
     }
 

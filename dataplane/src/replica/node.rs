@@ -7,13 +7,13 @@ use super::clients::Inbox;
 use super::counters::Counters;
 use super::outgoing::encode;
 use super::reads::Reads;
-use super::snapshots::{Save, Snapshots};
+use super::snapshots::{Begun, Save, Snapshots};
 use super::space::Full;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
 use crate::evidence::Book;
-use crate::execution::image::ResumeError;
+use crate::execution::image::{Image, ResumeError};
 use crate::execution::{Admission, Executed, Execution, ExecutionError};
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
@@ -22,7 +22,7 @@ use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
-use crate::transfer::{Kept, Shelf};
+use crate::transfer::{Kept, SNAPSHOTS_KEPT, Shelf};
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::frame::Kind;
 
@@ -119,7 +119,8 @@ pub enum NodeError {
     Install(ResumeError),
     /// The log begins behind everything from which the state could be made.
     #[error(
-        "the log begins behind sequence {dropped}, and no snapshot from there on can be read: the state is lost with them, and must be          taken from the other replicas"
+        "the log begins behind sequence {dropped}, and no snapshot from there on can be read: the state is lost with them, and must be \
+         taken from the other replicas"
     )]
     NoSnapshot {
         /// Up to here the log was let go.
@@ -238,6 +239,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             executed: Executed::default(),
             snapshots: shelf.all().iter().map(Kept::sequence).collect(),
             certificates: Vec::new(),
+            images: Vec::new(),
             failed: None,
         };
         let resumed = replay.execution.sequence();
@@ -246,7 +248,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             replay.ordering.resume(statement(&mut replay.execution, resumed, config.genesis), certificate);
         }
         let recovered = log::recover(device, config.genesis, config.segment_bytes, |record| replay.record(&record))?;
-        let Replay { mut ordering, mut execution, executed, certificates, failed, .. } = replay;
+        let Replay { mut ordering, mut execution, executed, certificates, images, failed, .. } = replay;
         if let Some(error) = failed {
             return Err(error);
         }
@@ -254,9 +256,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             return Err(NodeError::NoSnapshot { dropped: recovered.log.dropped_below() });
         }
         // The log may know of signatures that came just before the end.
-        for certificate in &certificates {
-            let _ = shelf.certify(certificate);
-        }
+        let mut begun = Begun { images, ..Begun::default() };
+        begun.certificates.extend(certificates.into_iter().filter(|certificate| shelf.certify(certificate)));
+        begun.gone = shelf.clear_out();
         let (mut log, empty) = (recovered.log, recovered.records == 0);
         if empty {
             // The log's first record says once and for all whether anything may have been lost before it.
@@ -275,7 +277,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             executed: ordering.executed(),
         };
         let told = vec![Told::default(); config.agreed.size.n()];
-        let snapshots = Snapshots::new(config.me, config.agreed.size, shelf, config.transfer_bytes_per_second);
+        let mut snapshots = Snapshots::new(config.me, config.agreed.size, shelf, config.transfer_bytes_per_second);
+        snapshots.begun = begun;
         let node = Self {
             config,
             ordering,
@@ -386,7 +389,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
-    fn carry_out(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+    pub(super) fn carry_out(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
         while let Some(effect) = self.ordering.next_effect() {
             if !self.is_within_round(&effect) {
                 self.counters.add("peers.asked_too_much", 1);
@@ -618,10 +621,23 @@ struct Replay<A: Application, S: EntryStore> {
     /// Checkpoints of which there are snapshots, and certificates of those.
     snapshots: Vec<Sequence>,
     certificates: Vec<Arc<Certificate>>,
+    /// The latest snapshots that were due and are not on the shelf.
+    images: Vec<(Statement, Image)>,
     failed: Option<NodeError>,
 }
 
 impl<A: Application, S: EntryStore> Replay<A, S> {
+    /// A snapshot that was due and did not come to the disk is due again.
+    fn take_image(&mut self, statement: Statement) {
+        let is_kept = self.snapshots.contains(&statement.sequence);
+        if !is_kept && self.execution.snapshot_due() {
+            self.images.push((statement, self.execution.freeze()));
+            let old = self.images.len().saturating_sub(SNAPSHOTS_KEPT);
+            self.images.drain(..old);
+            self.snapshots.push(statement.sequence);
+        }
+    }
+
     fn record(&mut self, record: &Durable<Record>) {
         if self.failed.is_some() {
             return;
@@ -640,7 +656,9 @@ impl<A: Application, S: EntryStore> Replay<A, S> {
                         return;
                     }
                     if sequence.is_multiple_of(self.agreed.interval) {
-                        self.ordering.checkpoint(statement(&mut self.execution, sequence, self.members));
+                        let statement = statement(&mut self.execution, sequence, self.members);
+                        self.ordering.checkpoint(statement);
+                        self.take_image(statement);
                     }
                 }
                 Effect::Diverged(sequence) => self.failed = Some(NodeError::Diverged { sequence }),

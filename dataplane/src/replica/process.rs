@@ -526,8 +526,8 @@ impl<A: Application> Process<A> {
                         self.node.log_finish(now)?;
                     }
                 }
-                Outcome::NoRoom => {
-                    node.snapshot_not_kept();
+                Outcome::NoRoom(sequence) => {
+                    node.snapshot_not_kept(sequence, now);
                     report("no room for a snapshot of the state: the log stays until there is some");
                 }
                 Outcome::Failed(error) => return Err(error.into()),

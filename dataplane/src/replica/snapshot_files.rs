@@ -16,13 +16,13 @@ use std::io::{self, BufWriter, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::snapshots::Save;
 use crate::ordering::checkpoint::{Certificate, STATEMENT_BYTES, Statement};
-use crate::transfer::{self, Hasher, Kept, PIECE_BYTES, Shelf};
+use crate::transfer::{self, Durable, Hasher, Kept, PIECE_BYTES, Shelf};
 use crate::types::{Digest, Sequence};
 use crate::wire::limits::MAX_CERTIFICATE;
 
@@ -67,8 +67,8 @@ enum Order {
 /// What became of a snapshot that was to be written.
 pub(super) enum Outcome {
     Kept(Kept),
-    /// There is no room.
-    NoRoom,
+    /// There is no room for that of this checkpoint.
+    NoRoom(Sequence),
     Failed(SnapshotError),
 }
 
@@ -85,9 +85,13 @@ impl SnapshotFiles {
     /// Starts the thread; it calls `wake` after each outcome, and ends with this.
     pub(super) fn start(data: &Path, genesis: Digest, wake: impl Fn() + Send + 'static) -> io::Result<Self> {
         let dir = data.join("state");
+        // What an earlier life did not finish.
+        for path in files(&dir).filter(|path| path.extension().is_some_and(|extension| extension == "tmp")) {
+            fs::remove_file(path)?;
+        }
         let (orders, to_do) = channel();
         let (done, outcomes) = channel();
-        let writer = SnapshotWriter { dir: dir.clone(), genesis, files: Vec::new() };
+        let writer = SnapshotWriter { dir: dir.clone(), genesis, files: Vec::new(), certificates: Vec::new() };
         let work = move || writer.work(&to_do, &done, &wake);
         std::thread::Builder::new().name("snapshots".into()).spawn(work)?;
         Ok(Self { dir, orders, outcomes, open: None })
@@ -108,7 +112,15 @@ impl SnapshotFiles {
 
     /// What became of what was asked, if anything is new.
     pub(super) fn outcome(&self) -> Option<Outcome> {
-        self.outcomes.try_recv().ok()
+        match self.outcomes.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(TryRecvError::Empty) => None,
+            // Its thread is gone, which it never is by itself.
+            Err(TryRecvError::Disconnected) => {
+                let source = io::ErrorKind::BrokenPipe.into();
+                Some(Outcome::Failed(SnapshotError::Io { file: self.dir.clone(), doing: "go on writing to", source }))
+            }
+        }
     }
 
     /// A piece; `None` where there is none or it cannot be read.
@@ -131,6 +143,8 @@ struct SnapshotWriter {
     genesis: Digest,
     /// Files that are still to be synced: what a snapshot that found no room left.
     files: Vec<PathBuf>,
+    /// Certificates for which there was no room.
+    certificates: Vec<Arc<Certificate>>,
 }
 
 impl SnapshotWriter {
@@ -138,12 +152,20 @@ impl SnapshotWriter {
         for order in to_do {
             let outcome = match order {
                 Order::Save(save) => Some(self.save(&save)),
-                Order::Certify(certificate) => self.certify(&certificate).err().map(Outcome::Failed),
+                Order::Certify(certificate) => {
+                    self.certificates.push(certificate);
+                    match self.certify_all() {
+                        Err(error) if !error.is_full() => Some(Outcome::Failed(error)),
+                        _ => None,
+                    }
+                }
                 Order::Drop(sequences) => {
-                    for sequence in sequences {
-                        // What stays takes room and does no harm: the next start removes it.
-                        let _ = fs::remove_file(certificate_path(&self.dir, sequence));
-                        let _ = fs::remove_file(snapshot_path(&self.dir, sequence));
+                    // While certificates are missing those that are there are needed; the next start looks for what stays.
+                    if self.certificates.is_empty() {
+                        for sequence in sequences {
+                            let _ = fs::remove_file(certificate_path(&self.dir, sequence));
+                            let _ = fs::remove_file(snapshot_path(&self.dir, sequence));
+                        }
                     }
                     None
                 }
@@ -171,18 +193,28 @@ impl SnapshotWriter {
             }
         }
         self.files.clear();
-        match self.write(save) {
+        match self.certify_all().and_then(|()| self.write(save)) {
             Ok(kept) => Outcome::Kept(kept),
-            Err(SnapshotError::Io { source, .. }) if is_full(&source) => Outcome::NoRoom,
+            Err(error) if error.is_full() => Outcome::NoRoom(save.statement.sequence),
             Err(error) => Outcome::Failed(error),
         }
+    }
+
+    /// Writes the certificates that are not on the disk.
+    fn certify_all(&mut self) -> Result<(), SnapshotError> {
+        while let Some(certificate) = self.certificates.first() {
+            self.certify(certificate)?;
+            self.certificates.remove(0);
+        }
+        Ok(())
     }
 
     fn write(&self, save: &Save) -> Result<Kept, SnapshotError> {
         let path = snapshot_path(&self.dir, save.statement.sequence);
         let fault = |doing, source| SnapshotError::Io { file: path.clone(), doing, source };
         let make = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir);
-        make.map_err(|source| fault("make the directory of", source))?;
+        let parent = self.dir.parent().map_or(Ok(()), |data| File::open(data)?.sync_all());
+        make.and(parent).map_err(|source| fault("make the directory of", source))?;
         let mut kept = None;
         make_durable(&self.dir, &path, |file| {
             let mut writer = Hashing { out: BufWriter::with_capacity(1 << 20, file), hasher: Hasher::default() };
@@ -190,7 +222,8 @@ impl SnapshotWriter {
             save.write(&mut writer)?;
             writer.out.flush()?;
             let (bytes, hashes) = writer.hasher.finish();
-            let kept = kept.insert(Kept { statement: save.statement, bytes, hashes, certificate: None });
+            let kept =
+                kept.insert(Kept { statement: save.statement, bytes, hashes, certificate: None, durable: Durable::No });
             file.write_all_at(&header(self.genesis, kept), 0)
         })
         .map_err(|source| fault("write", source))?;
@@ -198,17 +231,15 @@ impl SnapshotWriter {
         if let Some(certificate) = &save.certificate {
             self.certify(certificate)?;
             kept.certificate = Some(Arc::clone(certificate));
+            kept.durable = Durable::Yes;
         }
         Ok(kept)
     }
 
     fn certify(&self, certificate: &Certificate) -> Result<(), SnapshotError> {
         let path = certificate_path(&self.dir, certificate.sequence());
-        match make_durable(&self.dir, &path, |file| file.write_all_at(&certificate.bytes(), 0)) {
-            // It is known to the log as well, and to the peers.
-            Err(source) if !is_full(&source) => Err(SnapshotError::Io { file: path, doing: "write", source }),
-            _ => Ok(()),
-        }
+        let written = make_durable(&self.dir, &path, |file| file.write_all_at(&certificate.bytes(), 0));
+        written.map_err(|source| SnapshotError::Io { file: path, doing: "write", source })
     }
 }
 
@@ -229,8 +260,12 @@ impl<W: Write> Write for Hashing<W> {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+impl SnapshotError {
+    /// Whether it is for want of room.
+    fn is_full(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
 }
 
 /// Creates a file whole and durable under its name, or not at all.
@@ -281,55 +316,58 @@ fn read_header(bytes: &[u8; HEADER_BYTES]) -> Option<(Statement, u64, Digest)> {
     (bytes[HEADER_BYTES - CHECKSUM..] == sum.to_le_bytes()).then_some((statement, length, digest))
 }
 
-/// What [`load`] found.
-#[derive(Debug)]
-pub(super) struct Loaded {
-    /// The snapshots that are whole.
-    pub(super) shelf: Shelf,
-    /// The newest that is certified, and its bytes.
-    pub(super) newest: Option<(Sequence, Vec<u8>)>,
-    /// Those that were damaged.
-    pub(super) damaged: Vec<PathBuf>,
-}
-
-/// The snapshots that are there and whole, and the newest that is certified, with its bytes. Damaged ones are moved aside; says which.
+/// The snapshots that are there and whole, with the certificates beside them, and those that are damaged, which are moved aside. Nothing
+/// is removed: which of them are needed may stand in the log.
 ///
 /// # Errors
 /// Another cluster's, another version's, or the file system's.
-pub(super) fn load(data: &Path, genesis: Digest) -> Result<Loaded, SnapshotError> {
+pub(super) fn load(data: &Path, genesis: Digest) -> Result<(Shelf, Vec<PathBuf>), SnapshotError> {
     let dir = data.join("state");
-    let (mut shelf, mut newest, mut damaged) = (Shelf::default(), None, Vec::new());
-    for sequence in sequences(&dir)?.into_iter().rev() {
+    let (mut shelf, mut damaged) = (Vec::new(), Vec::new());
+    for sequence in sequences(&dir)? {
         let path = snapshot_path(&dir, sequence);
-        let fault = |doing| {
-            let file = path.clone();
-            move |source| SnapshotError::Io { file, doing, source }
-        };
-        let Some((mut kept, bytes)) = read(&path, sequence, genesis)? else {
-            fs::rename(&path, path.with_extension("damaged")).map_err(fault("move aside"))?;
-            damaged.push(path);
+        let Some((mut kept, _)) = read(&path, sequence, genesis)? else {
+            damaged.push(set_aside(data, sequence)?);
             continue;
         };
         let mut certificate = Vec::new();
         if let Ok(file) = File::open(certificate_path(&dir, sequence)) {
             use io::Read;
-            file.take(MAX_CERTIFICATE as u64)
-                .read_to_end(&mut certificate)
-                .map_err(fault("read the certificate of"))?;
+            let read = file.take(MAX_CERTIFICATE as u64).read_to_end(&mut certificate);
+            read.map_err(|source| SnapshotError::Io { file: path, doing: "read the certificate of", source })?;
         }
         kept.certificate = Certificate::from_bytes(&certificate)
             .filter(|certificate| *certificate.statement() == kept.statement)
             .map(Arc::new);
-        // Above the low watermark a restart must have its votes in memory, so what nobody certified is executed from the log again.
-        if kept.certificate.is_some() {
-            newest.get_or_insert((kept.sequence(), bytes));
-        }
-        for gone in shelf.put(kept) {
-            let _ = fs::remove_file(certificate_path(&dir, gone));
-            let _ = fs::remove_file(snapshot_path(&dir, gone));
-        }
+        kept.durable = if kept.certificate.is_some() { Durable::Yes } else { Durable::No };
+        shelf.push(kept);
     }
-    Ok(Loaded { shelf, newest, damaged })
+    Ok((Shelf::new(shelf), damaged))
+}
+
+/// The bytes of a snapshot; `None` where it is damaged.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn image(data: &Path, genesis: Digest, sequence: Sequence) -> Result<Option<Vec<u8>>, SnapshotError> {
+    let path = snapshot_path(&data.join("state"), sequence);
+    Ok(read(&path, sequence, genesis)?.map(|(_, image)| image))
+}
+
+/// Moves a snapshot aside that is of no use, and says which it was.
+///
+/// # Errors
+/// The file system's.
+pub(super) fn set_aside(data: &Path, sequence: Sequence) -> Result<PathBuf, SnapshotError> {
+    let path = snapshot_path(&data.join("state"), sequence);
+    let moved = fs::rename(&path, path.with_extension("damaged"));
+    moved.map_err(|source| SnapshotError::Io { file: path.clone(), doing: "move aside", source })?;
+    Ok(path)
+}
+
+/// What is in a directory, as far as it can be read.
+fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn sequences(dir: &Path) -> Result<Vec<Sequence>, SnapshotError> {
@@ -374,7 +412,7 @@ fn read(path: &Path, sequence: Sequence, genesis: Digest) -> Result<Option<(Kept
     let mut hasher = Hasher::default();
     hasher.update(&image);
     let hashes = hasher.finish().1;
-    let kept = Kept { statement, bytes, hashes, certificate: None };
+    let kept = Kept { statement, bytes, hashes, certificate: None, durable: Durable::No };
     Ok((transfer::digest(&kept.hashes) == digest).then_some((kept, image)))
 }
 

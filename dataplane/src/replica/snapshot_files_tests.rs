@@ -12,7 +12,7 @@ fn statement(sequence: Sequence) -> Statement {
 }
 
 fn writer(data: &Path) -> SnapshotWriter {
-    SnapshotWriter { dir: data.join("state"), genesis: GENESIS, files: Vec::new() }
+    SnapshotWriter { dir: data.join("state"), genesis: GENESIS, files: Vec::new(), certificates: Vec::new() }
 }
 
 fn image(sequence: Sequence) -> Vec<u8> {
@@ -24,10 +24,10 @@ fn keep(data: &Path, sequences: &[Sequence]) -> Vec<Kept> {
     let mut writer = writer(data);
     let save = |sequence: &Sequence| {
         let certificate = Some(Arc::new(certified(statement(*sequence))));
-        let save = Save::taken(statement(*sequence), certificate, Vec::new(), image(*sequence));
+        let save = Save::taken(statement(*sequence), certificate, Vec::new(), Arc::new(image(*sequence)));
         match writer.save(&save) {
             Outcome::Kept(kept) => kept,
-            Outcome::NoRoom => panic!("no room"),
+            Outcome::NoRoom(_) => panic!("no room"),
             Outcome::Failed(error) => panic!("{error}"),
         }
     };
@@ -38,9 +38,11 @@ fn keep(data: &Path, sequences: &[Sequence]) -> Vec<Kept> {
 fn what_was_kept_is_found_again_and_its_pieces_are_those_of_the_image() {
     let dir = tempfile::tempdir().unwrap();
     let kept = keep(dir.path(), &[64, 128]);
-    let Loaded { shelf, newest, damaged } = load(dir.path(), GENESIS).unwrap();
+    let (shelf, damaged) = load(dir.path(), GENESIS).unwrap();
     assert_eq!(shelf.all(), kept);
-    assert_eq!(newest, Some((128, image(128))));
+    for sequence in [64, 128] {
+        assert_eq!(super::image(dir.path(), GENESIS, sequence).unwrap(), Some(image(sequence)));
+    }
     assert!(damaged.is_empty());
     assert_eq!(shelf.covers(), 64);
 
@@ -59,13 +61,20 @@ fn what_was_kept_is_found_again_and_its_pieces_are_those_of_the_image() {
 }
 
 #[test]
-fn only_the_two_newest_stay() {
+fn what_is_dropped_goes_and_what_was_not_finished_too() {
     let dir = tempfile::tempdir().unwrap();
-    keep(dir.path(), &[64, 128, 192]);
-    let shelf = load(dir.path(), GENESIS).unwrap().shelf;
-    assert_eq!(shelf.all().iter().map(Kept::sequence).collect::<Vec<_>>(), [128, 192]);
-    assert!(!dir.path().join("state/64.snapshot").exists());
-    assert!(!dir.path().join("state/64.certificate").exists());
+    keep(dir.path(), &[64, 128]);
+    let state = dir.path().join("state");
+    fs::write(state.join("192.tmp"), b"half").unwrap();
+    let files = SnapshotFiles::start(dir.path(), GENESIS, || {}).unwrap();
+    files.remove(&[64]);
+    let save = Save::taken(statement(192), None, Vec::new(), Arc::new(image(192)));
+    files.save(save);
+    let outcome = files.outcomes.recv().unwrap();
+    assert!(matches!(outcome, Outcome::Kept(kept) if kept.sequence() == 192 && kept.certificate.is_none()));
+    let mut names: Vec<_> = super::files(&state).map(|path| path.file_name().unwrap().to_owned()).collect();
+    names.sort();
+    assert_eq!(names, ["128.certificate", "128.snapshot", "192.snapshot"]);
 }
 
 #[test]
@@ -79,15 +88,15 @@ fn any_flipped_bit_sends_the_start_to_the_snapshot_before() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
         fs::write(&path, bytes).unwrap();
-        let Loaded { shelf, newest, damaged } = load(dir.path(), GENESIS).unwrap();
+        let (shelf, damaged) = load(dir.path(), GENESIS).unwrap();
         assert_eq!(shelf.all().iter().map(Kept::sequence).collect::<Vec<_>>(), [64], "byte {at}");
-        assert_eq!(newest, Some((64, image(64))), "byte {at}");
         assert_eq!(damaged, [path.clone()], "byte {at}");
         fs::remove_file(path.with_extension("damaged")).unwrap();
     }
     for length in [0, 100, HEADER_BYTES, whole.len() - 1] {
         fs::write(&path, &whole[..length]).unwrap();
-        assert_eq!(load(dir.path(), GENESIS).unwrap().newest, Some((64, image(64))), "{length} bytes");
+        assert_eq!(load(dir.path(), GENESIS).unwrap().0.all().len(), 1, "{length} bytes");
+        fs::remove_file(path.with_extension("damaged")).unwrap();
     }
 }
 
@@ -98,8 +107,7 @@ fn a_damaged_certificate_is_none() {
     let path = dir.path().join("state/64.certificate");
     for bytes in [&b""[..], b"nothing of the kind", &certified(statement(128)).bytes()] {
         fs::write(&path, bytes).unwrap();
-        let Loaded { shelf, newest, .. } = load(dir.path(), GENESIS).unwrap();
-        assert_eq!(newest, None, "what nobody certified is executed from the log");
+        let shelf = load(dir.path(), GENESIS).unwrap().0;
         assert_eq!(shelf.all()[0].certificate, None);
         assert!(shelf.get(64).is_none());
     }
@@ -119,10 +127,10 @@ fn another_clusters_snapshot_is_refused_and_left_alone() {
 fn what_a_snapshot_rests_on_must_be_there_to_be_synced() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("history/index");
-    let save = Save::taken(statement(64), None, vec![missing.clone()], image(64));
+    let save = Save::taken(statement(64), None, vec![missing.clone()], Arc::new(image(64)));
     match writer(dir.path()).save(&save) {
         Outcome::Failed(SnapshotError::Io { file, doing: "sync", .. }) => assert_eq!(file, missing),
         _ => panic!("a snapshot without its history"),
     }
-    assert!(load(dir.path(), GENESIS).unwrap().shelf.all().is_empty());
+    assert!(load(dir.path(), GENESIS).unwrap().0.all().is_empty());
 }

@@ -2,14 +2,20 @@
 //!
 //! When the state has been executed up to a checkpoint that is due for a snapshot, it is frozen at once and written by the shell beside
 //! all other work, the history's files synced first. Once it is durable it stands on the shelf; once a quorum has signed its checkpoint
-//! it is offered, and the log below the older of two such snapshots is let go. One snapshot is written at a time: a replica whose
-//! disk is so slow that the next is due meanwhile leaves that one out.
+//! it is offered, and the log below the older of two such snapshots is let go, as soon as both certificates are on the disk too. Two
+//! snapshots may be on their way to the disk: a replica whose disk is so slow that a third is due meanwhile leaves that one out.
+//! What was due and not kept when a replica went down is frozen again while its log is read.
+//!
+//! Whoever is behind what the snapshots cover is offered them, even if the own log would reach back: f+1 replicas must say the
+//! same to be believed, and logs do not begin at the same place everywhere.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::node::{Node, NodeError, Shell};
+use crate::crypto::hash::sha256;
 use crate::execution::image::Image;
 use crate::history::store::EntryStore;
 use crate::log::Device;
@@ -24,6 +30,18 @@ use crate::wire::message::{self, ArchivedOffer, ArchivedPiece, ArchivedPieces, F
 /// Answers to questions for pieces in a turn; while something is being ordered one.
 const ANSWERS_A_TURN: usize = 4;
 
+/// Hashing pieces takes so many times as long as sending as many bytes, so it counts so many times.
+const HASH_COST: usize = 4;
+
+/// Snapshots that may be on their way to the disk at a time; what is due beyond them is left out.
+const SAVING: usize = 2;
+
+/// Certificates that are remembered for a checkpoint that is executed or kept later.
+const CERTIFICATES: usize = 4;
+
+/// After there was no room for what peers supplied nothing more is taken for so long, us.
+const NO_ROOM_US: u64 = 10_000_000;
+
 /// A snapshot to be written to disk.
 pub struct Save {
     /// Its checkpoint.
@@ -37,7 +55,7 @@ pub struct Save {
 
 enum Content {
     Frozen(Image),
-    Taken(Arc<[u8]>),
+    Taken(Arc<Vec<u8>>),
 }
 
 impl Save {
@@ -46,9 +64,9 @@ impl Save {
         statement: Statement,
         certificate: Option<Arc<Certificate>>,
         files: Vec<PathBuf>,
-        image: impl Into<Arc<[u8]>>,
+        image: Arc<Vec<u8>>,
     ) -> Self {
-        Self { statement, certificate, files, content: Content::Taken(image.into()) }
+        Self { statement, certificate, files, content: Content::Taken(image) }
     }
 
     /// Writes the snapshot's bytes; may take as long as the state is large.
@@ -63,15 +81,32 @@ impl Save {
     }
 }
 
+/// What reading the log found to be done about snapshots.
+#[derive(Default)]
+pub(super) struct Begun {
+    /// Snapshots that were due again, and are not on the shelf.
+    pub(super) images: Vec<(Statement, Image)>,
+    /// Certificates that are not beside their snapshots.
+    pub(super) certificates: Vec<Arc<Certificate>>,
+    /// Snapshots that are not needed.
+    pub(super) gone: Vec<Sequence>,
+}
+
 /// What this replica has to do with snapshots.
 pub(super) struct Snapshots {
     pub(super) shelf: transfer::Shelf,
     pub(super) receiver: transfer::Receiver,
     questions: transfer::Questions,
-    /// The checkpoint of the snapshot that is being written, and its certificate if that came meanwhile.
-    saving: Option<(Sequence, Option<Arc<Certificate>>)>,
+    /// Checkpoints of the snapshots that are being written.
+    saving: Vec<Sequence>,
+    /// The latest certificates.
+    certificates: VecDeque<Arc<Certificate>>,
+    /// What a start left to be done.
+    pub(super) begun: Begun,
     /// What peers supplied and is being written.
-    taken: Option<(Arc<Certificate>, Arc<[u8]>)>,
+    taken: Option<(Arc<Certificate>, Arc<Vec<u8>>)>,
+    /// Until when nothing is taken, for want of room, us.
+    pause_until_us: u64,
     /// Since when history and state are being taken, us.
     taking_since_us: Option<u64>,
     /// Offers of each peer that were verified in this round.
@@ -90,7 +125,10 @@ impl Snapshots {
             shelf,
             receiver: transfer::Receiver::new(me, size),
             questions: transfer::Questions::new(size.n(), bytes_per_second),
-            saving: None,
+            saving: Vec::new(),
+            certificates: VecDeque::new(),
+            begun: Begun::default(),
+            pause_until_us: 0,
             taken: None,
             taking_since_us: None,
             verified: vec![0; size.n()],
@@ -106,14 +144,29 @@ impl Snapshots {
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The state after a checkpoint was executed: kept if that is due.
     pub(super) fn take_snapshot(&mut self, statement: Statement, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
-        if !self.execution.snapshot_due() || self.snapshots.saving.is_some() {
+        if !self.execution.snapshot_due() || self.snapshots.saving.len() >= SAVING {
             return Ok(());
         }
+        let image = self.execution.freeze();
+        self.save(statement, image, shell)
+    }
+
+    fn save(&mut self, statement: Statement, image: Image, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
         let files = self.execution.store_mut().written_files()?;
-        let content = Content::Frozen(self.execution.freeze());
-        self.snapshots.saving = Some((statement.sequence, None));
-        shell.keep_snapshot(Save { statement, certificate: None, files, content });
+        self.snapshots.shelf.will_be_durable();
+        self.snapshots.saving.push(statement.sequence);
+        shell.keep_snapshot(Save { statement, certificate: None, files, content: Content::Frozen(image) });
         Ok(())
+    }
+
+    /// What the start left to be done.
+    pub(super) fn finish_start(&mut self, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        let Begun { images, certificates, gone } = std::mem::take(&mut self.snapshots.begun);
+        certificates.iter().for_each(|certificate| shell.keep_certificate(certificate));
+        if !gone.is_empty() {
+            shell.drop_snapshots(&gone);
+        }
+        images.into_iter().try_for_each(|(statement, image)| self.save(statement, image, shell))
     }
 
     /// A quorum has signed a checkpoint.
@@ -122,50 +175,52 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         certificate: &Arc<Certificate>,
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
-        if let Some((sequence, known)) = &mut self.snapshots.saving
-            && *sequence == certificate.sequence()
-        {
-            *known = Some(Arc::clone(certificate));
+        if self.snapshots.certificates.len() >= CERTIFICATES {
+            self.snapshots.certificates.pop_front();
         }
-        match self.snapshots.shelf.certify(certificate) {
-            Some(gone) => {
-                shell.keep_certificate(certificate);
-                self.let_go(&gone, shell)
-            }
-            None => Ok(()),
-        }
+        self.snapshots.certificates.push_back(Arc::clone(certificate));
+        self.certify(certificate, shell)
     }
 
-    /// The snapshot that was to be written is durable.
+    fn certify(&mut self, certificate: &Arc<Certificate>, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        if self.snapshots.shelf.certify(certificate) {
+            shell.keep_certificate(certificate);
+            let gone = self.snapshots.shelf.clear_out();
+            self.let_go(&gone, shell)?;
+        }
+        Ok(())
+    }
+
+    /// The snapshot that was to be written is durable, and so is what was to be kept before it.
     ///
     /// # Errors
     /// The node's end.
     pub fn snapshot_kept(&mut self, kept: Kept, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
         let sequence = kept.sequence();
-        let known = self.snapshots.saving.take_if(|(saved, _)| *saved == sequence).and_then(|(_, known)| known);
-        let late = known.filter(|_| kept.certificate.is_none());
+        self.snapshots.saving.retain(|saving| *saving != sequence);
+        self.snapshots.shelf.is_durable();
         let gone = self.snapshots.shelf.put(kept);
         self.let_go(&gone, shell)?;
-        if let Some(certificate) = late
-            && let Some(gone) = self.snapshots.shelf.certify(&certificate)
-        {
-            shell.keep_certificate(&certificate);
-            self.let_go(&gone, shell)?;
+        for certificate in self.snapshots.certificates.clone() {
+            self.certify(&certificate, shell)?;
         }
         if let Some((certificate, image)) = self.snapshots.taken.take_if(|(taken, _)| taken.sequence() == sequence) {
+            // What was decided in this round is executed first.
+            self.carry_out(now, shell)?;
             self.install(&certificate, &image, now)?;
             self.turn(now, shell)?;
         }
         Ok(())
     }
 
-    /// The snapshot could not be written, for want of room: the log stays until one can.
-    pub fn snapshot_not_kept(&mut self) {
+    /// The snapshot of this checkpoint could not be written, for want of room: the log stays until one can.
+    pub fn snapshot_not_kept(&mut self, sequence: Sequence, now: Now) {
         self.counters.add("snapshots.no_room", 1);
-        self.snapshots.saving = None;
-        if self.snapshots.taken.take().is_some() {
+        self.snapshots.saving.retain(|saving| *saving != sequence);
+        if self.snapshots.taken.take_if(|(taken, _)| taken.sequence() == sequence).is_some() {
             self.snapshots.receiver.done();
             self.execution.store_mut().unstage();
+            self.snapshots.pause_until_us = now.mono_us + NO_ROOM_US;
         }
     }
 
@@ -254,9 +309,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// Takes what this replica lacks from others, and answers those who lack something.
     pub(super) fn transfer(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
         self.snapshots.verified.fill(0);
+        self.finish_start(shell)?;
         let executed = self.ordering.executed();
         let (tree, store) = self.execution.tree_and_store();
-        self.snapshots.receiver.go_on(now.mono_us, executed, tree, store)?;
+        if now.mono_us >= self.snapshots.pause_until_us {
+            self.snapshots.receiver.go_on(now.mono_us, executed, tree, store)?;
+        }
         while let Some(act) = self.snapshots.receiver.next_act() {
             match act {
                 Act::Ask(peer, question) => {
@@ -266,14 +324,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 }
                 Act::Report(peer, what) => self.accuse(peer, &what, Vec::new(), now),
                 Act::Stalled(peer) => self.counters.add(&format!("transfer.stalled.{peer}"), 1),
-                Act::Failed(_) => self.counters.add("transfer.failed", 1),
+                // The hashes were what f+1 replicas have, so it is the own part of the history that is another.
+                Act::Failed(sequence) => return Err(NodeError::Diverged { sequence }),
                 Act::Complete(certificate, image) => self.save_taken(certificate, image, shell)?,
             }
         }
         let is_taking = self.snapshots.receiver.target().is_some();
         self.ordering.takes_state(is_taking);
-        if is_taking {
-            self.snapshots.taking_since_us.get_or_insert(now.mono_us);
+        match is_taking {
+            true => drop(self.snapshots.taking_since_us.get_or_insert(now.mono_us)),
+            false => self.snapshots.taking_since_us = None,
         }
         self.answer_questions(now, shell);
         let questions = self.snapshots.questions.due_us();
@@ -288,10 +348,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         image: Vec<u8>,
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
-        let image: Arc<[u8]> = image.into();
-        let files = self.execution.store_mut().written_files()?;
+        let image = Arc::new(image);
         let statement = *certificate.statement();
-        self.snapshots.saving = Some((statement.sequence, Some(Arc::clone(&certificate))));
+        let files = self.execution.store_mut().written_files()?;
+        self.snapshots.shelf.will_be_durable();
+        self.snapshots.saving.push(statement.sequence);
         self.snapshots.taken = Some((Arc::clone(&certificate), Arc::clone(&image)));
         shell.keep_snapshot(Save::taken(statement, Some(certificate), files, image));
         Ok(())
@@ -319,13 +380,17 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     if hashes.is_empty() {
                         continue;
                     }
-                    let read = hashes.len() * PIECE_BYTES;
+                    let read = HASH_COST * hashes.len() * PIECE_BYTES;
                     message::encode(&message::Pieces { sequence, of_state, first, hashes }, &mut self.body);
                     (Kind::Pieces, read)
                 }
                 _ => {
                     let piece = match of_state {
-                        true => shell.snapshot_piece(sequence, first),
+                        true => {
+                            let hash = usize::try_from(first).ok().and_then(|first| kept.hashes.get(first));
+                            let piece = shell.snapshot_piece(sequence, first);
+                            piece.filter(|piece| Some(&sha256(&[piece])) == hash)
+                        }
                         false => transfer::history_piece(history, first, kept.statement.size).map(|(bytes, _)| bytes),
                     };
                     // What cannot be read is not served: the peer asks another.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use super::node::{Node, NodeConfig, Recovery};
 use super::process::{RunError, report};
-use super::snapshot_files::{self, Loaded};
+use super::snapshot_files;
 use crate::cluster::replica::NEVER_RAN;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{Cluster, ReplicaConfig};
@@ -30,7 +30,6 @@ use crate::history::store::FileStore;
 use crate::log::{self, FileDevice, LogError, Method};
 use crate::replica::NodeError;
 use crate::state::Application;
-use crate::transfer::Shelf;
 use crate::types::{EntryIndex, Now};
 
 /// A node on its files.
@@ -88,21 +87,29 @@ fn read<A: Application>(
             data.display()
         ));
     }
-    let Loaded { shelf, newest, damaged } = snapshot_files::load(data, cluster.genesis())?;
+    let (mut shelf, damaged) = snapshot_files::load(data, cluster.genesis())?;
     for file in damaged {
         report(&format!("the snapshot {} is damaged and was moved aside", file.display()));
     }
-    if let Some((sequence, image)) = newest
-        && let Some(kept) = shelf.get(sequence)
-    {
+    // One with a certificate that does not hold would make this replica a liar.
+    shelf.check(|certificate| certificate.holds(node.agreed.size, &node.seals));
+    // Above the low watermark a restart must have its votes in memory, so what nobody certified is executed from the log again.
+    let certified = shelf.all().iter().rev().filter(|kept| kept.certificate.is_some());
+    for kept in certified.cloned().collect::<Vec<_>>() {
+        let sequence = kept.sequence();
+        let Some(image) = snapshot_files::image(data, cluster.genesis(), sequence)? else { continue };
         match resume(data, cluster, application(), kept.statement.size, &image) {
             Ok(execution) => return Ok(Node::recover(node, execution, shelf, device, now)?),
-            Err(error) => report(&format!("the snapshot of sequence {sequence} is of no use: {error}")),
+            Err(error) => {
+                report(&format!("the snapshot of sequence {sequence} is of no use and was moved aside: {error}"));
+                snapshot_files::set_aside(data, sequence)?;
+                shelf.remove(sequence);
+            }
         }
     }
     let store = FileStore::open(&data.join("history"), cluster.genesis())?;
     let execution = Execution::new(cluster, application(), store)?;
-    Ok(Node::recover(node, execution, Shelf::default(), device, now)?)
+    Ok(Node::recover(node, execution, shelf, device, now)?)
 }
 
 /// The state as the newest snapshot has it.

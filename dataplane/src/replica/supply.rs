@@ -66,8 +66,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
         let mut decided: Vec<Vote> = Vec::new();
-        if first <= self.log.dropped_below() {
+        if first <= self.snapshots.shelf.covers() {
             self.offer(to, shell);
+        }
+        if first <= self.log.dropped_below() {
             return Ok(());
         }
         let last = first.saturating_add(CATCH_UP_PAGE - 1);

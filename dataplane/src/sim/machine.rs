@@ -1,5 +1,7 @@
 //! A simulated machine: its disk, its clock, and the replica on it.
 
+use std::collections::VecDeque;
+
 use super::shelf::{Saving, SimShelf};
 use super::world::{Outbox, SimNode};
 use crate::adversary::Adversary;
@@ -39,7 +41,7 @@ pub(super) struct Machine {
     /// Snapshots and the history on its disk, what they were some time ago, and the snapshot that is being written.
     pub(super) shelf: SimShelf,
     pub(super) earlier_shelf: SimShelf,
-    pub(super) saving: Option<(Saving, MemoryStore)>,
+    pub(super) saving: VecDeque<(Saving, MemoryStore)>,
     /// Records that were durable when it went down last.
     pub(super) synced: u64,
     /// The disk does not hold what the replica that runs believes, or may not.
@@ -73,7 +75,7 @@ impl Machine {
             earlier: None,
             shelf: SimShelf::default(),
             earlier_shelf: SimShelf::default(),
-            saving: None,
+            saving: VecDeque::new(),
             synced: 0,
             rots: false,
             is_spoilt: false,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::random::Random;
 use crate::history::store::MemoryStore;
 use crate::ordering::checkpoint::{Certificate, Statement};
-use crate::transfer::{self, Hasher, Kept, PIECE_BYTES, Shelf};
+use crate::transfer::{self, Durable, Hasher, Kept, PIECE_BYTES, Shelf};
 use crate::types::Sequence;
 
 /// A snapshot that is being written.
@@ -29,7 +29,8 @@ impl SimShelf {
         let mut hasher = Hasher::default();
         hasher.update(&saving.image);
         let (bytes, hashes) = hasher.finish();
-        let kept = Kept { statement: saving.statement, bytes, hashes, certificate: saving.certificate };
+        let durable = if saving.certificate.is_some() { Durable::Yes } else { Durable::No };
+        let kept = Kept { statement: saving.statement, bytes, hashes, certificate: saving.certificate, durable };
         self.snapshots.insert(kept.sequence(), (kept.clone(), saving.image.into()));
         self.history = history;
         kept
@@ -38,6 +39,7 @@ impl SimShelf {
     pub(super) fn certify(&mut self, certificate: &Arc<Certificate>) {
         if let Some((kept, _)) = self.snapshots.get_mut(&certificate.sequence()) {
             kept.certificate = Some(Arc::clone(certificate));
+            kept.durable = Durable::Yes;
         }
     }
 
@@ -71,11 +73,7 @@ impl SimShelf {
             hasher.update(image);
             transfer::digest(&hasher.finish().1) == kept.digest()
         });
-        let mut shelf = Shelf::default();
-        for (kept, _) in self.snapshots.values() {
-            // None is there that was not needed.
-            let _ = shelf.put(kept.clone());
-        }
+        let shelf = Shelf::new(self.snapshots.values().map(|(kept, _)| kept.clone()).collect());
         let newest = self.snapshots.values().rev().find(|(kept, _)| kept.certificate.is_some());
         let newest =
             newest.and_then(|(kept, image)| Some((Arc::clone(image), self.history.first(kept.statement.size)?)));

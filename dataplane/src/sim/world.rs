@@ -471,7 +471,7 @@ impl World {
             let at_us = self.now_us + takes_us;
             self.schedule(at_us, Event::DiskDone { replica, life });
         }
-        self.shelve(replica, &mut outbox);
+        self.shelve(replica, &mut outbox)?;
         self.check_turn(replica)?;
         self.send(replica, outbox)?;
         if dies {
@@ -602,7 +602,7 @@ impl World {
         machine.turn_due = true;
         machine.dies_in_turn = false;
         machine.outbox = Outbox::default();
-        machine.saving = None;
+        machine.saving.clear();
         let life = machine.life;
         let now = self.clock(replica);
         let never_ran = life == 1;
@@ -683,27 +683,31 @@ impl World {
     }
 
     /// What a node did with its snapshots in a turn, or wants done.
-    fn shelve(&mut self, replica: usize, outbox: &mut Outbox) {
+    fn shelve(&mut self, replica: usize, outbox: &mut Outbox) -> Result<(), String> {
         let machine = &mut self.machines[replica];
         outbox.certificates.drain(..).for_each(|certificate| machine.shelf.certify(&certificate));
         outbox.dropped.drain(..).for_each(|sequence| machine.shelf.remove(sequence));
-        let Some(saving) = outbox.saves.pop() else { return };
-        let Some(node) = &mut machine.node else { return };
-        let mut history = node.execution_mut().store_mut().clone();
-        // In memory nothing fails.
-        let _ = history.adopt();
-        let Some(history) = history.first(saving.statement.size) else { return };
-        machine.saving = Some((saving, history));
-        let life = machine.life;
-        let takes_us = self.random.between(1, 10 * self.plan.disk_us);
-        self.count("snapshot");
-        self.schedule(self.now_us + takes_us, Event::Saved { replica, life });
+        for saving in outbox.saves.drain(..) {
+            let machine = &mut self.machines[replica];
+            let Some(node) = &mut machine.node else { return Ok(()) };
+            let mut history = node.execution_mut().store_mut().clone();
+            // In memory nothing fails.
+            let _ = history.adopt();
+            let history = history.first(saving.statement.size);
+            let history = history.ok_or_else(|| format!("replica {replica} keeps a snapshot without its history"))?;
+            machine.saving.push_back((saving, history));
+            let life = machine.life;
+            let takes_us = self.random.between(1, 10 * self.plan.disk_us);
+            self.count("snapshot");
+            self.schedule(self.now_us + takes_us, Event::Saved { replica, life });
+        }
+        Ok(())
     }
 
     fn saved(&mut self, replica: usize) -> Result<(), String> {
         let now = self.clock(replica);
         let machine = &mut self.machines[replica];
-        let Some((saving, history)) = machine.saving.take() else { return Ok(()) };
+        let Some((saving, history)) = machine.saving.pop_front() else { return Ok(()) };
         let taken = saving.certificate.is_some();
         let kept = machine.shelf.put(saving, history);
         let Some(node) = &mut machine.node else { return Ok(()) };

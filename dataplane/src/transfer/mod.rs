@@ -84,6 +84,20 @@ pub struct Kept {
     pub hashes: Arc<[Digest]>,
     /// A quorum's signatures, once they are known.
     pub certificate: Option<Arc<Certificate>>,
+    /// Whether those are on the disk as well.
+    pub durable: Durable,
+}
+
+/// Whether something is on the disk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Durable {
+    /// It is not.
+    #[default]
+    No,
+    /// It will be before the snapshot that is written next is.
+    Soon,
+    /// It is.
+    Yes,
 }
 
 impl Kept {

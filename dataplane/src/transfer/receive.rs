@@ -90,6 +90,9 @@ enum Progress {
 #[derive(Debug)]
 struct Target {
     offer: Offered,
+    /// The history up to `next` is here.
+    tree: HistoryTree,
+    next: EntryIndex,
     part: Part,
 }
 
@@ -109,9 +112,6 @@ enum Part {
 
 #[derive(Debug)]
 struct History {
-    /// Everything below `next` is here.
-    tree: HistoryTree,
-    next: EntryIndex,
     wanted: VecDeque<Wanted>,
     /// Hashes are wanted from here on, of whom they were asked, when, and what they said.
     list_at: EntryIndex,
@@ -146,11 +146,7 @@ impl Receiver {
     /// What is being taken: its checkpoint, and how many entries of its history are here.
     pub fn target(&self) -> Option<(Sequence, EntryIndex)> {
         let target = self.target.as_ref()?;
-        let entries = match &target.part {
-            Part::History(history) => history.next,
-            _ => target.offer.certificate.statement().size,
-        };
-        Some((target.offer.sequence(), entries))
+        Some((target.offer.sequence(), target.next))
     }
 
     /// Bytes of pieces that came and were right, since this was asked last.
@@ -234,6 +230,7 @@ impl Receiver {
             wanted.wrong |= 1 << from.0;
             let what = if of_state { "state" } else { "history" };
             self.acts.push_back(Act::Report(from, Misbehaviour::WrongPiece { sequence, what }));
+            self.rest(from, self.now_us);
             return;
         }
         source.stalls = 0;
@@ -328,20 +325,20 @@ impl Receiver {
             }
             return;
         };
-        let tree = match old.map(|target| target.part) {
-            Some(Part::History(history)) if history.next == store.staged() => history.tree,
+        let tree = match old {
+            Some(old) if old.next == store.staged() => old.tree,
             _ => {
                 store.unstage();
                 tree.clone()
             }
         };
-        let history = History::new(self.size.n(), tree);
-        if history.next > offer.certificate.statement().size {
+        let next = tree.size();
+        if next > offer.certificate.statement().size {
             // Not possible with at most f Byzantine replicas.
             self.acts.push_back(Act::Failed(offer.sequence()));
             return;
         }
-        self.target = Some(Target { offer, part: Part::History(history) });
+        self.target = Some(Target { offer, tree, next, part: Part::History(History::new(self.size.n(), next)) });
     }
 
     /// Questions that were left unanswered are asked again elsewhere.
@@ -394,13 +391,16 @@ impl Receiver {
         tree: &HistoryTree,
         store: &mut S,
     ) -> Result<(), StoreError> {
-        let Some(Target { offer, part: Part::History(history) }) = &mut self.target else { return Ok(()) };
-        let statement = *offer.certificate.statement();
-        if store.staged() != history.next {
-            // Batches came after all and were executed meanwhile.
+        let Some(target) = &mut self.target else { return Ok(()) };
+        let statement = *target.offer.certificate.statement();
+        if !matches!(target.part, Part::Whole) && store.staged() != target.next {
+            // Batches came after all and were executed meanwhile, which forgets what was staged.
             store.unstage();
-            *history = History::new(self.size.n(), tree.clone());
+            (target.tree, target.next) = (tree.clone(), tree.size());
+            target.part = Part::History(History::new(self.size.n(), target.next));
+            self.forget_questions();
         }
+        let Some(Target { tree, next, part: Part::History(history), .. }) = &mut self.target else { return Ok(()) };
         while let Some(front) = history.wanted.front() {
             let Progress::Here(bytes) = &front.state else { break };
             let Some(entries) = entries(bytes, front.entries) else {
@@ -411,13 +411,13 @@ impl Receiver {
             };
             for (entry, time_ms) in entries {
                 store.stage(entry, time_ms)?;
-                history.tree.append(entry);
+                tree.append(entry);
             }
-            history.next += front.entries;
+            *next += front.entries;
             history.wanted.pop_front();
         }
-        if history.next == statement.size {
-            if history.tree.root() == statement.history_root {
+        if *next == statement.size {
+            if tree.root() == statement.history_root {
                 self.target = self.target.take().map(|target| Target { part: Part::List(None), ..target });
             } else {
                 self.acts.push_back(Act::Failed(statement.sequence));
@@ -434,7 +434,7 @@ impl Receiver {
     /// Believes the hashes that f+1 say alike, and asks for the next ones.
     fn learn_hashes(&mut self, now_us: u64, store: &impl EntryStore) {
         let one_correct = self.size.one_correct();
-        let Some(Target { offer, part: Part::History(history) }) = &self.target else { return };
+        let Some(Target { offer, part: Part::History(history), .. }) = &self.target else { return };
         let vouchers = self.vouchers(offer);
         let (sequence, end) = (offer.sequence(), offer.certificate.statement().size);
         let counted = history
@@ -445,11 +445,13 @@ impl Receiver {
         let agreed = counted.cloned();
         let resting: u32 = self.resting(now_us);
         let Some(Target { part: Part::History(history), .. }) = &mut self.target else { return };
+        let mut liars = Vec::new();
         if let Some(agreed) = agreed {
             for peer in self.size.replicas() {
                 let claim = history.claims[peer.index()].take();
                 if claim.is_some_and(|claim| claim != agreed) {
                     self.acts.push_back(Act::Report(peer, Misbehaviour::WrongPiece { sequence, what: "history" }));
+                    liars.push(peer);
                 }
             }
             history.asked = 0;
@@ -466,25 +468,21 @@ impl Receiver {
                 history.wanted.push_back(wanted);
             }
         }
+        let heard = history.claims.iter().enumerate().filter(|(_, claim)| claim.is_some());
+        history.asked &= !heard.fold(0u32, |bits, (peer, _)| bits | 1 << peer);
         let is_due = history.asked == 0 && now_us >= history.pause_until_us;
         if is_due && history.list_at < end && history.wanted.len() < AHEAD {
             let answered = history.claims.iter().enumerate().filter(|(_, claim)| claim.is_some());
             let answered = answered.fold(0u32, |bits, (peer, _)| bits | 1 << peer);
-            // As many as are needed, those first who did not stall; after a stall everybody.
-            let rested = vouchers & !answered & !resting;
             if vouchers & !answered == 0 {
                 history.claims.fill(None);
                 history.pause_until_us = now_us + STALL_US;
                 return;
             }
-            let few = answered == 0 && rested.count_ones() as usize >= one_correct;
-            let mut ask = if few { rested } else { vouchers & !answered };
-            while few && ask.count_ones() as usize > one_correct {
-                // The highest goes; the next list is asked of the others.
-                let spare = (0..u32::BITS).rev().map(|turn| (turn + history.list_at as u32) % u32::BITS);
-                let spare = spare.map(|peer| 1 << peer).find(|peer| ask & peer != 0).unwrap_or(ask);
-                ask &= !spare;
-            }
+            // Those first who did not stall; where they are too few to agree, everybody.
+            let rested = vouchers & !answered & !resting;
+            let enough = rested.count_ones() as usize >= one_correct;
+            let ask = if enough { rested } else { vouchers & !answered };
             (history.asked, history.asked_at_us) = (ask, now_us);
             let first = history.list_at;
             for peer in self.size.replicas().filter(|peer| ask & (1 << peer.0) != 0) {
@@ -492,6 +490,7 @@ impl Receiver {
                 self.acts.push_back(Act::Ask(peer, question));
             }
         }
+        liars.into_iter().for_each(|peer| self.rest(peer, now_us));
     }
 
     /// Peers that stalled a moment ago, a bit each.
@@ -530,7 +529,7 @@ impl Receiver {
         let Some(target) = &self.target else { return };
         let (vouchers, resting) = (self.vouchers(&target.offer), self.resting(now_us));
         let me = self.me;
-        let Some(Target { offer, part }) = &mut self.target else { return };
+        let Some(Target { offer, part, .. }) = &mut self.target else { return };
         let (sources, sequence) = (&mut self.sources, offer.sequence());
         let of_state = matches!(part, Part::State { .. });
         let wanted: &mut dyn Iterator<Item = &mut Wanted> = match part {
@@ -564,11 +563,8 @@ impl Wanted {
 }
 
 impl History {
-    fn new(n: usize, tree: HistoryTree) -> Self {
-        let next = tree.size();
+    fn new(n: usize, next: EntryIndex) -> Self {
         Self {
-            tree,
-            next,
             wanted: VecDeque::new(),
             list_at: next,
             asked: 0,

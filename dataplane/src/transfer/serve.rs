@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{HASHES_AT_ONCE, Kept, MAX_ASKED, PIECE_BYTES, SNAPSHOTS_KEPT};
+use super::{Durable, HASHES_AT_ONCE, Kept, MAX_ASKED, PIECE_BYTES, SNAPSHOTS_KEPT};
 use crate::crypto::hash::sha256;
 use crate::ordering::checkpoint::Certificate;
 use crate::state::Entries;
@@ -17,41 +17,72 @@ pub struct Shelf {
 }
 
 impl Shelf {
+    /// What a start found.
+    pub fn new(mut kept: Vec<Kept>) -> Self {
+        kept.sort_by_key(Kept::sequence);
+        Self { kept }
+    }
+
     /// Puts a snapshot there. Gives the sequences of those that are not needed any more.
     #[must_use]
     pub fn put(&mut self, kept: Kept) -> Vec<Sequence> {
+        self.remove(kept.sequence());
         let place = self.kept.partition_point(|other| other.sequence() < kept.sequence());
-        if self.kept.get(place).is_some_and(|other| other.sequence() == kept.sequence()) {
-            self.kept.remove(place);
-        }
         self.kept.insert(place, kept);
         self.clear_out()
     }
 
-    /// A quorum signed a checkpoint. Gives whether there is a snapshot of it which lacked that, and what is not needed any more.
-    #[must_use]
-    pub fn certify(&mut self, certificate: &Arc<Certificate>) -> Option<Vec<Sequence>> {
-        let kept = self.kept.iter_mut().find(|kept| kept.statement == *certificate.statement())?;
-        if kept.certificate.is_some() {
-            return None;
-        }
-        kept.certificate = Some(Arc::clone(certificate));
-        Some(self.clear_out())
+    /// Takes a snapshot away that turned out to be of no use.
+    pub fn remove(&mut self, sequence: Sequence) {
+        self.kept.retain(|kept| kept.sequence() != sequence);
     }
 
-    /// Older ones than the two newest that are certified go, and of those that are not certified all but the newest.
-    fn clear_out(&mut self) -> Vec<Sequence> {
+    /// A quorum signed a checkpoint. Gives whether there is a snapshot of it which lacked that.
+    pub fn certify(&mut self, certificate: &Arc<Certificate>) -> bool {
+        let Some(kept) = self.kept.iter_mut().find(|kept| kept.statement == *certificate.statement()) else {
+            return false;
+        };
+        let is_new = kept.certificate.is_none();
+        kept.certificate.get_or_insert_with(|| Arc::clone(certificate));
+        is_new
+    }
+
+    /// Certificates that do not hold are none.
+    pub fn check(&mut self, holds: impl Fn(&Certificate) -> bool) {
+        for kept in &mut self.kept {
+            kept.certificate.take_if(|certificate| !holds(certificate));
+        }
+    }
+
+    /// Older ones than the two newest that are certified go, and of those that are not certified all but the newest. Gives their
+    /// sequences.
+    pub fn clear_out(&mut self) -> Vec<Sequence> {
         let (mut certified, mut bare, mut gone) = (0, 0, Vec::new());
         for at in (0..self.kept.len()).rev() {
-            let count = if self.kept[at].certificate.is_some() { &mut certified } else { &mut bare };
+            let is_certified = self.kept[at].certificate.is_some();
+            let count = if is_certified { &mut certified } else { &mut bare };
             *count += 1;
-            let is_old =
-                certified > SNAPSHOTS_KEPT || (self.kept[at].certificate.is_none() && (bare > 1 || certified > 0));
-            if is_old {
+            if certified > SNAPSHOTS_KEPT || (!is_certified && (bare > 1 || certified > 0)) {
                 gone.push(self.kept.remove(at).sequence());
             }
         }
         gone
+    }
+
+    /// The certificates that are known now will be on the disk before the next snapshot is.
+    pub fn will_be_durable(&mut self) {
+        for kept in &mut self.kept {
+            kept.durable = kept.durable.max(if kept.certificate.is_some() { Durable::Soon } else { Durable::No });
+        }
+    }
+
+    /// A snapshot became durable, and with it what was to be before.
+    pub fn is_durable(&mut self) {
+        for kept in &mut self.kept {
+            if kept.durable == Durable::Soon {
+                kept.durable = Durable::Yes;
+            }
+        }
     }
 
     /// All, the oldest first.
@@ -59,9 +90,9 @@ impl Shelf {
         &self.kept
     }
 
-    /// Up to here the log is not needed: as many snapshots as are kept lie there or above, and all are certified.
+    /// Up to here the log is not needed: as many snapshots as are kept lie there or above, each with its certificate on the disk.
     pub fn covers(&self) -> Sequence {
-        let mut certified = self.kept.iter().rev().filter(|kept| kept.certificate.is_some());
+        let mut certified = self.kept.iter().rev().filter(|kept| kept.durable == Durable::Yes);
         certified.nth(SNAPSHOTS_KEPT - 1).map_or(0, Kept::sequence)
     }
 
@@ -85,12 +116,15 @@ pub fn history_piece(history: &impl Entries, first: EntryIndex, end: EntryIndex)
     (next > first).then_some((bytes, next - first))
 }
 
-/// The hashes of the next pieces of the history.
+/// The hashes of the next pieces of the history; none where one of them cannot be read: all who have them answer alike.
 pub fn history_hashes(history: &impl Entries, first: EntryIndex, end: EntryIndex) -> Vec<PieceHash> {
     let mut next = first;
     let mut hashes = Vec::new();
     for _ in 0..HASHES_AT_ONCE {
-        let Some((bytes, entries)) = history_piece(history, next, end) else { break };
+        if next >= end {
+            break;
+        }
+        let Some((bytes, entries)) = history_piece(history, next, end) else { return Vec::new() };
         hashes.push(PieceHash { entries, hash: sha256(&[&bytes]).0 });
         next += entries;
     }

@@ -344,7 +344,8 @@ fn the_shelf_keeps_two_that_are_certified() {
     let kept = |sequence: u64, certified: bool| {
         let offer = source(1, 10).offer(sequence);
         let certificate = certified.then(|| Arc::clone(&offer.certificate));
-        Kept { statement: *offer.certificate.statement(), bytes: 10, hashes: Arc::new([]), certificate }
+        let durable = if certified { Durable::Yes } else { Durable::No };
+        Kept { statement: *offer.certificate.statement(), bytes: 10, hashes: Arc::new([]), certificate, durable }
     };
     let mut shelf = Shelf::default();
     assert!(shelf.put(kept(64, true)).is_empty());
@@ -354,12 +355,21 @@ fn the_shelf_keeps_two_that_are_certified() {
     assert!(shelf.get(128).is_none(), "what nobody signed is not offered");
     assert_eq!(shelf.put(kept(192, false)), [128]);
     let certificate = source(1, 10).offer(192).certificate;
-    assert_eq!(shelf.certify(&certificate), Some(vec![]));
-    assert_eq!(shelf.certify(&certificate), None);
+    assert!(shelf.certify(&certificate));
+    assert!(!shelf.certify(&certificate));
+    assert!(shelf.clear_out().is_empty());
+    assert_eq!(shelf.covers(), 0, "its certificate is not on the disk");
+    shelf.is_durable();
+    assert_eq!(shelf.covers(), 0, "and was not to be before this one");
+    shelf.will_be_durable();
+    assert_eq!(shelf.covers(), 0);
+    shelf.is_durable();
     assert_eq!(shelf.covers(), 64);
     assert_eq!(shelf.put(kept(256, true)), [64]);
     assert_eq!(shelf.covers(), 192);
     assert!(shelf.get(256).is_some());
+    shelf.check(|certificate| certificate.sequence() < 256);
+    assert!(shelf.get(256).is_none());
 }
 
 #[test]
