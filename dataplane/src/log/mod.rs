@@ -94,6 +94,7 @@
 //! subset of sectors: Pillai et al., OSDI 2014. Failed fsync is fatal: Rebello et al., USENIX ATC 2020.
 
 mod buffer;
+mod bus;
 mod core;
 mod device;
 mod error;
@@ -112,6 +113,8 @@ mod astray_tests;
 
 use std::fmt;
 use std::ops::Deref;
+
+pub(crate) use bus::explain_read_errors;
 
 pub use self::core::Log;
 pub use device::{Device, Write};

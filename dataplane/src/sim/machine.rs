@@ -1,6 +1,7 @@
 //! A simulated machine: its disk, its clock, and the replica on it.
 
-use super::world::{Outbox, SimNode};
+use super::outbox::Outbox;
+use super::world::SimNode;
 use crate::adversary::Adversary;
 use crate::log::SimDisk;
 use crate::replica::Gauge;

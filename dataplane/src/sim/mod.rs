@@ -54,6 +54,7 @@ mod linear;
 mod links;
 mod machine;
 mod network;
+mod outbox;
 mod plan;
 pub(crate) mod random;
 mod reads;

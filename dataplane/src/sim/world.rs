@@ -14,17 +14,17 @@ use super::converge::Idle;
 use super::disks::StaysFull;
 use super::machine::Machine;
 use super::network::Network;
+use super::outbox::Outbox;
 use super::plan::Plan;
 use super::random::Random;
 use super::setup::{client_key, cluster, empty_disk, machine, node_config};
 use super::{Failure, MAX_EVENTS, Report, SimConfig, TraceLine};
-use crate::adversary::{Plot, Sent};
+use crate::adversary::Plot;
 use crate::cluster::Cluster;
 use crate::execution::Execution;
 use crate::history::store::MemoryStore;
-use crate::log::{Crash, Log, LogError, SimDisk};
-use crate::ordering::record::Record;
-use crate::replica::{ClientId, HostStatus, Node, NodeError, Shell};
+use crate::log::{Crash, LogError, SimDisk};
+use crate::replica::{ClientId, Node, NodeError};
 use crate::types::{Now, ReplicaId};
 use crate::wire::frame::Kind;
 
@@ -87,36 +87,6 @@ pub(super) enum Event {
     LinksUp,
     Stabilise,
     Look,
-}
-
-/// What a node says in a turn, before the world decides what becomes of it.
-#[derive(Default)]
-pub(super) struct Outbox {
-    peers: Vec<Sent>,
-    clients: Vec<(ClientId, Kind, Vec<u8>)>,
-    wrote: bool,
-}
-
-impl Shell<SimDisk> for Outbox {
-    fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
-        self.peers.push((peer, kind, body.to_vec()));
-    }
-
-    fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
-        self.clients.push((client, kind, body.to_vec()));
-    }
-
-    /// The simulator's clients sign what they send.
-    fn close_client(&mut self, _client: ClientId) {}
-
-    fn start_write(&mut self, log: &mut Log<Record, SimDisk>) -> Result<(), LogError> {
-        self.wrote |= log.submit()?;
-        Ok(())
-    }
-
-    fn host(&self) -> HostStatus {
-        HostStatus::default()
-    }
 }
 
 /// A cluster, its clients, and all that happens to them.
@@ -610,28 +580,6 @@ impl World {
         }
         self.schedule(self.now_us, Event::Turn { replica, life });
         Ok(())
-    }
-
-    /// Whether nothing is expected of a replica: it is Byzantine, or lacks records and has not noticed.
-    pub(super) fn is_faulty(&self, replica: usize) -> bool {
-        self.plan.is_byzantine(replica) || self.machines[replica].is_doubtful
-    }
-
-    /// A replica that notices that it lacks records, or is back, is a correct one again.
-    fn look_at_doubts(&mut self, replica: usize) {
-        let machine = &mut self.machines[replica];
-        let Some(node) = &machine.node else { return };
-        let abstains = node.ordering().abstains().is_some();
-        let noticed = machine.is_doubtful && abstains;
-        let back = machine.is_spoilt && !abstains && !machine.is_doubtful;
-        machine.is_doubtful &= !noticed;
-        machine.is_spoilt &= !back;
-        if noticed {
-            self.count("roll-back noticed");
-        }
-        if back {
-            self.count("replica back without its records");
-        }
     }
 
     pub(super) fn finish_safety(&mut self) {
