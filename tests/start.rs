@@ -251,22 +251,26 @@ fn a_disk_that_fills_up_under_load_loses_nothing() {
 #[test]
 fn a_log_without_room_waits_and_goes_on_in_the_same_process() {
     let mut cluster = used();
-    let Some(small) = Small::mount(cluster.scratch("tight"), "size=64m") else {
+    // The log's directory alone, so that it is the log that finds no room.
+    let data = cluster.scratch("tight");
+    fs::create_dir(&data).unwrap();
+    let Some(small) = Small::mount(data.join("log"), "size=64m") else {
         println!("skipped: only root may mount a small file system");
         return;
     };
     let file = config(&cluster, 1);
-    replace(&file, "data = \"data\"", &format!("data = {:?}", small.0.join("data")));
+    replace(&file, "data = \"data\"", &format!("data = {data:?}"));
     replace(&file, "[local]\n", "[local]\nlow_space_mib = 0\n");
-    // One segment of 4 MiB fits, a second does not; what else is written has room.
+    // One segment of 4 MiB fits, a second does not.
     let ballast = small.0.join("ballast");
-    fs::write(&ballast, vec![1; (64 << 20) - (7 << 20) - (700 << 10)]).unwrap();
+    fs::write(&ballast, vec![1; (64 << 20) - (7 << 20)]).unwrap();
     cluster.restart(1);
     cluster.wait_all();
     let pid = cluster.local.pid(1);
     let mut client = cluster.client();
     let mut acknowledged = Vec::new();
-    while cluster.counter(1, "log.full") == 0 {
+    let is_full = || cluster.status(1).is_some_and(|status| status.counters.iter().any(|(name, _)| name == "log.full"));
+    while !is_full() {
         for _ in 0..10 {
             acknowledged.extend(client.write(100).unwrap());
         }

@@ -341,6 +341,60 @@ impl Entries for FileStore {
     fn first_at_or_after(&self, time_ms: TimeMs) -> EntryIndex {
         bisect(self.size(), time_ms, |index| self.record(index).map(|record| record.time_ms))
     }
+
+    /// With two reads of the files where all of it is written and lies in one file, which is nearly always so.
+    fn run(&self, first: EntryIndex, end: EntryIndex, bytes: usize) -> Option<(Vec<u8>, u64)> {
+        let end = end.min(self.size());
+        let written = end.min(self.tail.written).checked_sub(first).filter(|written| *written > 0);
+        let count = written.map_or(0, |written| written.min(RECORDS_AT_ONCE)) as usize;
+        let mut records = vec![0; count * RECORD_BYTES];
+        self.index.read_exact_at(&mut records, record_offset(first)).ok()?;
+        let records: Vec<Record> = records.chunks_exact(RECORD_BYTES).filter_map(Record::from_bytes).collect();
+        let (mut length, mut taken) = (0, 0);
+        for record in &records {
+            if length >= bytes || record.length as usize > MAX_ENTRY {
+                break;
+            }
+            length += 4 + record.length as usize;
+            taken += 1;
+        }
+        let whole = length >= bytes || first + taken as u64 == end;
+        let (Some(head), Some(tail), true) = (records.first(), records.get(taken.wrapping_sub(1)), whole) else {
+            return one_by_one(self, first, end, bytes);
+        };
+        let segment = head.at / self.segment_bytes;
+        let span = (tail.at + u64::from(tail.length)).checked_sub(head.at);
+        let span = span.filter(|span| *span == (length - 4 * taken) as u64 && tail.at / self.segment_bytes == segment);
+        let Some(span) = span.filter(|_| self.has_segment(segment)) else {
+            return one_by_one(self, first, end, bytes);
+        };
+        let mut held = vec![0; span as usize];
+        self.with_segment(segment, |file| file.read_exact_at(&mut held, head.at % self.segment_bytes)).ok()?;
+        let (mut run, mut rest) = (Vec::with_capacity(length), &held[..]);
+        for record in &records[..taken] {
+            let (entry, later) = rest.split_at_checked(record.length as usize)?;
+            if checksum(entry) != record.checksum {
+                return None;
+            }
+            run.extend_from_slice(&record.length.to_le_bytes());
+            run.extend_from_slice(entry);
+            rest = later;
+        }
+        Some((run, taken as u64))
+    }
+}
+
+/// [`Entries::run`] entry by entry.
+fn one_by_one(store: &FileStore, first: EntryIndex, end: EntryIndex, bytes: usize) -> Option<(Vec<u8>, u64)> {
+    let mut run = Vec::with_capacity(bytes);
+    let mut next = first;
+    while next < end && run.len() < bytes {
+        let entry = store.entry(next)?;
+        run.extend_from_slice(&(entry.len() as u32).to_le_bytes());
+        run.extend_from_slice(&entry);
+        next += 1;
+    }
+    (next > first).then_some((run, next - first))
 }
 
 impl EntryStore for FileStore {

@@ -219,3 +219,20 @@ fn what_is_staged_counts_once_it_is_adopted() {
     assert_eq!(store.left_behind(119).unwrap(), sample(119).0);
     assert_eq!(store.left_behind(120), None);
 }
+
+#[test]
+fn runs_of_entries_are_the_same_from_files_and_from_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut memory = MemoryStore::new();
+    fill(&mut memory, 300, 300);
+    // The last ones wait to be written.
+    fill(&mut store, 300, 90);
+    for first in 0..302 {
+        for bytes in [1, 500, 3_000, 20_000] {
+            for end in [first, first + 1, 250, 300] {
+                assert_eq!(store.run(first, end, bytes), memory.run(first, end, bytes), "{first} {end} {bytes}");
+            }
+        }
+    }
+}

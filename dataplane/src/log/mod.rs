@@ -123,6 +123,7 @@
 
 mod anchor;
 mod buffer;
+mod bus;
 mod core;
 mod device;
 mod error;
@@ -142,6 +143,8 @@ mod astray_tests;
 
 use std::fmt;
 use std::ops::Deref;
+
+pub(crate) use bus::explain_read_errors;
 
 pub use self::core::Log;
 pub use anchor::carried_by;

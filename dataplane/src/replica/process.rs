@@ -317,6 +317,7 @@ impl<A: Application> Process<A> {
         hostility: Option<&Hostility>,
     ) -> Result<Self, RunError> {
         let started = Instant::now();
+        crate::log::explain_read_errors();
         let ReplicaSetup { config, cluster, keys } = setup;
         // Replicas (twice, while a link replaces another) and who has yet to say who it is: none takes a client's place.
         let others = (MAX_UNPROVED + 2 * cluster.n()) as u32 + SPARE_CONNECTIONS;

@@ -334,11 +334,11 @@ impl Checker {
         Ok(())
     }
 
-    /// Who votes COMMIT has PREPAREs of a quorum; faulty replicas may have sent them one.
+    /// Who votes COMMIT has PREPAREs of a quorum: its own, which may not have left yet, and others'; what faulty ones sent is not known.
     fn is_prepared(&self, replica: usize, view: u64, sequence: u64, voted: [u8; 32]) -> Result<(), String> {
         let n = self.seen.len();
         let prepared = |other: &usize| self.votes.get(&(*other, Kind::Prepare, view, sequence)) == Some(&voted);
-        let count = (0..n).filter(|other| self.faulty.contains(other) || prepared(other)).count();
+        let count = (0..n).filter(|other| *other == replica || self.faulty.contains(other) || prepared(other)).count();
         if count > (n + (n - 1) / 3) / 2 {
             return Ok(());
         }

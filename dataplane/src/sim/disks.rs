@@ -31,6 +31,28 @@ pub(super) struct StaysFull {
 }
 
 impl World {
+    /// Whether nothing is expected of a replica: it is Byzantine, or lacks records and has not noticed.
+    pub(super) fn is_faulty(&self, replica: usize) -> bool {
+        self.plan.is_byzantine(replica) || self.machines[replica].is_doubtful
+    }
+
+    /// A replica that notices that it lacks records, or is back, is a correct one again.
+    pub(super) fn look_at_doubts(&mut self, replica: usize) {
+        let machine = &mut self.machines[replica];
+        let Some(node) = &machine.node else { return };
+        let abstains = node.ordering().abstains().is_some();
+        let noticed = machine.is_doubtful && abstains;
+        let back = machine.is_spoilt && !abstains && !machine.is_doubtful;
+        machine.is_doubtful &= !noticed;
+        machine.is_spoilt &= !back;
+        if noticed {
+            self.count("roll-back noticed");
+        }
+        if back {
+            self.count("replica back without its records");
+        }
+    }
+
     /// Whether one more disk may lose what it acknowledged.
     fn bears_one_more(&self) -> bool {
         let is_one = |replica: &usize| {

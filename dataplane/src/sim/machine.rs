@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use super::outbox::Outbox;
 use super::shelf::{Saving, SimShelf};
-use super::world::{Outbox, SimNode};
+use super::world::SimNode;
 use crate::adversary::Adversary;
 use crate::history::store::MemoryStore;
 use crate::log::SimDisk;

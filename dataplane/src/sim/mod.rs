@@ -56,6 +56,7 @@ mod linear;
 mod links;
 mod machine;
 mod network;
+mod outbox;
 mod plan;
 pub(crate) mod random;
 mod reads;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::outbox::Outbox;
 use super::random::Random;
-use crate::history::store::MemoryStore;
+use super::world::{Event, World};
+use crate::history::store::{EntryStore, MemoryStore};
 use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::transfer::{self, Durable, Hasher, Kept, PIECE_BYTES, Shelf};
 use crate::types::Sequence;
@@ -84,4 +86,43 @@ impl SimShelf {
 /// A piece of an image.
 pub(super) fn piece(image: &[u8], piece: u64) -> Option<Vec<u8>> {
     image.chunks(PIECE_BYTES).nth(usize::try_from(piece).ok()?).map(<[u8]>::to_vec)
+}
+
+impl World {
+    /// What a node did with its snapshots in a turn, or wants done.
+    pub(super) fn shelve(&mut self, replica: usize, outbox: &mut Outbox) -> Result<(), String> {
+        let machine = &mut self.machines[replica];
+        outbox.certificates.drain(..).for_each(|certificate| machine.shelf.certify(&certificate));
+        outbox.dropped.drain(..).for_each(|sequence| machine.shelf.remove(sequence));
+        for saving in outbox.saves.drain(..) {
+            let machine = &mut self.machines[replica];
+            let Some(node) = &mut machine.node else { return Ok(()) };
+            let mut history = node.execution_mut().store_mut().clone();
+            // In memory nothing fails.
+            let _ = history.adopt();
+            let history = history.first(saving.statement.size);
+            let history = history.ok_or_else(|| format!("replica {replica} keeps a snapshot without its history"))?;
+            machine.saving.push_back((saving, history));
+            let life = machine.life;
+            let takes_us = self.random.between(1, 10 * self.plan.disk_us);
+            self.count("snapshot");
+            self.schedule(self.now_us + takes_us, Event::Saved { replica, life });
+        }
+        Ok(())
+    }
+
+    pub(super) fn saved(&mut self, replica: usize) -> Result<(), String> {
+        let now = self.clock(replica);
+        let machine = &mut self.machines[replica];
+        let Some((saving, history)) = machine.saving.pop_front() else { return Ok(()) };
+        let taken = saving.certificate.is_some();
+        let kept = machine.shelf.put(saving, history);
+        let Some(node) = &mut machine.node else { return Ok(()) };
+        node.snapshot_kept(kept, now, &mut machine.outbox)
+            .map_err(|error| format!("replica {replica} ends: {error}"))?;
+        if taken {
+            self.count("state taken from others");
+        }
+        self.turn(replica)
+    }
 }

@@ -14,21 +14,19 @@ use super::converge::Idle;
 use super::disks::StaysFull;
 use super::machine::Machine;
 use super::network::Network;
+use super::outbox::Outbox;
 use super::plan::Plan;
 use super::random::Random;
 use super::setup::{client_key, cluster, empty_disk, machine, node_config};
-use super::shelf::Saving;
 use super::{Failure, MAX_EVENTS, Report, SimConfig, TraceLine};
-use crate::adversary::{Plot, Sent};
+use crate::adversary::Plot;
 use crate::cluster::Cluster;
 use crate::execution::Execution;
-use crate::history::store::{EntryStore, MemoryStore};
-use crate::log::{Crash, Log, LogError, SimDisk};
-use crate::ordering::checkpoint::Certificate;
-use crate::ordering::record::Record;
-use crate::replica::{ClientId, HostStatus, Node, NodeError, Save, Shell};
+use crate::history::store::MemoryStore;
+use crate::log::{Crash, LogError, SimDisk};
+use crate::replica::{ClientId, Node, NodeError};
 use crate::transfer::Shelf;
-use crate::types::{Now, ReplicaId, Sequence};
+use crate::types::{Now, ReplicaId};
 use crate::wire::frame::Kind;
 
 pub(super) type SimNode = Node<Registers, MemoryStore, SimDisk>;
@@ -95,60 +93,6 @@ pub(super) enum Event {
     LinksUp,
     Stabilise,
     Look,
-}
-
-/// What a node says in a turn, before the world decides what becomes of it.
-#[derive(Default)]
-pub(super) struct Outbox {
-    peers: Vec<Sent>,
-    clients: Vec<(ClientId, Kind, Vec<u8>)>,
-    wrote: bool,
-    /// Snapshots on the disk, and what is to be done with them.
-    pub(super) images: BTreeMap<Sequence, Arc<[u8]>>,
-    pub(super) saves: Vec<Saving>,
-    pub(super) certificates: Vec<Arc<Certificate>>,
-    pub(super) dropped: Vec<Sequence>,
-}
-
-impl Shell<SimDisk> for Outbox {
-    fn to_peer(&mut self, peer: ReplicaId, kind: Kind, body: &[u8]) {
-        self.peers.push((peer, kind, body.to_vec()));
-    }
-
-    fn to_client(&mut self, client: ClientId, kind: Kind, body: &[u8]) {
-        self.clients.push((client, kind, body.to_vec()));
-    }
-
-    /// The simulator's clients sign what they send.
-    fn close_client(&mut self, _client: ClientId) {}
-
-    fn start_write(&mut self, log: &mut Log<Record, SimDisk>) -> Result<(), LogError> {
-        self.wrote |= log.submit()?;
-        Ok(())
-    }
-
-    fn keep_snapshot(&mut self, save: Save) {
-        let mut image = Vec::new();
-        // Memory takes it all.
-        let _ = save.write(&mut image);
-        self.saves.push(Saving { statement: save.statement, certificate: save.certificate, image });
-    }
-
-    fn keep_certificate(&mut self, certificate: &Arc<Certificate>) {
-        self.certificates.push(Arc::clone(certificate));
-    }
-
-    fn drop_snapshots(&mut self, sequences: &[Sequence]) {
-        self.dropped.extend_from_slice(sequences);
-    }
-
-    fn snapshot_piece(&mut self, sequence: Sequence, piece: u64) -> Option<Vec<u8>> {
-        super::shelf::piece(self.images.get(&sequence)?, piece)
-    }
-
-    fn host(&self) -> HostStatus {
-        HostStatus::default()
-    }
 }
 
 /// Whether a start found that records are lost.
@@ -680,65 +624,6 @@ impl World {
         }
         self.schedule(self.now_us, Event::Turn { replica, life });
         Ok(())
-    }
-
-    /// What a node did with its snapshots in a turn, or wants done.
-    fn shelve(&mut self, replica: usize, outbox: &mut Outbox) -> Result<(), String> {
-        let machine = &mut self.machines[replica];
-        outbox.certificates.drain(..).for_each(|certificate| machine.shelf.certify(&certificate));
-        outbox.dropped.drain(..).for_each(|sequence| machine.shelf.remove(sequence));
-        for saving in outbox.saves.drain(..) {
-            let machine = &mut self.machines[replica];
-            let Some(node) = &mut machine.node else { return Ok(()) };
-            let mut history = node.execution_mut().store_mut().clone();
-            // In memory nothing fails.
-            let _ = history.adopt();
-            let history = history.first(saving.statement.size);
-            let history = history.ok_or_else(|| format!("replica {replica} keeps a snapshot without its history"))?;
-            machine.saving.push_back((saving, history));
-            let life = machine.life;
-            let takes_us = self.random.between(1, 10 * self.plan.disk_us);
-            self.count("snapshot");
-            self.schedule(self.now_us + takes_us, Event::Saved { replica, life });
-        }
-        Ok(())
-    }
-
-    fn saved(&mut self, replica: usize) -> Result<(), String> {
-        let now = self.clock(replica);
-        let machine = &mut self.machines[replica];
-        let Some((saving, history)) = machine.saving.pop_front() else { return Ok(()) };
-        let taken = saving.certificate.is_some();
-        let kept = machine.shelf.put(saving, history);
-        let Some(node) = &mut machine.node else { return Ok(()) };
-        node.snapshot_kept(kept, now, &mut machine.outbox)
-            .map_err(|error| format!("replica {replica} ends: {error}"))?;
-        if taken {
-            self.count("state taken from others");
-        }
-        self.turn(replica)
-    }
-
-    /// Whether nothing is expected of a replica: it is Byzantine, or lacks records and has not noticed.
-    pub(super) fn is_faulty(&self, replica: usize) -> bool {
-        self.plan.is_byzantine(replica) || self.machines[replica].is_doubtful
-    }
-
-    /// A replica that notices that it lacks records, or is back, is a correct one again.
-    fn look_at_doubts(&mut self, replica: usize) {
-        let machine = &mut self.machines[replica];
-        let Some(node) = &machine.node else { return };
-        let abstains = node.ordering().abstains().is_some();
-        let noticed = machine.is_doubtful && abstains;
-        let back = machine.is_spoilt && !abstains && !machine.is_doubtful;
-        machine.is_doubtful &= !noticed;
-        machine.is_spoilt &= !back;
-        if noticed {
-            self.count("roll-back noticed");
-        }
-        if back {
-            self.count("replica back without its records");
-        }
     }
 
     pub(super) fn finish_safety(&mut self) {

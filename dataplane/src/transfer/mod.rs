@@ -50,10 +50,10 @@ use crate::wire::limits::MAX_PIECES;
 pub use crate::wire::limits::PIECE_BYTES;
 
 /// Hashes of pieces of history in one answer.
-pub const HASHES_AT_ONCE: u64 = 4;
+pub const HASHES_AT_ONCE: u64 = 8;
 
 /// Pieces of history that a receiver knows the hashes of ahead of what it has.
-pub const AHEAD: usize = 32;
+pub const AHEAD: usize = 64;
 
 /// Open questions with one source.
 pub const ASKED_OF_ONE: usize = 4;
@@ -63,6 +63,9 @@ pub const MAX_ASKED: usize = 2 * ASKED_OF_ONE;
 
 /// A question is asked elsewhere after so long, us.
 pub const STALL_US: u64 = 500_000;
+
+/// Where those who were asked for hashes have not agreed after so long, the others are asked as well, us.
+pub const HEDGE_US: u64 = 30_000;
 
 /// A source that stalled is left alone for so long, us; doubled each time, at most [`MAX_DOUBLINGS`] times.
 pub const REST_US: u64 = 1_000_000;

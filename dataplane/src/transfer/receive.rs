@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::{
-    AHEAD, ASKED_OF_ONE, HASHES_AT_ONCE, MAX_DOUBLINGS, PIECE_BYTES, REST_US, SNAPSHOTS_KEPT, STALL_US, digest,
-    history_piece, pieces,
+    AHEAD, ASKED_OF_ONE, HASHES_AT_ONCE, HEDGE_US, MAX_DOUBLINGS, PIECE_BYTES, REST_US, SNAPSHOTS_KEPT, STALL_US,
+    digest, history_piece, pieces,
 };
 use crate::cluster::Size;
 use crate::crypto::hash::sha256;
@@ -117,6 +117,8 @@ struct History {
     list_at: EntryIndex,
     asked: u32,
     asked_at_us: u64,
+    /// Others were asked as well, since those are slow.
+    hedged: bool,
     /// All answered and no f+1 alike: asked again from here on, us.
     pause_until_us: u64,
     claims: Vec<Option<Vec<PieceHash>>>,
@@ -273,7 +275,7 @@ impl Receiver {
     /// When [`Receiver::go_on`] has something to do even if nothing comes, us.
     pub fn due_us(&self, now_us: u64) -> Option<u64> {
         let target = self.target.as_ref()?;
-        (!matches!(target.part, Part::Whole)).then_some(now_us + STALL_US / 4)
+        (!matches!(target.part, Part::Whole)).then_some(now_us + HEDGE_US)
     }
 
     /// The next thing to do.
@@ -454,7 +456,7 @@ impl Receiver {
                     liars.push(peer);
                 }
             }
-            history.asked = 0;
+            (history.asked, history.hedged) = (0, false);
             for piece in agreed {
                 let mut wanted = Wanted::new(history.list_at, piece.entries, Digest(piece.hash));
                 history.list_at += piece.entries;
@@ -470,7 +472,9 @@ impl Receiver {
         }
         let heard = history.claims.iter().enumerate().filter(|(_, claim)| claim.is_some());
         history.asked &= !heard.fold(0u32, |bits, (peer, _)| bits | 1 << peer);
-        let is_due = history.asked == 0 && now_us >= history.pause_until_us;
+        // Who is asked next when those who were asked are silent for a moment, or said different things.
+        let hedges = history.asked != 0 && history.asked_at_us + HEDGE_US <= now_us && !history.hedged;
+        let is_due = (history.asked == 0 || hedges) && now_us >= history.pause_until_us;
         if is_due && history.list_at < end && history.wanted.len() < AHEAD {
             let answered = history.claims.iter().enumerate().filter(|(_, claim)| claim.is_some());
             let answered = answered.fold(0u32, |bits, (peer, _)| bits | 1 << peer);
@@ -479,11 +483,23 @@ impl Receiver {
                 history.pause_until_us = now_us + STALL_US;
                 return;
             }
-            // Those first who did not stall; where they are too few to agree, everybody.
-            let rested = vouchers & !answered & !resting;
-            let enough = rested.count_ones() as usize >= one_correct;
-            let ask = if enough { rested } else { vouchers & !answered };
-            (history.asked, history.asked_at_us) = (ask, now_us);
+            // Of those who did not stall as many as are needed, another one with each list; where they are too few, everybody.
+            let mut ask = vouchers & !answered & !resting;
+            if answered == 0 && ask.count_ones() as usize >= one_correct {
+                let mut spare = history.list_at as u32;
+                while ask.count_ones() as usize > one_correct {
+                    ask &= !(1 << (spare % u32::BITS));
+                    spare = spare.wrapping_add(1);
+                }
+            } else {
+                ask = vouchers & !answered;
+            }
+            if hedges {
+                ask = vouchers & !answered & !history.asked;
+            }
+            history.hedged = hedges;
+            (history.asked, history.asked_at_us) =
+                (history.asked | ask, if hedges { history.asked_at_us } else { now_us });
             let first = history.list_at;
             for peer in self.size.replicas().filter(|peer| ask & (1 << peer.0) != 0) {
                 let question = FetchPieces { sequence, of_state: false, hashes: true, first };
@@ -569,6 +585,7 @@ impl History {
             list_at: next,
             asked: 0,
             asked_at_us: 0,
+            hedged: false,
             pause_until_us: 0,
             claims: vec![None; n],
         }

@@ -102,18 +102,9 @@ impl Shelf {
     }
 }
 
-/// A piece of the history: entries from `first` on, each with its length (u32, little-endian) before it, until there are
-/// [`PIECE_BYTES`] or the history has `end`. `None` where an entry cannot be read.
+/// A piece of the history: [`Entries::run`] of [`PIECE_BYTES`].
 pub fn history_piece(history: &impl Entries, first: EntryIndex, end: EntryIndex) -> Option<(Vec<u8>, u64)> {
-    let mut bytes = Vec::with_capacity(PIECE_BYTES);
-    let mut next = first;
-    while next < end && bytes.len() < PIECE_BYTES {
-        let entry = history.entry(next)?;
-        bytes.extend_from_slice(&(entry.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&entry);
-        next += 1;
-    }
-    (next > first).then_some((bytes, next - first))
+    history.run(first, end, PIECE_BYTES)
 }
 
 /// The hashes of the next pieces of the history; none where one of them cannot be read: all who have them answer alike.
