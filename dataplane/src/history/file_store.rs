@@ -350,7 +350,7 @@ impl Entries for FileStore {
         let mut records = vec![0; count * RECORD_BYTES];
         self.index.read_exact_at(&mut records, record_offset(first)).ok()?;
         let records: Vec<Record> = records.chunks_exact(RECORD_BYTES).filter_map(Record::from_bytes).collect();
-        let (mut length, mut taken) = (0, 0);
+        let (mut length, mut taken) = (0usize, 0usize);
         for record in &records {
             if length >= bytes || record.length as usize > MAX_ENTRY {
                 break;

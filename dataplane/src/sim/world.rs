@@ -390,7 +390,7 @@ impl World {
         }
     }
 
-    fn turn(&mut self, replica: usize) -> Result<(), String> {
+    pub(super) fn turn(&mut self, replica: usize) -> Result<(), String> {
         self.look_at_space(replica, false);
         let now = self.clock(replica);
         let machine = &mut self.machines[replica];
