@@ -8,6 +8,9 @@
 //! * Its **disk** holds it up while what it must sync before it votes is under way for [`HELD_UP`] of the timer or more. It could not leave
 //!   its view before that either: its VIEW-CHANGE would have to wait behind.
 //!
+//! By how much it was late lately ([`Awake::lag_us`], halved with each second) is granted to the leader, too ([`super::expect`]): those
+//! who share a machine are short of time together.
+//!
 //! Then what was waited for begins to be waited for anew. So that a replica that is short of time for ever, or has a slow disk, is not blind for
 //! ever, one wait is prolonged by [`MOST`] timers at most.
 
@@ -18,7 +21,7 @@ const STILL: u64 = 8;
 const HELD_UP: u64 = 4;
 
 /// A wait is prolonged by so many timers at most.
-const MOST: u64 = 2;
+const MOST: u64 = 4;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -29,6 +32,9 @@ pub(super) struct Awake {
     unsynced: u64,
     /// Since when the first of them is under way, or since something was synced before it, us.
     unsynced_since_us: Option<u64>,
+    /// The longest that it was late lately, and since when that holds, us.
+    lag_us: u64,
+    lag_at_us: u64,
     /// By how much the present wait was prolonged, us.
     prolonged_us: u64,
 }
@@ -60,16 +66,28 @@ impl Awake {
     /// Takes a look at this replica: whether it could not see what happened since the last.
     pub(super) fn was_blind(&mut self, timer_us: u64, now_us: u64) -> bool {
         let late = |(looked_us, rests_us, due_us): (u64, u64, u64)| {
-            let overslept_us = now_us.saturating_sub(due_us.max(rests_us));
-            rests_us.saturating_sub(looked_us) + overslept_us >= timer_us / STILL
+            rests_us.saturating_sub(looked_us) + now_us.saturating_sub(due_us.max(rests_us))
         };
-        let stood_still = self.looked_us.take().is_some_and(late);
+        let late_us = self.looked_us.take().map_or(0, late);
+        let seconds = now_us.saturating_sub(self.lag_at_us) / 1_000_000;
+        if seconds > 0 {
+            (self.lag_us, self.lag_at_us) = (self.lag_us >> seconds.min(63), now_us);
+        }
+        if late_us > self.lag_us {
+            (self.lag_us, self.lag_at_us) = (late_us, now_us);
+        }
+        let stood_still = late_us >= timer_us / STILL;
         let since_us = match self.unsynced {
             0 => None,
             _ => Some(self.unsynced_since_us.unwrap_or(now_us)),
         };
         self.unsynced_since_us = since_us;
         stood_still || since_us.is_some_and(|since_us| now_us.saturating_sub(since_us) >= timer_us / HELD_UP)
+    }
+
+    /// How late it was lately, us.
+    pub(super) fn lag_us(&self) -> u64 {
+        self.lag_us
     }
 
     /// What is waited for came.
@@ -107,6 +125,9 @@ mod tests {
             awake.plans(0, due_us);
             awake.rests(rests_us);
             assert_eq!(awake.was_blind(TIMER_US, now_us), blind, "{rests_us} {due_us} {now_us}");
+            assert_eq!(awake.lag_us() >= 20_000, blind);
+            awake.was_blind(TIMER_US, 10_000_000);
+            assert!(awake.lag_us() < 100);
         }
     }
 

@@ -107,6 +107,9 @@ impl Four {
             while let Some(effect) = ordering.next_effect() {
                 if let Effect::Execute(sequence, batch) = effect {
                     executed.push((sequence, batch.digest()));
+                    if sequence.is_multiple_of(WINDOW) {
+                        ordering.checkpoint(state_at(sequence, batch.digest()));
+                    }
                 }
             }
         };
@@ -431,4 +434,20 @@ fn a_copy_that_comes_with_the_execution_is_not_kept() {
     }
     four.submit(1, &[3]);
     assert_eq!(four.cores[3].ordering.pooled(), 0);
+}
+
+/// Its log holds a checkpoint, which comes out again while it is read and is not synced once more.
+#[test]
+fn a_replica_that_read_its_log_suspects_in_time() {
+    let mut four = Four::new();
+    for identity in 1..=WINDOW as u8 + 4 {
+        four.submit(identity, &ALL);
+        four.run(&ALL, 10);
+    }
+    REST.iter().for_each(|at| four.restart(*at));
+    four.run(&ALL, 200);
+    let count = four.cores[1].executed.len();
+    four.submit(100, &REST);
+    four.run(&REST, 300);
+    four.assert_executed(&REST, count + 1);
 }

@@ -87,6 +87,8 @@ pub(super) struct Look {
     pub(super) now_us: u64,
     /// This replica stood still since the last look.
     pub(super) blind: bool,
+    /// How late this replica itself was lately, us.
+    pub(super) lag_us: u64,
     /// Another replica leads, and this one takes part without being behind.
     pub(super) judges: bool,
     /// Something waits to be executed.
@@ -185,7 +187,9 @@ impl Expect {
 
     /// How long a pause may be, us.
     fn patience_us(&self) -> u64 {
-        (PATIENCE * self.pause_us).clamp(self.timer_us / LEAST_PATIENCE, self.timer_us)
+        let lag_us = self.last.map_or(0, |last| last.lag_us).min(self.timer_us / 2);
+        let least_us = self.timer_us / LEAST_PATIENCE;
+        ((PATIENCE * self.pause_us).max(least_us) + lag_us).min(self.timer_us)
     }
 
     /// A bundle of this size that waited here was executed.

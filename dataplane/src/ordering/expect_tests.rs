@@ -31,6 +31,7 @@ impl Leader {
             let look = Look {
                 now_us: *now_us,
                 blind: self.blind,
+                lag_us: 0,
                 judges: true,
                 waits: true,
                 idle_since_us: (idle && self.pause_us > 0).then_some(since_us),

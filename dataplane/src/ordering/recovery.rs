@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::Effect;
 use super::Ordering;
+use super::awake::Awake;
 use super::batch::Batch;
 use super::change::Leading;
 use super::checkpoint::{Certificate, Statement};
@@ -139,6 +140,8 @@ impl Ordering {
     /// The log is read: goes on where it ended.
     pub fn start(&mut self, now: Now) {
         let me = self.me;
+        // What came out while the log was read stands in it.
+        self.watch.awake = Awake::default();
         self.accepted = self.accepted.max(self.executed).max(self.stable.sequence());
         while self.slots.get(&(self.accepted + 1)).is_some_and(Slot::has_own_q) {
             self.accepted += 1;

@@ -309,6 +309,7 @@ impl Ordering {
         self.watch.expect.look(Look {
             now_us: now.mono_us,
             blind: self.watch.blind,
+            lag_us: self.watch.awake.lag_us(),
             judges: self.judges(),
             waits: self.pool.len() > 0,
             idle_since_us,
