@@ -111,7 +111,7 @@ fn a_source_that_lies_is_found_out() {
     load.wait_more(20);
     until("it votes again", || cluster.status(LOST).is_some_and(|status| !status.abstains));
     let acknowledged = load.stop();
-    check(&mut cluster, &[0, 2, 3], &acknowledged);
+    check(&cluster, &[0, 2, 3], &acknowledged);
     let status = cluster.status(LOST).unwrap();
     let lies = |name: &str| name.contains("wrong_piece") || name.contains("bad_signature") || name.contains("stalled");
     let seen: Vec<_> = status.counters.iter().filter(|(name, value)| lies(name) && *value > 0).collect();
@@ -140,7 +140,7 @@ fn all_start_again_from_snapshots_and_what_is_left_of_their_logs() {
     assert!(cluster.log_text(1).contains("is damaged and was moved aside"), "{}", cluster.log_text(1));
     load.wait_more(40);
     let acknowledged = load.stop();
-    check(&mut cluster, &ALL, &acknowledged);
+    check(&cluster, &ALL, &acknowledged);
 }
 
 /// Without its snapshots a replica cannot make its state from what is left of its log.

@@ -293,9 +293,9 @@ impl Adversary {
                 let offer = message::access::<message::Offer>(body).ok()?;
                 let (mut digest, mut bytes) = (offer.digest, offer.bytes.to_native());
                 if self.random.chance(500) {
-                    digest[3] ^= 1
+                    digest[3] ^= 1;
                 } else {
-                    bytes += 1
+                    bytes += 1;
                 }
                 let certificate = match self.random.chance(300) {
                     true => forged(self.random.between(1, 1_000)).bytes(),

@@ -90,7 +90,7 @@ fn any_flipped_bit_sends_the_start_to_the_snapshot_before() {
         fs::write(&path, bytes).unwrap();
         let (shelf, damaged) = load(dir.path(), GENESIS).unwrap();
         assert_eq!(shelf.all().iter().map(Kept::sequence).collect::<Vec<_>>(), [64], "byte {at}");
-        assert_eq!(damaged, [path.clone()], "byte {at}");
+        assert_eq!(damaged, std::slice::from_ref(&path), "byte {at}");
         fs::remove_file(path.with_extension("damaged")).unwrap();
     }
     for length in [0, 100, HEADER_BYTES, whole.len() - 1] {

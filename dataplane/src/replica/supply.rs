@@ -66,10 +66,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell: &mut impl Shell<D>,
     ) -> Result<(), NodeError> {
         let mut decided: Vec<Vote> = Vec::new();
-        if first <= self.snapshots.shelf.covers() {
+        let is_dropped = first <= self.log.dropped_below();
+        if is_dropped || first <= self.snapshots.shelf.offers() {
             self.offer(to, shell);
         }
-        if first <= self.log.dropped_below() {
+        if is_dropped {
             return Ok(());
         }
         let last = first.saturating_add(CATCH_UP_PAGE - 1);

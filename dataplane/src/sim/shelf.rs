@@ -11,6 +11,9 @@ use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::transfer::{self, Durable, Hasher, Kept, PIECE_BYTES, Shelf};
 use crate::types::Sequence;
 
+/// What a start goes on from: a snapshot, and its history.
+pub(super) type Resumed = (Arc<[u8]>, MemoryStore);
+
 /// A snapshot that is being written.
 pub(super) struct Saving {
     pub(super) statement: Statement,
@@ -68,7 +71,7 @@ impl SimShelf {
     }
 
     /// What a start finds: the snapshots that are whole, the newest that is certified and its history, and how many were damaged.
-    pub(super) fn load(&mut self) -> (Shelf, Option<(Arc<[u8]>, MemoryStore)>, usize) {
+    pub(super) fn load(&mut self) -> (Shelf, Option<Resumed>, usize) {
         let before = self.snapshots.len();
         self.snapshots.retain(|_, (kept, image)| {
             let mut hasher = Hasher::default();

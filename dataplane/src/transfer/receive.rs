@@ -328,7 +328,7 @@ impl Receiver {
             return;
         };
         let tree = match old {
-            Some(old) if old.next == store.staged() => old.tree,
+            Some(old) if old.next == store.staged() && old.next <= offer.certificate.statement().size => old.tree,
             _ => {
                 store.unstage();
                 tree.clone()

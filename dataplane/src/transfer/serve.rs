@@ -96,6 +96,12 @@ impl Shelf {
         certified.nth(SNAPSHOTS_KEPT - 1).map_or(0, Kept::sequence)
     }
 
+    /// Who is behind this is offered the snapshots, whether or not the own log would reach back.
+    pub fn offers(&self) -> Sequence {
+        let mut certified = self.kept.iter().rev().filter(|kept| kept.certificate.is_some());
+        certified.nth(SNAPSHOTS_KEPT - 1).map_or(0, Kept::sequence)
+    }
+
     /// The snapshot of a checkpoint, if it may be offered.
     pub fn get(&self, sequence: Sequence) -> Option<&Kept> {
         self.kept.iter().find(|kept| kept.sequence() == sequence && kept.certificate.is_some())

@@ -365,8 +365,12 @@ fn the_shelf_keeps_two_that_are_certified() {
     assert_eq!(shelf.covers(), 0);
     shelf.is_durable();
     assert_eq!(shelf.covers(), 64);
+    let mut later = shelf.clone();
+    let bare = Kept { durable: Durable::No, ..kept(256, true) };
+    assert_eq!(later.put(bare), [64]);
+    assert_eq!((later.covers(), later.offers()), (0, 192), "what is not on the disk yet is offered all the same");
     assert_eq!(shelf.put(kept(256, true)), [64]);
-    assert_eq!(shelf.covers(), 192);
+    assert_eq!((shelf.covers(), shelf.offers()), (192, 192));
     assert!(shelf.get(256).is_some());
     shelf.check(|certificate| certificate.sequence() < 256);
     assert!(shelf.get(256).is_none());
