@@ -168,7 +168,9 @@ pub const MAX_STAGED: usize = 8192;
 /// The size of a segment unless the local setting `segment_bytes` says otherwise.
 pub const DEFAULT_SEGMENT_BYTES: u32 = 32 * 1024 * 1024;
 /// The smallest segment; production uses 4 MiB or more.
-pub const MIN_SEGMENT_BYTES: u32 = 16 * 1024;
+pub const MIN_SEGMENT_BYTES: u32 = 1024 * 1024;
+/// The smallest segment in simulations, whose logs are truncated within a short run.
+pub const SIMULATED_SEGMENT_BYTES: u32 = 16 * 1024;
 /// The largest segment.
 pub const MAX_SEGMENT_BYTES: u32 = 1024 * 1024 * 1024;
 

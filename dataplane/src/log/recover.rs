@@ -9,7 +9,7 @@ use super::error::{Damage, LogError};
 use super::format::{BLOCK, FIRST, Found, Synced, check_segment, parse};
 use super::read::{Cursor, Index};
 use super::starts::Starts;
-use super::{Durable, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Place, Record};
+use super::{Durable, MAX_SEGMENT_BYTES, Place, Record, SIMULATED_SEGMENT_BYTES};
 use crate::types::Digest;
 
 /// A log that is ready to go on, and what its start found.
@@ -65,7 +65,7 @@ pub fn recover<T: Record, D: Device>(
 }
 
 fn check_segment_bytes(segment_bytes: u32) -> Result<(), LogError> {
-    let allowed = (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes);
+    let allowed = (SIMULATED_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes);
     if allowed && segment_bytes.is_multiple_of(BLOCK as u32) {
         Ok(())
     } else {

@@ -526,8 +526,8 @@ fn an_unknown_record_is_named() {
 
 #[test]
 fn settings_out_of_bounds_are_refused() {
-    for bytes in [0, MIN_SEGMENT_BYTES - BLOCK as u32, MIN_SEGMENT_BYTES + 1, MAX_SEGMENT_BYTES + BLOCK as u32] {
-        let disk = SimDisk::new(1, GENESIS, MIN_SEGMENT_BYTES);
+    for bytes in [0, SIMULATED_SEGMENT_BYTES - BLOCK as u32, MIN_SEGMENT_BYTES + 1, MAX_SEGMENT_BYTES + BLOCK as u32] {
+        let disk = SimDisk::new(1, GENESIS, SIMULATED_SEGMENT_BYTES);
         let error = recover::<Item, _>(disk, GENESIS, bytes, |_| {}).map(|_| ()).unwrap_err();
         assert!(matches!(error, LogError::BadSegmentBytes(_)), "{bytes}");
     }

@@ -25,7 +25,7 @@
 //! Good periods teach: the expected pause goes to their mean pause, down by an eighth of the difference, up by a 32nd and in one
 //! view to no more than twice what it was at its beginning (nor can a leader that gets slower little by little teach a cluster that
 //! to be slow is normal). The expected rate goes up by an eighth, and in periods with a backlog down by a 64th and to no less than half. Before
-//! anything is known, a 32nd of the timer and one full batch in each timer are expected.
+//! anything is known, a 64th of the timer and one full batch in each timer are expected.
 //!
 //! Whenever a leader was replaced for being slow, expectations fall: the pause doubles, the rate halves, and so does the
 //! grace double, up to [`MOST_FALLS`] times, until leaders are good again: [`FORGIVEN`] good periods take back one doubling of the grace.
@@ -64,7 +64,7 @@ const PATIENCE: u64 = 4;
 const LEAST_PATIENCE: u64 = 16;
 
 /// The pause that is expected at first, as a part of the timer.
-const ASSUMED_PAUSE: u64 = 32;
+const ASSUMED_PAUSE: u64 = 64;
 
 /// The rate with a backlog is to be at least this part of the best that is known. It depends on the kind of operations, too.
 const RATE: u64 = 8;

@@ -120,7 +120,10 @@ impl Ordering {
                 self.standing.signs(statement.sequence);
                 self.replay_checkpoint(statement);
             }
-            Record::Stable(certificate) => self.stabilise(Arc::clone(certificate)),
+            Record::Stable(certificate) => {
+                self.logged_stable = self.logged_stable.max(certificate.sequence());
+                self.stabilise(Arc::clone(certificate));
+            }
             Record::Voted { view, sequence, time_ms } => {
                 self.standing.says(*view, *sequence);
                 self.proposed_ms = self.proposed_ms.max(*time_ms);

@@ -11,7 +11,7 @@
 //!   that counts leaves before q replicas, itself among them, have told what they know, and what it staged meanwhile is no vote yet.
 //! * A stable checkpoint carries its own signature, and its log does not have what it signed.
 //!
-//! * It resumed a snapshot whose certificate carries its own signature, and its log, which lost nothing before, does not have that either.
+//! * It resumed a snapshot whose certificate carries its own signature, and its log has neither what it signed nor the certificate.
 //!
 //! The last three find what others still know: peers forget what they heard when they restart, and they hear PREPAREs and
 //! VIEW-CHANGEs alone. A disk that was set back unnoticed makes its replica one of the f faulty ones, as the model has it; an operator who
@@ -84,8 +84,6 @@ pub(super) struct Standing {
     said_at_start: (View, Sequence),
     /// The highest checkpoint that this replica signed.
     signed: Sequence,
-    /// Whether the log says that records before it were lost.
-    has_lost: bool,
     /// The last (view, sequence) that each peer voted on, as far as it was heard here.
     heard: Vec<(View, Sequence)>,
     /// The leader fills up to here with null batches.
@@ -109,7 +107,6 @@ impl Standing {
             said: (0, 0),
             said_at_start: (0, 0),
             signed: 0,
-            has_lost: false,
             heard: vec![(0, 0); n],
             fill_until: 0,
             fill_at_us: vec![0; n],
@@ -156,7 +153,6 @@ impl Ordering {
             return;
         }
         self.standing.rejoin = Some(Rejoin::default());
-        self.standing.has_lost = true;
         // Asked for, not begun: it is proved by others, or asked for again.
         self.view -= u64::from(!self.active && self.view > 0);
         self.active = false;
@@ -250,11 +246,10 @@ impl Ordering {
         }
     }
 
-    /// The snapshot that a start resumed has the own signature, of which the log knows nothing though it lost nothing before: it was set
-    /// back.
+    /// The snapshot that a start resumed has the own signature, and the log knows neither that nor the certificate: it was set back.
     pub(super) fn notice_older_log(&mut self, certificate: &super::checkpoint::Certificate) {
         let is_signed_here = certificate.signatures.iter().any(|(replica, _)| *replica == self.me);
-        if !self.standing.has_lost && self.has_forgotten(certificate.sequence(), is_signed_here) {
+        if self.has_forgotten(certificate.sequence(), is_signed_here) {
             self.abstain();
         }
     }

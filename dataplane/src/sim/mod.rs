@@ -16,6 +16,8 @@
 //!    write which they acknowledge, where one more faulty replica is to be borne: until it notices, nothing is
 //!    expected of a replica on such a disk, and then it must come back (`disks`). Disks that cannot be read: the replica ends, and
 //!    comes back once they can. Full disks, one or all: nobody ends. Half of the faults hit whoever leads.
+//!    In many runs snapshots are taken often and the log's segments are so small that it is truncated again and again, and machines
+//!    stay down for so long that they must take history and state from the others (`shelf`); snapshots are lost and damaged like logs.
 //! 3. **Convergence.** Faults stop, replicas come back, except Byzantine ones (who go on) and some that stay down, at most f
 //!    together; or one disk stays full. Then every submitted bundle and read of a correct client must get its result, the full disk gets room
 //!    and its replica goes on in the same life, and all correct replicas that are up must

@@ -190,7 +190,7 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
         Kind::Stable => encode(&Stable { certificate: rng.bytes(400) }, &mut out),
         Kind::Relay => encode(&Relay { bundle: wire_bundle(rng) }, &mut out),
         Kind::Offer => {
-            encode(&Offer { certificate: rng.bytes(400), bytes: rng.number(), digest: rng.array() }, &mut out)
+            encode(&Offer { certificate: rng.bytes(400), bytes: rng.number(), digest: rng.array() }, &mut out);
         }
         Kind::FetchPieces => encode(
             &FetchPieces {

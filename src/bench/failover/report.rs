@@ -168,10 +168,7 @@ impl FaultReport {
     pub fn succession(&self) -> String {
         let Self { replaced, repetitions, .. } = self;
         match (self.what, replaced) {
-            (Fault::Slow, 0) => {
-                "not once replaced: a leader that is merely slow keeps the lead as long as it gets something done"
-                    .to_owned()
-            }
+            (Fault::Slow, 0) => "not once replaced in the time that it was slow: it got enough done".to_owned(),
             _ => format!("another replica led after {replaced} of {repetitions}"),
         }
     }
