@@ -191,8 +191,8 @@ settings! {
         /// With less than so much free where its data lies it takes no new writes; everything else goes on. More than two log
         /// segments should fit. 0: it takes writes until the disk is full, and then ends.
         low_space_mib = 512, 0..=1_073_741_824, "MiB";
-        /// It supplies replicas that are behind the log with at most so much history and state in a second.
-        transfer_mib_s = 512, 1..=65_536, "MiB/s";
+        /// For replicas that are behind the log it reads at most so much history and state in a second, to hash or to supply it.
+        transfer_mib_s = 64, 1..=65_536, "MiB/s";
     }
 }
 

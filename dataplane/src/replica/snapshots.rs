@@ -30,9 +30,6 @@ use crate::wire::message::{self, ArchivedOffer, ArchivedPiece, ArchivedPieces, F
 /// Answers to questions for pieces in a turn; while something is being ordered one.
 const ANSWERS_A_TURN: usize = 4;
 
-/// Hashing pieces takes so many times as long as sending as many bytes, so it counts so many times.
-const HASH_COST: usize = 4;
-
 /// Snapshots that may be on their way to the disk at a time; what is due beyond them is left out.
 const SAVING: usize = 2;
 
@@ -380,7 +377,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     if hashes.is_empty() {
                         continue;
                     }
-                    let read = HASH_COST * hashes.len() * PIECE_BYTES;
+                    let read = hashes.len() * PIECE_BYTES;
                     message::encode(&message::Pieces { sequence, of_state, first, hashes }, &mut self.body);
                     (Kind::Pieces, read)
                 }

@@ -27,7 +27,7 @@
 //!
 //! # Limits
 //! A source answers [`MAX_ASKED`] questions of one peer at a time, and a few in a turn, fewer while something is being ordered; bytes in a second by the
-//! setting `transfer_mib_s`. A receiver has [`ASKED_OF_ONE`] questions open with one source, and [`AHEAD`] pieces of
+//! setting `transfer_mib_s`, which counts what is read to be hashed as well. A receiver has [`ASKED_OF_ONE`] questions open with one source, and [`AHEAD`] pieces of
 //! history that wait for those before them; of the snapshot it holds as many bytes as f+1 said it has.
 //!
 //! Sources: Castro & Liskov, "Practical Byzantine Fault Tolerance and Proactive Recovery" (TOCS 2002), 5.3; Bessani et al., "On the Efficiency of Durable State
@@ -50,7 +50,7 @@ use crate::wire::limits::MAX_PIECES;
 pub use crate::wire::limits::PIECE_BYTES;
 
 /// Hashes of pieces of history in one answer.
-pub const HASHES_AT_ONCE: u64 = 8;
+pub const HASHES_AT_ONCE: u64 = 4;
 
 /// Pieces of history that a receiver knows the hashes of ahead of what it has.
 pub const AHEAD: usize = 64;
