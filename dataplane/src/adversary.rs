@@ -284,7 +284,8 @@ impl Adversary {
             return None;
         }
         let mut out = Vec::new();
-        if self.random.chance(300) {
+        // Whoever lies about what it has is not asked for it.
+        if self.random.chance(if kind == Kind::Offer { 800 } else { 300 }) {
             out.extend_from_slice(body);
             return Some(out);
         }

@@ -46,6 +46,10 @@ pub(crate) enum Mutant {
     BearsSlowness,
     /// A leader that passes over a client is not suspected.
     BearsUnfairness,
+    /// Pieces of history and state are used without being held against their hashes.
+    BelievesPieces,
+    /// A snapshot and hashes that one replica alone vouches for are believed.
+    OneVoucher,
     /// A VIEW-CHANGE is said to conceal votes that a stable checkpoint has made needless.
     AccusesRashly,
 }

@@ -70,6 +70,8 @@ mod world;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transfers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

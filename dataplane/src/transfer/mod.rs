@@ -20,7 +20,7 @@
 //!   be rebuilt from the own disk.
 //!
 //! # Sources that lie or stall
-//! A piece that does not hash to what f+1 said, and a hash that differs from it, is misbehaviour, reported and asked of another. A source that
+//! A piece that does not hash to what f+1 said, and a hash or an offer that differs from theirs, is misbehaviour, reported and asked of another. A source that
 //! leaves a question unanswered for [`STALL_US`] is left alone for a while, twice as long each time, and counted. Where a source has no such
 //! snapshot any more it offers what it has; a transfer whose snapshot fewer than f+1 offer goes on with the newest that they do,
 //! and keeps the history that it has.

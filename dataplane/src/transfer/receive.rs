@@ -13,6 +13,7 @@ use crate::history::entry::EntryView;
 use crate::history::store::{EntryStore, StoreError};
 use crate::history::tree::HistoryTree;
 use crate::ordering::checkpoint::Certificate;
+use crate::ordering::mutants::{self, Mutant};
 use crate::state::Entries;
 use crate::types::{Digest, EntryIndex, ReplicaId, Sequence, TimeMs};
 use crate::wire::error::Misbehaviour;
@@ -227,7 +228,7 @@ impl Receiver {
         }
         let source = &mut self.sources[from.index()];
         source.open = source.open.saturating_sub(1);
-        if sha256(&[bytes]) != wanted.hash {
+        if sha256(&[bytes]) != wanted.hash && !mutants::on(Mutant::BelievesPieces) {
             wanted.state = Progress::Idle;
             wanted.wrong |= 1 << from.0;
             let what = if of_state { "state" } else { "history" };
@@ -293,6 +294,11 @@ impl Receiver {
         self.sources.iter_mut().for_each(|source| source.open = 0);
     }
 
+    /// So many must say the same to be believed: one of them is correct.
+    fn needed(&self) -> usize {
+        if mutants::on(Mutant::OneVoucher) { 1 } else { self.size.one_correct() }
+    }
+
     /// Peers that offer this very snapshot, a bit each.
     fn vouchers(&self, offer: &Offered) -> u32 {
         let vouches = |source: &Source| source.offers.iter().any(|other| other.is(offer));
@@ -302,7 +308,7 @@ impl Receiver {
 
     /// Chooses what to take: what is being taken as long as f+1 offer it, else the newest that f+1 do.
     fn choose<S: EntryStore>(&mut self, executed: Sequence, tree: &HistoryTree, store: &mut S) {
-        let one_correct = self.size.one_correct() as u32;
+        let one_correct = self.needed() as u32;
         if let Some(target) = &self.target {
             if matches!(target.part, Part::Whole) {
                 return;
@@ -334,6 +340,14 @@ impl Receiver {
                 tree.clone()
             }
         };
+        let statement = *offer.certificate.statement();
+        for (peer, source) in self.size.replicas().zip(&self.sources) {
+            let differs = |other: &Offered| *other.certificate.statement() == statement && !other.is(&offer);
+            if source.offers.iter().any(differs) {
+                let what = Misbehaviour::WrongPiece { sequence: statement.sequence, what: "state" };
+                self.acts.push_back(Act::Report(peer, what));
+            }
+        }
         let next = tree.size();
         if next > offer.certificate.statement().size {
             // Not possible with at most f Byzantine replicas.
@@ -435,7 +449,7 @@ impl Receiver {
 
     /// Believes the hashes that f+1 say alike, and asks for the next ones.
     fn learn_hashes(&mut self, now_us: u64, store: &impl EntryStore) {
-        let one_correct = self.size.one_correct();
+        let one_correct = self.needed();
         let Some(Target { offer, part: Part::History(history), .. }) = &self.target else { return };
         let vouchers = self.vouchers(offer);
         let (sequence, end) = (offer.sequence(), offer.certificate.statement().size);
