@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::checker::{Load, check};
+use support::checker::{Load, check_back};
 use support::{Cluster, until};
 
 const ALL: [usize; 4] = [0, 1, 2, 3];
@@ -41,21 +41,6 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// It is one of the cluster again, and counts: with another replica down the work goes on, which takes its votes.
-fn votes_again(cluster: &mut Cluster, load: Load) {
-    until(&format!("replica {LOST} votes again; it printed {}", cluster.log_text(LOST)), || {
-        cluster.status(LOST).is_some_and(|status| !status.abstains)
-    });
-    cluster.wait_linked(&ALL);
-    load.wait_more(20);
-    cluster.kill(3);
-    load.wait_more(50);
-    cluster.restart(3);
-    cluster.wait_linked(&ALL);
-    let acknowledged = load.stop();
-    check(cluster, &ALL, &acknowledged);
-}
-
 /// Spoils the log of a replica of a working cluster in some way; `parts` is what it says.
 fn loses(spoil: impl Fn(&Cluster), parts: &[&str], keeps: bool) {
     let mut cluster = Cluster::start();
@@ -72,7 +57,7 @@ fn loses(spoil: impl Fn(&Cluster), parts: &[&str], keeps: bool) {
     let aside = cluster.home(LOST).join("data/log.set-aside-1");
     assert_eq!(aside.exists(), keeps);
     assert!(!keeps || fs::read(aside.join("00000000.seg")).ok() == spoiled, "what was found is kept as it was");
-    votes_again(&mut cluster, load);
+    check_back(&mut cluster, LOST, load);
 }
 
 #[test]
@@ -117,7 +102,7 @@ fn a_disk_that_was_set_back() {
     copy(&earlier, &data);
     cluster.restart(LOST);
     until("it notices", || cluster.log_text(LOST).contains("its disk was set back"));
-    votes_again(&mut cluster, load);
+    check_back(&mut cluster, LOST, load);
 }
 
 /// The operator knows that a disk cannot be trusted. Then nothing is asked, and nothing is deleted.
@@ -144,7 +129,7 @@ fn an_operator_says_so() {
     assert!(code == Some(0) && text.contains("no log to keep"), "{text}");
     cluster.restart(LOST);
     until("it abstains", || cluster.status(LOST).is_some_and(|status| status.abstains));
-    votes_again(&mut cluster, load);
+    check_back(&mut cluster, LOST, load);
 }
 
 /// The leader's disk is lost in an idle cluster: null batches take it to where it may vote.

@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 
-use support::checker::{Load, check};
+use support::checker::{Load, check, check_back};
 use support::{Cluster, until};
 
 const ALL: [usize; 4] = [0, 1, 2, 3];
@@ -46,21 +46,6 @@ fn write_until_truncated(cluster: &Cluster, replicas: &[usize]) {
     });
 }
 
-/// It is one of the cluster again, with all of the history, and counts: with another replica down the work goes on.
-fn is_back(cluster: &mut Cluster, load: Load) {
-    until(&format!("replica {LOST} votes; it printed {}", cluster.log_text(LOST)), || {
-        cluster.status(LOST).is_some_and(|status| !status.abstains)
-    });
-    cluster.wait_linked(&ALL);
-    load.wait_more(20);
-    cluster.kill(3);
-    load.wait_more(50);
-    cluster.restart(3);
-    cluster.wait_linked(&ALL);
-    let acknowledged = load.stop();
-    check(cluster, &ALL, &acknowledged);
-}
-
 #[test]
 fn an_emptied_disk_is_filled_with_history_and_state_under_load() {
     let mut cluster = start();
@@ -74,7 +59,7 @@ fn an_emptied_disk_is_filled_with_history_and_state_under_load() {
     until(&format!("it takes the state; it printed {}", cluster.log_text(LOST)), || {
         cluster.log_text(LOST).contains("the state of sequence")
     });
-    is_back(&mut cluster, load);
+    check_back(&mut cluster, LOST, load);
 }
 
 #[test]
@@ -91,7 +76,7 @@ fn one_that_was_down_for_long_goes_on_where_a_transfer_broke_off() {
         cluster.kill(LOST);
     }
     cluster.restart(LOST);
-    is_back(&mut cluster, load);
+    check_back(&mut cluster, LOST, load);
 }
 
 #[test]
@@ -153,5 +138,5 @@ fn snapshots_that_are_gone_are_taken_from_the_others() {
     fs::remove_dir_all(data(&cluster, LOST).join("state")).unwrap();
     cluster.restart(LOST);
     until("it abstains", || cluster.log_text(LOST).contains("it abstains from voting"));
-    is_back(&mut cluster, load);
+    check_back(&mut cluster, LOST, load);
 }

@@ -122,3 +122,21 @@ pub fn check(cluster: &Cluster, replicas: &[usize], acknowledged: &[Acknowledged
     ordered.sort_unstable();
     assert!(ordered.windows(2).all(|pair| pair[0].1 <= pair[1].1), "sequences do not follow positions");
 }
+
+/// A replica that lost something is one of the cluster again, with all of the history, and counts: with another one down the work goes
+/// on, which takes its votes.
+pub fn check_back(cluster: &mut Cluster, lost: usize, load: Load) {
+    const ALL: [usize; 4] = [0, 1, 2, 3];
+    let other = if lost == 3 { 1 } else { 3 };
+    super::until(&format!("replica {lost} votes again; it printed {}", cluster.log_text(lost)), || {
+        cluster.status(lost).is_some_and(|status| !status.abstains)
+    });
+    cluster.wait_linked(&ALL);
+    load.wait_more(20);
+    cluster.kill(other);
+    load.wait_more(50);
+    cluster.restart(other);
+    cluster.wait_linked(&ALL);
+    let acknowledged = load.stop();
+    check(cluster, &ALL, &acknowledged);
+}

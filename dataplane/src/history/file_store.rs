@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::store::{EntryStore, StoreError, bisect};
-use crate::state::Entries;
+use crate::state::{Entries, run_of};
 use crate::types::{Digest, EntryIndex, TimeMs};
 use crate::wire::limits::MAX_ENTRY;
 
@@ -360,13 +360,13 @@ impl Entries for FileStore {
         }
         let whole = length >= bytes || first + taken as u64 == end;
         let (Some(head), Some(tail), true) = (records.first(), records.get(taken.wrapping_sub(1)), whole) else {
-            return one_by_one(self, first, end, bytes);
+            return run_of(self, first, end, bytes);
         };
         let segment = head.at / self.segment_bytes;
         let span = (tail.at + u64::from(tail.length)).checked_sub(head.at);
         let span = span.filter(|span| *span == (length - 4 * taken) as u64 && tail.at / self.segment_bytes == segment);
         let Some(span) = span.filter(|_| self.has_segment(segment)) else {
-            return one_by_one(self, first, end, bytes);
+            return run_of(self, first, end, bytes);
         };
         let mut held = vec![0; span as usize];
         self.with_segment(segment, |file| file.read_exact_at(&mut held, head.at % self.segment_bytes)).ok()?;
@@ -382,19 +382,6 @@ impl Entries for FileStore {
         }
         Some((run, taken as u64))
     }
-}
-
-/// [`Entries::run`] entry by entry.
-fn one_by_one(store: &FileStore, first: EntryIndex, end: EntryIndex, bytes: usize) -> Option<(Vec<u8>, u64)> {
-    let mut run = Vec::with_capacity(bytes);
-    let mut next = first;
-    while next < end && run.len() < bytes {
-        let entry = store.entry(next)?;
-        run.extend_from_slice(&(entry.len() as u32).to_le_bytes());
-        run.extend_from_slice(&entry);
-        next += 1;
-    }
-    (next > first).then_some((run, next - first))
 }
 
 impl EntryStore for FileStore {

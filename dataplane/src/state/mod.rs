@@ -47,16 +47,26 @@ pub trait Entries {
     /// Entries from `first` on, each with its length (u32, little-endian) before it, until there are `bytes` or more, or the next
     /// one is `end`; and how many they are. `None` where there is none, or one of them cannot be read.
     fn run(&self, first: EntryIndex, end: EntryIndex, bytes: usize) -> Option<(Vec<u8>, u64)> {
-        let mut run = Vec::with_capacity(bytes);
-        let mut next = first;
-        while next < end && run.len() < bytes {
-            let entry = self.entry(next)?;
-            run.extend_from_slice(&(entry.len() as u32).to_le_bytes());
-            run.extend_from_slice(&entry);
-            next += 1;
-        }
-        (next > first).then_some((run, next - first))
+        run_of(self, first, end, bytes)
     }
+}
+
+/// [`Entries::run`], entry by entry.
+pub(crate) fn run_of<E: Entries + ?Sized>(
+    entries: &E,
+    first: EntryIndex,
+    end: EntryIndex,
+    bytes: usize,
+) -> Option<(Vec<u8>, u64)> {
+    let mut run = Vec::with_capacity(bytes);
+    let mut next = first;
+    while next < end && run.len() < bytes {
+        let entry = entries.entry(next)?;
+        run.extend_from_slice(&(entry.len() as u32).to_le_bytes());
+        run.extend_from_slice(&entry);
+        next += 1;
+    }
+    (next > first).then_some((run, next - first))
 }
 
 /// What the origin of an operation may do, judged from replicated roles at its position.
