@@ -477,8 +477,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// Appends the built entry to store and tree.
     fn append(&mut self) -> Result<EntryIndex, ExecutionError> {
-        let index = self.store.append(&self.entry, self.time_ms)?;
-        self.tree.append(&self.entry);
+        let nodes = self.tree.append(&self.entry);
+        let index = self.store.append(&self.entry, self.time_ms, &nodes)?;
         self.grown = self.grown.saturating_add(self.entry.len() as u64 + image::ENTRY_GROWTH);
         Ok(index)
     }
