@@ -14,5 +14,6 @@
 
 pub mod entry;
 mod file_store;
+pub mod proof;
 pub mod store;
 pub mod tree;
