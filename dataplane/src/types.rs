@@ -206,6 +206,8 @@ codes! {
     TWIN_FULL = 305, "twin full";
     /// The query is not known to this application.
     BAD_QUERY = 306, "bad query";
+    /// What should be proved absent is there.
+    EXISTS = 320, "it exists";
     /// The deadline passed before the request was executed.
     EXPIRED = 400, "deadline passed";
     /// The number lies below the session's window; its reply is no longer kept.

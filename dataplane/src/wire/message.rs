@@ -345,6 +345,8 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+pub use super::proofs::*;
+
 /// How is the replica?
 #[derive(Archive, Serialize, Clone, PartialEq, Debug)]
 #[rkyv(derive(Debug))]
@@ -582,6 +584,9 @@ messages! {
     Answer, |m| Ok(m.body.len());
     StatusQuery, |_m| Ok(0);
     StatusAnswer, |m| check_status_answer(m);
+    Prove, |m| list("bytes of a name", &m.name, MAX_QUERY);
+    Proof, |m| Ok(m.body.len());
+    Cosignature, |_m| Ok(0);
 }
 
 /// Votes travel under two kinds, so they are not a [`Message`] of one: the frame's kind says which.

@@ -28,6 +28,7 @@ pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod message;
+mod proofs;
 
 #[cfg(test)]
 mod tests;
