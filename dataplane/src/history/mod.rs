@@ -16,6 +16,11 @@
 pub mod cosign;
 pub mod entry;
 mod file_store;
+pub mod note;
 pub mod proof;
+pub mod slot_leaf;
 pub mod store;
+pub mod tiles;
+pub mod tlog_policy;
+pub mod tlog_proof;
 pub mod tree;
