@@ -565,6 +565,19 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         (&self.tree, &mut self.store)
     }
 
+    /// The entries.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The last STATE entry, and whether it is a checkpoint's, while the state is still the one that it names.
+    pub fn stated(&self) -> Option<(EntryIndex, bool)> {
+        let (entry, _) = self.last_state.filter(|_| !self.bundle_since_state)?;
+        let bytes = self.store.entry(entry)?;
+        let EntryView::State(state) = EntryView::decode(&bytes).ok()? else { return None };
+        Some((entry, state.absence_root.is_some()))
+    }
+
     /// The application, for reading.
     pub fn application(&self) -> &A {
         &self.application

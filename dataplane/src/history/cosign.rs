@@ -192,6 +192,11 @@ impl Cosigner {
         self.free_at_us = now_us + self.interval_us;
     }
 
+    /// Whether something came since certificates were last looked for.
+    pub fn has_news(&self) -> bool {
+        self.is_new
+    }
+
     /// When [`Cosigner::choose`] or [`Cosigner::tells_again`] may have something, us.
     pub fn due_us(&self) -> u64 {
         let choose = if self.waiting.is_empty() || self.is_staged { u64::MAX } else { self.free_at_us };

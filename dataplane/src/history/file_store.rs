@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::proof::NodeHashes;
 use super::store::{EntryStore, StoreError, bisect};
 use super::tree::{HistoryTree, node_count, node_position};
 use crate::state::{Entries, run_of};
@@ -443,14 +444,7 @@ impl Entries for FileStore {
     }
 }
 
-impl EntryStore for FileStore {
-    fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError> {
-        self.staged = None;
-        let index = self.size();
-        self.at_tail(|store, tail| store.add(tail, entry, time_ms, nodes))?;
-        Ok(index)
-    }
-
+impl NodeHashes for FileStore {
     fn node(&self, level: u8, index: u64) -> Option<Digest> {
         let position = node_position(level, index)?;
         let written = node_count(self.tail.written);
@@ -463,6 +457,15 @@ impl EntryStore for FileStore {
             None => self.nodes.read_exact_at(&mut node.0, node_offset(position)).ok()?,
         }
         Some(node)
+    }
+}
+
+impl EntryStore for FileStore {
+    fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError> {
+        self.staged = None;
+        let index = self.size();
+        self.at_tail(|store, tail| store.add(tail, entry, time_ms, nodes))?;
+        Ok(index)
     }
 
     fn hold_nodes(&mut self, edge: &HistoryTree) -> Result<bool, StoreError> {

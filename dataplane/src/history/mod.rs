@@ -2,7 +2,7 @@
 //!
 //! * [`entry`]: the bytes of an entry, written once and read in place.
 //! * [`tree`]: the right edge of the tree, so that (size, root) is known after every sequence.
-//! * [`cosign`]: which heads this replica signs, and what certifies one.
+//! * [`cosign`]: which heads this replica signs, and what certifies one; [`notary`] has the keys.
 //! * [`store`]: where the entries are kept: in memory for simulations, in `DIR/history/` for a replica.
 //!
 //! # What is durable when
@@ -16,6 +16,7 @@
 pub mod cosign;
 pub mod entry;
 mod file_store;
+pub mod notary;
 pub mod note;
 pub mod proof;
 pub mod slot_leaf;

@@ -4,7 +4,9 @@ use super::cosign::{Certified, Claim, Head};
 use super::note::{self, CheckpointBody, assemble, cosignature_message, verify_cofactorless};
 use crate::cluster::Cluster;
 use crate::crypto::SecretKey;
+use crate::evidence::Sealed;
 use crate::types::{PublicKey, ReplicaId};
+use crate::wire::frame::Kind;
 
 /// The keys of a replica's log lines and cosignatures, and the members' cosignature keys by index.
 pub struct Notary {
@@ -44,6 +46,12 @@ impl Notary {
         let is_time = i64::try_from(claim.time_s).is_ok();
         let message = cosignature_message(&self.body(claim.head), claim.time_s);
         is_time && verify_cofactorless(key, message.as_bytes(), &claim.signature.0)
+    }
+
+    /// A claim as evidence of what its signer signed.
+    pub fn sealed(&self, replica: ReplicaId, claim: &Claim) -> Sealed {
+        let message = cosignature_message(&self.body(claim.head), claim.time_s);
+        Sealed { kind: Kind::Cosignature, replica, body: message.into_bytes(), signature: claim.signature }
     }
 
     /// The note of a certified head: this replica's log line, then the cosignatures.

@@ -5,22 +5,20 @@ use std::io;
 use std::path::PathBuf;
 
 pub use super::file_store::FileStore;
+use super::proof::NodeHashes;
 use super::tree::{HistoryTree, node_count, node_position};
 use crate::state::Entries;
 use crate::types::{Digest, EntryIndex, TimeMs};
 use crate::wire::limits::MAX_ENTRY;
 
 /// Keeps entries in their order. Positions start at 0 whenever a store is opened; see [`FileStore`].
-pub trait EntryStore: Entries {
+pub trait EntryStore: Entries + NodeHashes {
     /// Appends an entry of agreed time `time_ms`, which is never before that of the entry before, and the nodes of the tree that it
     /// completes. It can be read at once.
     ///
     /// # Errors
     /// Nothing was appended.
     fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError>;
-
-    /// The root of the perfect subtree `index` of `2^level` entries; `None` where there are not so many entries.
-    fn node(&self, level: u8, index: u64) -> Option<Digest>;
 
     /// Hashes of the entries from `first` on, at most `count`.
     fn leaf_hashes(&self, first: EntryIndex, count: u64) -> Vec<Digest> {
@@ -179,6 +177,12 @@ impl Entries for MemoryStore {
     }
 }
 
+impl NodeHashes for MemoryStore {
+    fn node(&self, level: u8, index: u64) -> Option<Digest> {
+        self.nodes.get(usize::try_from(node_position(level, index)?).ok()?).copied()
+    }
+}
+
 impl EntryStore for MemoryStore {
     fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError> {
         if entry.len() > MAX_ENTRY {
@@ -190,10 +194,6 @@ impl EntryStore for MemoryStore {
         self.index.push((self.bytes.len(), time_ms));
         self.nodes.extend_from_slice(nodes);
         Ok(index)
-    }
-
-    fn node(&self, level: u8, index: u64) -> Option<Digest> {
-        self.nodes.get(usize::try_from(node_position(level, index)?).ok()?).copied()
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {

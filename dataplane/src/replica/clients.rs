@@ -102,6 +102,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             Kind::StatusQuery => {
                 message::access::<StatusQuery>(body).map(|query| self.client_status(client, key, query.id.to_native()))
             }
+            Kind::Prove => {
+                message::access::<message::Prove>(body).map(|asked| self.client_proof(client, key, asked, now, shell))
+            }
             _ => Err(Malformed::Direction("this kind of frame")),
         };
         result.map_err(|malformed| {
@@ -114,6 +117,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// A client's connection is gone.
     pub fn on_client_gone(&mut self, client: ClientId) {
         self.reads.forget(client);
+        self.proofs.forget(client);
     }
 
     /// This replica is ending: from now on clients' bundles are refused.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::node::{Node, NodeError, Shell};
 use crate::cluster::Size;
-use crate::crypto::hash::sha256;
 use crate::history::cosign::{Certified, Claim, Cosigner, Finding, Head};
 use crate::history::notary::Notary;
 use crate::history::proof;
@@ -74,13 +73,24 @@ impl Cosigning {
         self.certificate.as_ref().map_or(0, |certificate| certificate.head.size)
     }
 
-    /// When it has something to do, us.
-    pub(super) fn due_us(&self) -> u64 {
-        if self.told.is_some() || self.resumes || self.asked != 0 {
+    /// When it has something to do, us; one that abstains has nothing to promise.
+    pub(super) fn due_us(&self, abstains: bool) -> u64 {
+        if self.told.is_some() || self.asked != 0 {
             return 0;
         }
         let look = if self.cosigner.has_news() { self.look_at_us } else { u64::MAX };
-        self.cosigner.due_us().min(look).min(self.write_by_us.unwrap_or(u64::MAX))
+        let choose = if abstains { u64::MAX } else { self.cosigner.due_us() };
+        choose.min(look)
+    }
+
+    /// When a promise must be written, us.
+    pub(super) fn write_by_us(&self) -> Option<u64> {
+        self.write_by_us
+    }
+
+    /// The log has begun a write, which took all that was staged or not.
+    pub(super) fn wrote(&mut self, took_all: bool, now: Now) {
+        self.write_by_us = self.write_by_us.filter(|_| !took_all).map(|_| now.mono_us + WRITE_WITHIN_US);
     }
 
     /// A promise has waited long enough for another record.
@@ -109,7 +119,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// A promise became durable: now it may be signed.
     pub(super) fn cosigned_durable(&mut self, head: Head, now: Now) {
-        self.cosigning.write_by_us = None;
         if !mutants::on(Mutant::CosignsBeforeSync) {
             self.sign_head(head, now);
         }
@@ -165,7 +174,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn tell_all(&mut self, claim: &Claim, again: bool, shell: &mut impl Shell<D>) {
-        for peer in self.config.agreed.size.replicas().filter(|peer| *peer != self.config.me) {
+        let me = self.config.me;
+        for peer in self.config.agreed.size.replicas().filter(|peer| *peer != me) {
             self.tell(peer, claim, again, shell);
         }
     }
@@ -200,7 +210,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 }
                 Finding::Lie(replica, claim) => {
                     let what = Misbehaviour::WrongCosignature { size: claim.head.size };
-                    self.accuse(replica, &what, self.cosignature_evidence(replica, &claim), now);
+                    let sealed = self.config.notary.sealed(replica, &claim);
+                    self.accuse(replica, &what, vec![sealed], now);
                 }
                 Finding::Diverged(certified) => return Err(self.diverged(&certified)),
             }

@@ -29,6 +29,7 @@
 //! Routes from bundles to connections: pruned to what the core still holds.
 
 mod clients;
+mod cosigning;
 mod counters;
 mod crash;
 mod links;
@@ -37,6 +38,7 @@ mod outbox;
 mod outgoing;
 mod peers;
 pub mod process;
+mod proofs;
 mod reads;
 mod resolver;
 mod snapshot_files;

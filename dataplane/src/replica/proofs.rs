@@ -17,9 +17,9 @@ use super::MAX_WAIT_MS;
 use super::node::{ClientId, Node, Shell};
 use crate::history::proof;
 use crate::history::store::EntryStore;
-use crate::history::tlog_proof;
+use crate::history::tlog_proof::{self, Neighbour, Payload};
 use crate::log::Device;
-use crate::state::{Application, Entries, Located};
+use crate::state::{Application, Located};
 use crate::types::{Code, EntryIndex, Now, PublicKey};
 use crate::wire::frame::Kind;
 use crate::wire::message::{
@@ -90,6 +90,19 @@ impl Asked {
     }
 }
 
+/// What proves a state or an absence under a STATE entry.
+fn state_payload<'a>(what: u8, entry: &'a [u8], located: &'a [Located]) -> Payload<'a> {
+    match located {
+        [slot] if what == ASKS_STATE => {
+            Payload::State { entry, slot: slot.index, leaf: &slot.leaf, path: slot.path.clone() }
+        }
+        slots => {
+            let neighbour = |slot: &'a Located| Neighbour { index: slot.index, leaf: &slot.leaf, path: slot.path.clone() };
+            Payload::Absence { entry, neighbours: slots.iter().map(neighbour).collect() }
+        }
+    }
+}
+
 /// What a look at a question gives.
 enum Outcome {
     Wait,
@@ -127,6 +140,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// Takes what questions want from the slots' trees, while these are those of a STATE entry.
     pub(super) fn take_states(&mut self) {
+        let takes = |asked: &Asked| asked.taken.is_none() && matches!(asked.what, ASKS_STATE | ASKS_ABSENCE);
+        if !self.proofs.asked.iter().any(takes) {
+            return;
+        }
         let Some((entry, is_checkpoint)) = self.execution.stated() else { return };
         let application = self.execution.application();
         for asked in self.proofs.asked.iter_mut().filter(|asked| asked.taken.is_none() && asked.first <= entry) {
@@ -178,18 +195,14 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 None => Outcome::Wait,
             },
             ASKS_RECEIPT => match certificate {
-                Some(_) => self.prove_entry(asked.first, |entry| tlog_proof::receipt_extra(entry)),
+                Some(_) => self.prove_entry(asked.first, |entry| Payload::Receipt { entry }.encode()),
                 None => Outcome::Wait,
             },
             ASKS_STATE | ASKS_ABSENCE => match (&asked.taken, certificate) {
                 (Some((_, Err(code))), _) => refuse(*code),
-                (Some((entry, Ok(located))), Some(_)) => self.prove_entry(*entry, |_| match (asked.what, &located[..]) {
-                    (ASKS_STATE, [slot]) => tlog_proof::state_extra(*entry, slot.index, &slot.leaf, &slot.path),
-                    _ => {
-                        let slots = located.iter().map(|slot| (slot.index, &slot.leaf[..], &slot.path[..]));
-                        tlog_proof::absence_extra(*entry, slots)
-                    }
-                }),
+                (Some((index, Ok(located))), Some(_)) => {
+                    self.prove_entry(*index, |entry| state_payload(asked.what, entry, located).encode())
+                }
                 _ => Outcome::Wait,
             },
             ASKS_ENTRIES => {
@@ -214,7 +227,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let made = self.cosigning.certificate().and_then(|certificate| {
             let path = proof::inclusion(store, index, certificate.head.size)?;
             let entry = store.entry(index)?;
-            Some(tlog_proof::render(index, &path, Some(&extra(&entry)), &certificate.note))
+            Some(tlog_proof::render(Some(&extra(&entry)), index, &path, &certificate.note))
         });
         match made {
             Some(proof) => Outcome::Answer(Code::DONE, proof.into_bytes()),

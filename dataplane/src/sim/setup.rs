@@ -13,6 +13,7 @@ use crate::adversary::{Adversary, Plot};
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
 use crate::log::SimDisk;
+use crate::history::notary::Notary;
 use crate::ordering::Agreed;
 use crate::ordering::seal::Seals;
 use crate::replica::NodeConfig;
@@ -67,6 +68,13 @@ pub(super) fn node_config(
         genesis: cluster.genesis(),
         agreed: Agreed { size, window: plan.window, interval: plan.window, drift_ms: plan.drift_ms },
         seals: Arc::new(seals(plan, cluster, replica)),
+        notary: Arc::new(Notary::new(
+            cluster,
+            ReplicaId(replica as u8),
+            replica_key(replica, 2),
+            replica_key(replica, 3),
+        )),
+        cosign_interval_us: 5_000,
         timing: plan.timing,
         segment_bytes: plan.segment_bytes,
         never_ran,

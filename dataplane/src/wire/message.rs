@@ -429,7 +429,7 @@ pub struct Evidence {
 #[derive(Archive, Serialize, Clone, PartialEq, Debug)]
 #[rkyv(derive(Debug))]
 pub struct Sealed {
-    /// Kind of the frame: CHECKPOINT, VIEW-CHANGE or NEW-VIEW.
+    /// Kind of the frame: CHECKPOINT, VIEW-CHANGE, NEW-VIEW or a cosignature.
     pub kind: u8,
     /// Who signed it.
     pub replica: u8,
