@@ -52,8 +52,8 @@ use format::MAX_STATEMENT;
 
 use crate::cluster::Cluster;
 use crate::crypto::{context, verify};
-use crate::ordering::seal::signed_bytes;
 use crate::history::note::verify_cofactorless;
+use crate::ordering::seal::signed_bytes;
 use crate::types::{Digest, ReplicaId, Sequence, Signature, TimeMs, View};
 use crate::wire::error::Misbehaviour;
 use crate::wire::frame::Kind;

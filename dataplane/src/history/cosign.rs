@@ -326,7 +326,8 @@ impl Cosigner {
     }
 
     fn claims_of(&self, head: Head) -> Vec<(ReplicaId, Claim)> {
-        let of = |claims: &VecDeque<Heard>| claims.iter().find(|heard| heard.claim.head == head).map(|heard| heard.claim);
+        let of =
+            |claims: &VecDeque<Heard>| claims.iter().find(|heard| heard.claim.head == head).map(|heard| heard.claim);
         self.size.replicas().zip(&self.claims).filter_map(|(replica, claims)| Some((replica, of(claims)?))).collect()
     }
 

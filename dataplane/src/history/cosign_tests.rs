@@ -32,7 +32,11 @@ fn look(cosigner: &mut Cosigner, size: u64) -> Vec<Finding> {
 /// By the words of the protocol, with everything remembered.
 fn chosen_by_the_rule(heads: &[(u64, bool)]) -> u64 {
     let end = heads.iter().position(|(_, checkpoint)| *checkpoint).map_or(heads.len(), |at| at + 1);
-    heads[..end].iter().map(|(sequence, _)| *sequence).max_by_key(|sequence| (sequence.trailing_zeros(), *sequence)).unwrap()
+    heads[..end]
+        .iter()
+        .map(|(sequence, _)| *sequence)
+        .max_by_key(|sequence| (sequence.trailing_zeros(), *sequence))
+        .unwrap()
 }
 
 proptest! {

@@ -519,7 +519,10 @@ impl EntryStore for FileStore {
         let Some(first) = self.unsynced.take() else { return Ok(Vec::new()) };
         let last = self.tail.segment.max(self.staged.as_ref().map_or(0, |staged| staged.segment));
         let segments = (first..=last).map(|segment| segment_path(&self.directory, segment));
-        Ok(segments.chain(["index", "nodes"].map(|file| self.directory.join(file))).chain([self.directory.clone()]).collect())
+        Ok(segments
+            .chain(["index", "nodes"].map(|file| self.directory.join(file)))
+            .chain([self.directory.clone()])
+            .collect())
     }
 }
 

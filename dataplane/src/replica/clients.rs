@@ -92,21 +92,20 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         now: Now,
         shell: &mut impl Shell<D>,
     ) -> Result<(), FrameError> {
-        let result = match kind {
-            Kind::Submit => {
-                message::access::<Submit>(body).map(|submit| self.client_bundle(client, key, submit, shell))
-            }
-            Kind::Query => {
-                message::access::<Query>(body).map(|query| self.client_query(client, key, query, now, shell))
-            }
-            Kind::StatusQuery => {
-                message::access::<StatusQuery>(body).map(|query| self.client_status(client, key, query.id.to_native()))
-            }
-            Kind::Prove => {
-                message::access::<message::Prove>(body).map(|asked| self.client_proof(client, key, asked, now, shell))
-            }
-            _ => Err(Malformed::Direction("this kind of frame")),
-        };
+        let result =
+            match kind {
+                Kind::Submit => {
+                    message::access::<Submit>(body).map(|submit| self.client_bundle(client, key, submit, shell))
+                }
+                Kind::Query => {
+                    message::access::<Query>(body).map(|query| self.client_query(client, key, query, now, shell))
+                }
+                Kind::StatusQuery => message::access::<StatusQuery>(body)
+                    .map(|query| self.client_status(client, key, query.id.to_native())),
+                Kind::Prove => message::access::<message::Prove>(body)
+                    .map(|asked| self.client_proof(client, key, asked, now, shell)),
+                _ => Err(Malformed::Direction("this kind of frame")),
+            };
         result.map_err(|malformed| {
             let error = malformed.into();
             self.counters.bad_frame("client", kind, &error);

@@ -3,12 +3,12 @@
 use std::io;
 
 use super::*;
-use crate::history::notary::Notary;
 use crate::client::{ClientCore, ClientError, ClientMessage, CoreConfig, Output, Signer, SubmitOptions};
 use crate::cluster::sample::{cluster_text, parse};
 use crate::cluster::{Settings, Size};
 use crate::crypto::SecretKey;
 use crate::execution::Execution;
+use crate::history::notary::Notary;
 use crate::history::store::MemoryStore;
 use crate::log::{Log, LogError, MIN_SEGMENT_BYTES, SimDisk};
 use crate::ordering::batch::Batch;

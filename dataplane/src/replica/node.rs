@@ -309,8 +309,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let told = vec![Told::default(); config.agreed.size.n()];
         let mut snapshots = Snapshots::new(config.me, config.agreed.size, shelf, config.transfer_bytes_per_second);
         snapshots.begun = begun;
-        let cosigning =
-            Cosigning::new(&config.notary, config.agreed.size, config.cosign_interval_us, promised);
+        let cosigning = Cosigning::new(&config.notary, config.agreed.size, config.cosign_interval_us, promised);
         let mut node = Self {
             config,
             ordering,
@@ -407,10 +406,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.relayed.fill(0);
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
-        let is_due = self.log.durable() < self.urgent
-            || idle
-            || !self.backlog.is_empty()
-            || self.cosigning.must_write(now);
+        let is_due =
+            self.log.durable() < self.urgent || idle || !self.backlog.is_empty() || self.cosigning.must_write(now);
         if is_due && now.mono_us >= self.write_again_us() {
             self.start_write(now, shell)?;
             // What no write took, since one is in flight or its segment is being made, is looked at again later.

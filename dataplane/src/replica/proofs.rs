@@ -97,7 +97,8 @@ fn state_payload<'a>(what: u8, entry: &'a [u8], located: &'a [Located]) -> Paylo
             Payload::State { entry, slot: slot.index, leaf: &slot.leaf, path: slot.path.clone() }
         }
         slots => {
-            let neighbour = |slot: &'a Located| Neighbour { index: slot.index, leaf: &slot.leaf, path: slot.path.clone() };
+            let neighbour =
+                |slot: &'a Located| Neighbour { index: slot.index, leaf: &slot.leaf, path: slot.path.clone() };
             Payload::Absence { entry, neighbours: slots.iter().map(neighbour).collect() }
         }
     }

@@ -52,6 +52,7 @@ mod converge;
 mod describe;
 mod disks;
 mod faults;
+mod heads;
 #[cfg(test)]
 mod leaders;
 mod linear;
