@@ -9,6 +9,7 @@ use atlas_dataplane::types::Position;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+use super::audit::{AuditArgs, ServeArgs, VerifyArgs};
 use super::bench::BenchArgs;
 use super::parse::{self, Assignment};
 use super::sim::SimArgs;
@@ -76,6 +77,12 @@ pub enum Command {
     Watch(WatchArgs),
     /// Show how each replica is
     Status(StatusArgs),
+    /// Check checkpoints, receipts and proofs in files, without a cluster
+    Verify(VerifyArgs),
+    /// Check a whole export, without a cluster
+    Audit(AuditArgs),
+    /// Serve an export over HTTP, read-only
+    Serve(ServeArgs),
     /// Measure latency, throughput, or how long a leader's failure is felt
     Bench(BenchArgs),
     /// Simulate clusters under faults and attacks, from seeds, and check every rule

@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
-//!   `watch`, `status`, `bench`, `sim`;
+//!   `watch`, `status`, `bench`, `sim`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -11,6 +11,7 @@
 //! (`atlas list '' | head`) ends at once and counts as done. Nothing is buffered across lines in `watch`.
 
 pub mod args;
+pub mod audit;
 pub mod bench;
 pub mod changes;
 pub mod error;
@@ -69,6 +70,9 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::History(args) => read::history(args, out, style),
         Command::Watch(args) => watch::watch(args, out, style),
         Command::Status(args) => status::status(args, out, style),
+        Command::Verify(args) => audit::verify(args, out, style),
+        Command::Audit(args) => audit::audit(args, out, style),
+        Command::Serve(args) => audit::serve(args, out),
         Command::Bench(args) => bench::bench(args, out),
         Command::Sim(args) => sim::sim(args, out, style),
         Command::Demo(args) => crate::demo::demo(args, out, style),
