@@ -12,6 +12,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 use super::audit::{AuditArgs, ServeArgs, VerifyArgs};
 use super::bench::BenchArgs;
 use super::parse::{self, Assignment};
+use super::proofs::{ExportArgs, ProveArgs};
 use super::sim::SimArgs;
 use crate::demo::DemoArgs;
 use crate::twin::operation::{Condition, SetProperty, Write};
@@ -77,6 +78,10 @@ pub enum Command {
     Watch(WatchArgs),
     /// Show how each replica is
     Status(StatusArgs),
+    /// Prove what a property is or was, or that it never was
+    Prove(ProveArgs),
+    /// Write the history, certified, into a directory that anybody can check
+    Export(ExportArgs),
     /// Check checkpoints, receipts and proofs in files, without a cluster
     Verify(VerifyArgs),
     /// Check a whole export, without a cluster
@@ -235,6 +240,9 @@ pub struct SetArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,
@@ -261,6 +269,9 @@ pub struct DeleteArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,
@@ -375,6 +386,9 @@ pub struct TxnArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,

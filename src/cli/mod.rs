@@ -20,7 +20,8 @@ pub mod init;
 pub mod interrupt;
 pub mod output;
 pub mod parse;
-pub mod read;
+pub mod proofs;
+mod read;
 pub mod session;
 pub mod sim;
 pub mod status;
@@ -70,6 +71,8 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::History(args) => read::history(args, out, style),
         Command::Watch(args) => watch::watch(args, out, style),
         Command::Status(args) => status::status(args, out, style),
+        Command::Prove(args) => proofs::prove(args, out, style),
+        Command::Export(args) => proofs::export(args, out, style),
         Command::Verify(args) => audit::verify(args, out, style),
         Command::Audit(args) => audit::audit(args, out, style),
         Command::Serve(args) => audit::serve(args, out),

@@ -130,7 +130,7 @@ settings! {
         /// A session is closed after so much agreed time without a request.
         session_idle_ms = 3_600_000, 1000..=2_592_000_000, "milliseconds";
         /// The state root enters the history at least this often while anything changes.
-        state_interval_ms = 10_000, 100..=3_600_000, "milliseconds";
+        state_interval_ms = 1_000, 100..=3_600_000, "milliseconds";
         /// A snapshot of the state is kept whenever the history has grown by so much since the last, at a checkpoint; by more
         /// where the store is large, so that snapshots stay a small part of what is written.
         snapshot_mib = 64, 1..=65_536, "MiB";
