@@ -21,7 +21,7 @@ pub mod interrupt;
 pub mod output;
 pub mod parse;
 pub mod proofs;
-mod read;
+pub mod read;
 pub mod session;
 pub mod sim;
 pub mod status;
