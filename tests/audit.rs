@@ -6,8 +6,13 @@ mod forged;
 mod history;
 #[path = "audit/proofs.rs"]
 mod proofs;
+#[path = "audit/random.rs"]
+mod random;
 #[path = "audit/rehashed.rs"]
 mod rehashed;
+#[allow(dead_code, reason = "other tests use the rest of it")]
+#[path = "../dataplane/tests/samples/random.rs"]
+mod samples;
 #[path = "audit/served.rs"]
 mod served;
 

@@ -12,6 +12,7 @@ use atlas_dataplane::cluster::Cluster;
 use atlas_dataplane::crypto::SecretKey;
 use atlas_dataplane::crypto::hash::leaf_hash;
 use atlas_dataplane::execution::{Executed, Execution};
+use atlas_dataplane::history::entry::EntryView;
 use atlas_dataplane::history::note::{CheckpointBody, assemble, cosignature_line, cosignature_message, log_line};
 use atlas_dataplane::history::proof::{inclusion, root};
 use atlas_dataplane::history::store::MemoryStore;
@@ -41,10 +42,11 @@ pub(crate) fn replica_key(replica: u8, kind: u8) -> SecretKey {
 }
 
 pub(crate) fn cluster() -> Cluster {
-    let mut text = format!(
-        "origin = {ORIGIN:?}\ncreated = 2015-03-31T00:00:00Z\n\n[settings]\ncheckpoint_interval = 64\n\
-         session_window = 64\nstate_interval_ms = 1000\n\n"
-    );
+    cluster_with("checkpoint_interval = 64\nsession_window = 64\nstate_interval_ms = 1000\n")
+}
+
+pub(crate) fn cluster_with(settings: &str) -> Cluster {
+    let mut text = format!("origin = {ORIGIN:?}\ncreated = 2015-03-31T00:00:00Z\n\n[settings]\n{settings}\n");
     for i in 0..4u8 {
         let [link, protocol, log, cosign] = [0, 1, 2, 3].map(|kind| replica_key(i, kind).public());
         let _ = write!(
@@ -92,19 +94,48 @@ pub(crate) fn signed(
 }
 
 /// The replica's own code at work.
-struct Run {
-    execution: Execution<TwinStore, MemoryStore>,
+pub(crate) struct Run {
+    pub(crate) execution: Execution<TwinStore, MemoryStore>,
     out: Executed,
-    time_ms: TimeMs,
+    pub(crate) time_ms: TimeMs,
+    /// Who opened a session, and its entry.
+    opened: Vec<(PublicKey, EntryIndex)>,
 }
 
 impl Run {
+    pub(crate) fn new(cluster: &Cluster) -> Self {
+        let store = TwinStore::new(cluster.settings().max_properties);
+        let execution = Execution::new(cluster, store, MemoryStore::new()).expect("a genesis");
+        Self { execution, out: Executed::default(), time_ms: CREATED_MS, opened: Vec::new() }
+    }
+
+    /// One of the sessions that the key opened, or 0, which is none.
+    pub(crate) fn newest(&self, seed: u8, rng: &mut impl FnMut(usize) -> usize) -> u64 {
+        let key = public(seed);
+        let opened: Vec<u64> = self.opened.iter().filter(|(by, _)| *by == key).map(|(_, entry)| *entry).collect();
+        let back = 1 + rng(3);
+        opened.get(opened.len().saturating_sub(back)).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn history(&self) -> History {
+        let entries =
+            (0..self.execution.size()).map(|index| self.execution.entry(index).expect("an entry").into_owned());
+        History { entries: entries.collect() }
+    }
+
     /// Executes a batch and gives the history's size after it.
-    fn batch(&mut self, bundles: Vec<Bundle>) -> u64 {
+    pub(crate) fn batch(&mut self, bundles: Vec<Bundle>) -> u64 {
         self.time_ms += 10;
         let batch = Batch::new(self.time_ms, bundles.into_iter().map(Arc::new).collect());
         let sequence = self.execution.sequence() + 1;
         self.execution.execute(sequence, &batch, &mut self.out).expect("the next sequence");
+        for index in self.out.first_entry..self.out.size {
+            let entry = self.execution.entry(index).expect("an entry");
+            let Ok(EntryView::Bundle(view)) = EntryView::decode(&entry) else { continue };
+            if view.requests().next().and_then(Request::decode).is_some_and(|request| request.opens_session()) {
+                self.opened.push((view.origin().expect("a key"), index));
+            }
+        }
         self.execution.size()
     }
 
@@ -124,10 +155,7 @@ pub(crate) struct History {
 impl History {
     /// More than two tiles of 256 entries: sessions, sets, conditions, refusals, deletes, expired and repeated requests.
     pub(crate) fn new() -> Self {
-        let cluster = cluster();
-        let store = TwinStore::new(cluster.settings().max_properties);
-        let execution = Execution::new(&cluster, store, MemoryStore::new()).expect("a genesis");
-        let mut run = Run { execution, out: Executed::default(), time_ms: CREATED_MS };
+        let mut run = Run::new(&cluster());
         let operator = run.one(signed(OPERATOR, ORIGIN, None, 0, &[opening()], CREATED_MS));
         let more = [opening(), request(&set("gate/a", "open", Value::Bool(true)), None)];
         let gateway = run.one(signed(GATEWAY, ORIGIN, None, 0, &more, CREATED_MS));
@@ -176,8 +204,7 @@ impl History {
             gate += requests.len() as u64 - overlap;
             run.batch(vec![bundle, second]);
         }
-        let entries = (0..run.execution.size()).map(|index| run.execution.entry(index).expect("an entry").into_owned());
-        Self { entries: entries.collect() }
+        run.history()
     }
 
     pub(crate) fn leaves(&self) -> Vec<Digest> {
