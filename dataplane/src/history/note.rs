@@ -92,10 +92,16 @@ pub(crate) fn parse_number(text: &str) -> Option<u64> {
     if is_shortest { text.parse().ok() } else { None }
 }
 
+/// The bytes of a text in base64 with padding (RFC 4648, 4), of the one text that they have.
+pub(crate) fn parse_base64(text: &str) -> Option<Vec<u8>> {
+    // The decoder takes several padded texts one behind the other, too.
+    let is_one = !text.trim_end_matches('=').contains('=');
+    if is_one { BASE64.decode(text.as_bytes()).ok() } else { None }
+}
+
 /// 32 bytes in base64.
 pub(crate) fn parse_digest(text: &str) -> Option<Digest> {
-    let bytes = BASE64.decode(text.as_bytes()).ok()?;
-    bytes.try_into().ok().map(Digest)
+    parse_base64(text)?.try_into().ok().map(Digest)
 }
 
 /// What a cosignature signs.
@@ -134,7 +140,7 @@ impl SignatureLine {
         if !is_key_name(name) {
             return Err(LineFault::Name);
         }
-        let bytes = BASE64.decode(base64.as_bytes()).map_err(|_| LineFault::Base64)?;
+        let bytes = parse_base64(base64).ok_or(LineFault::Base64)?;
         match bytes.split_first_chunk::<4>() {
             Some((key_id, rest)) if !rest.is_empty() => {
                 Ok(Self { name: name.to_owned(), key_id: *key_id, bytes: rest.to_vec() })

@@ -85,6 +85,8 @@ fn each_fault_has_its_own_message() {
     assert_eq!(edited("replica/2 ", "replica/2 *"), line(8, LineFault::Base64));
     assert_eq!(edited("replica/2 ", "replica/2  "), line(8, LineFault::Base64));
     assert_eq!(error(&format!("{VECTOR}— a AAAAAA==\n")), line(9, LineFault::Short));
+    // Two padded texts, one behind the other.
+    assert_eq!(error(&format!("{VECTOR}— a AAAAAA==AAAA\n")), line(9, LineFault::Base64));
     let many = format!("{VECTOR}{}", "— a AAAAAAA=\n".repeat(MAX_LINES - 3));
     assert_eq!(error(&many), NoteError::TooManyLines);
 }

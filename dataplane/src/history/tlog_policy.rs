@@ -19,9 +19,9 @@
 //!
 //! Limits: [`MAX_POLICY`], [`MAX_KEYS`], [`MAX_GROUPS`].
 
-use data_encoding::{BASE64, HEXLOWER};
+use data_encoding::HEXLOWER;
 
-use super::note::{CheckpointBody, Note, SignatureLine, is_key_name, parse_number};
+use super::note::{CheckpointBody, Note, SignatureLine, is_key_name, parse_base64, parse_number};
 use crate::cluster::policy::{TYPE_COSIGNATURE, TYPE_LOG, key_id};
 use crate::types::{Digest, PublicKey};
 
@@ -469,7 +469,7 @@ fn parse_vkey(text: &str, expected: u8) -> Result<NamedKey, PolicyFault> {
     let mut parts = text.splitn(3, '+');
     let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else { return Err(malformed()) };
     let id: [u8; 4] = HEXLOWER.decode(id.as_bytes()).ok().and_then(|id| id.try_into().ok()).ok_or_else(malformed)?;
-    let key = BASE64.decode(key.as_bytes()).map_err(|_| malformed())?;
+    let key = parse_base64(key).ok_or_else(malformed)?;
     let (kind, key) = key.split_first().filter(|_| is_key_name(name)).ok_or_else(malformed)?;
     if *kind != expected {
         return Err(PolicyFault::KeyType { found: *kind, expected });

@@ -1,3 +1,5 @@
+use data_encoding::BASE64;
+
 use super::*;
 
 const POLICY: &str = include_str!("../../tests/vectors/policy.txt");

@@ -22,7 +22,7 @@
 use data_encoding::BASE64;
 
 use super::entry::{EntryError, EntryView, StateView};
-use super::note::{Note, NoteError, parse_digest, parse_number};
+use super::note::{Note, NoteError, parse_base64, parse_digest, parse_number};
 use super::proof::MAX_PATH;
 use super::slot_leaf::SlotLeaf;
 use super::tlog_policy::{Certified, CheckError, Policy};
@@ -91,7 +91,7 @@ impl TlogProof {
             None => None,
             Some((_, line)) => {
                 let base64 = line.strip_prefix("extra ").ok_or(ProofError::Extra)?;
-                Some(BASE64.decode(base64.as_bytes()).map_err(|_| ProofError::Extra)?)
+                Some(parse_base64(base64).ok_or(ProofError::Extra)?)
             }
         };
         let (number, line) = lines.next().ok_or(ProofError::Index { line: 2 })?;
