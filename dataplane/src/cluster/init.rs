@@ -31,6 +31,9 @@ pub const OPERATOR: &str = "operator";
 /// The client for gateways, which may write what [`InitOptions::gateway_write`] says.
 pub const GATEWAY: &str = "gateway";
 
+/// The administrator, whose statements register, rotate and revoke keys; it writes nothing.
+pub const ADMINISTRATOR: &str = "administrator";
+
 /// What a new cluster is to be.
 #[derive(Clone, Debug)]
 pub struct InitOptions {
@@ -74,7 +77,7 @@ pub struct InitSummary {
     pub genesis: Digest,
     /// Each replica's configuration, by index.
     pub replica_files: Vec<PathBuf>,
-    /// Each client's name and key file.
+    /// Each client's name and key file, the administrator's last.
     pub client_keys: Vec<(String, PathBuf)>,
 }
 
@@ -153,7 +156,7 @@ pub fn init(dir: &Path, options: &InitOptions) -> Result<InitSummary, InitError>
         cluster_file: dir.join(CLUSTER_FILE),
         genesis,
         replica_files: (0..size.n()).map(|i| dir.join(replica_dir(i)).join(REPLICA_FILE)).collect(),
-        client_keys: [OPERATOR, GATEWAY].map(|name| (name.to_owned(), dir.join(client_key(name)))).to_vec(),
+        client_keys: [OPERATOR, GATEWAY, ADMINISTRATOR].map(|name| (name.to_owned(), dir.join(client_key(name)))).to_vec(),
         dir,
     })
 }
@@ -287,6 +290,7 @@ fn write_cluster(dir: &Path, options: &InitOptions, size: Size) -> Result<Digest
         let key = new_key(&dir.join(client_key(name)))?;
         push_client(&mut text, name, write, &key);
     }
+    push_administrator(&mut text, ADMINISTRATOR, &new_key(&dir.join(client_key(ADMINISTRATOR)))?);
     sync_dir(&clients)?;
     let path = dir.join(CLUSTER_FILE);
     write_file(&path, &text)?;
@@ -311,6 +315,9 @@ fn cluster_head(options: &InitOptions) -> Result<String, InitError> {
          # The cluster's name: in everything that is signed. No spaces, no '+'.\n\
          origin = {}\n\
          created = {created}\n\
+         \n\
+         # What is changed with a reason only, as patterns TWIN or TWIN:PROPERTY.\n\
+         # reason_required = [\"plant/*:brake*\"]\n\
          \n\
          [{}]\n",
         quoted(origin),
@@ -368,6 +375,18 @@ fn push_client(text: &mut String, name: &str, write: &[String], key: &PublicKey)
              name = \"{name}\"\n\
              key = \"{key}\"\n\
              role = \"{name}\"\n\n"
+        ),
+    );
+}
+
+fn push_administrator(text: &mut String, name: &str, key: &PublicKey) {
+    push(
+        text,
+        format_args!(
+            "# Who registers, rotates and revokes keys while the cluster runs. Keep the private key where no client runs.\n\
+             [[administrators]]\n\
+             name = \"{name}\"\n\
+             key = \"{key}\"\n\n"
         ),
     );
 }

@@ -136,6 +136,7 @@ fn encode_again(view: &EntryView<'_>) -> Option<Vec<u8>> {
     match view {
         EntryView::Config(_) => return None,
         EntryView::State(state) => put_state(&mut bytes, state),
+        EntryView::Key(view) => put_key(&mut bytes, view.sequence, view.time_ms, view.cose),
         EntryView::Bundle(view) => {
             put_bundle_start(&mut bytes, view.sequence, view.time_ms, view.cose, view.requests());
             for outcome in view.outcomes() {
