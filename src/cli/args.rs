@@ -20,6 +20,8 @@ use crate::twin::value::Quality;
 /// The longest `--timeout` and other spans of time that a user gives, in seconds.
 const MAX_SECONDS: f64 = 86_400.0;
 
+pub mod keys;
+
 const AFTER_HELP: &str = "\
 First steps:
   atlas init plant --replicas 4
@@ -74,6 +76,8 @@ pub enum Command {
     Txn(TxnArgs),
     /// Print changes as they are agreed, until interrupted
     Watch(WatchArgs),
+    /// Make, register, rotate, revoke and list keys of clients and administrators
+    Key(keys::KeyArgs),
     /// Show how each replica is
     Status(StatusArgs),
     /// Measure latency, throughput, or how long a leader's failure is felt

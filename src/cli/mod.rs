@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
-//!   `watch`, `status`, `bench`, `sim`;
+//!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -17,6 +17,7 @@ pub mod error;
 pub mod evidence;
 pub mod init;
 pub mod interrupt;
+pub mod keys;
 pub mod output;
 pub mod parse;
 pub mod read;
@@ -68,6 +69,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::List(args) => read::list(args, out, style),
         Command::History(args) => read::history(args, out, style),
         Command::Watch(args) => watch::watch(args, out, style),
+        Command::Key(args) => keys::key(args, out, style),
         Command::Status(args) => status::status(args, out, style),
         Command::Bench(args) => bench::bench(args, out),
         Command::Sim(args) => sim::sim(args, out, style),

@@ -131,7 +131,7 @@ impl Client {
     /// [`Error::UnknownIdentity`], [`Error::Addresses`]; [`Error::Net`] where io_uring does not work.
     pub fn connect(config: ClientConfig) -> Result<Self, Error> {
         let ClientConfig { cluster, identity, addresses, timeout } = config;
-        if cluster.client_by_key(&identity.public()).is_none() {
+        if !cluster.may_know(&identity.public()) {
             return Err(Error::UnknownIdentity(identity.public()));
         }
         let mut driver = Driver::new(&cluster, addresses, 1)?;

@@ -321,6 +321,11 @@ impl Cluster {
         self.client_by_key(key).map(|client| client.name.as_str()).or_else(administrator)
     }
 
+    /// Whether a key may be somebody's: the file names it, or has administrators who may have registered it since.
+    pub fn may_know(&self, key: &PublicKey) -> bool {
+        !self.administrators.is_empty() || self.client_by_key(key).is_some()
+    }
+
     /// What is changed with a reason only.
     pub fn reason_required(&self) -> &[Pattern] {
         &self.reason_required

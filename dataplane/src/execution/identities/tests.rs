@@ -1,15 +1,23 @@
 //! The table against a naive model of its rules, its bytes, and the genesis as auditors read it.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::cluster::sample::{SampleClient, cluster_text, parse, public};
+use crate::cluster::sample::{self, SampleClient, cluster_text, parse};
 use crate::crypto::SecretKey;
 use crate::execution::identities::page::{MAX_PAGE, Page, query};
 use crate::history::entry::EntryView;
 use crate::state::Answer;
 
 const ORIGIN: &str = "test.example/cluster";
+
+/// The public key of a seed; made once, for it is asked for all the time.
+fn public(seed: u8) -> PublicKey {
+    static KEYS: LazyLock<Vec<PublicKey>> = LazyLock::new(|| (0..=255).map(sample::public).collect());
+    KEYS[usize::from(seed)]
+}
 
 /// Two administrators of seeds 120 and 121, two clients of seeds 101 and 102.
 fn cluster() -> Cluster {
