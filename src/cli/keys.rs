@@ -57,9 +57,12 @@ pub fn read_public_key(text: &str) -> Result<PublicKey, String> {
         return Err(format!("neither a public key ({not_a_key}) nor a file ({error})"));
     }
     let content = String::from_utf8(bytes).ok().filter(|content| content.len() <= MAX_KEY_FILE);
-    let content = content.ok_or_else(|| format!("{text} is no key file: not a text of at most {MAX_KEY_FILE} bytes"))?;
+    let content =
+        content.ok_or_else(|| format!("{text} is no key file: not a text of at most {MAX_KEY_FILE} bytes"))?;
     let line = content.lines().find_map(|line| line.strip_prefix(PUBLIC_LINE)).unwrap_or(&content);
-    line.trim().parse().map_err(|error| format!("{text} has no line `{PUBLIC_LINE}...`, nor is it a public key: {error}"))
+    line.trim()
+        .parse()
+        .map_err(|error| format!("{text} has no line `{PUBLIC_LINE}...`, nor is it a public key: {error}"))
 }
 
 fn validity(valid: Valid) -> Result<Validity, CliError> {

@@ -156,7 +156,9 @@ pub fn init(dir: &Path, options: &InitOptions) -> Result<InitSummary, InitError>
         cluster_file: dir.join(CLUSTER_FILE),
         genesis,
         replica_files: (0..size.n()).map(|i| dir.join(replica_dir(i)).join(REPLICA_FILE)).collect(),
-        client_keys: [OPERATOR, GATEWAY, ADMINISTRATOR].map(|name| (name.to_owned(), dir.join(client_key(name)))).to_vec(),
+        client_keys: [OPERATOR, GATEWAY, ADMINISTRATOR]
+            .map(|name| (name.to_owned(), dir.join(client_key(name))))
+            .to_vec(),
         dir,
     })
 }

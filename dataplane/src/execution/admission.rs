@@ -27,7 +27,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                 if statements > MAX_BUNDLE_STATEMENTS {
                     return Err(Code::TOO_LARGE);
                 }
-                SignedStatement::of_operation(request.operation, self.cluster.origin()).map_err(|error| error.code())?;
+                SignedStatement::of_operation(request.operation, self.cluster.origin())
+                    .map_err(|error| error.code())?;
                 continue;
             }
             changes = changes.saturating_add(self.application.check(request.operation)?);

@@ -277,12 +277,7 @@ impl Identities {
     ///
     /// # Errors
     /// As [`Identities::judge`]; nothing has changed.
-    pub fn apply(
-        &mut self,
-        signed: &SignedStatement<'_>,
-        time_ms: TimeMs,
-        entry: EntryIndex,
-    ) -> Result<(), Refused> {
+    pub fn apply(&mut self, signed: &SignedStatement<'_>, time_ms: TimeMs, entry: EntryIndex) -> Result<(), Refused> {
         self.judge(signed, time_ms)?;
         let key = signed.statement.key;
         match &signed.statement.change {
@@ -349,7 +344,10 @@ impl Identities {
             return refuse(Code::KEY_TAKEN, format!("{key} is known already; a key stands for one identity, once"));
         }
         if self.all.len() >= MAX_IDENTITIES {
-            return refuse(Code::IDENTITIES_FULL, format!("{} keys are known, at most {MAX_IDENTITIES}", self.all.len()));
+            return refuse(
+                Code::IDENTITIES_FULL,
+                format!("{} keys are known, at most {MAX_IDENTITIES}", self.all.len()),
+            );
         }
         Ok(())
     }

@@ -139,9 +139,7 @@ impl<'a> Parts<'a> {
         let input = &mut Reading::new(image);
         let (sequence, edge) = read_edge(input).map_err(malformed)?;
         let tree = HistoryTree::from_bytes(edge)?;
-        let within = |start| {
-            move |error: Unreadable| ResumeError::Malformed { at: start + error.at, what: error.what }
-        };
+        let within = |start| move |error: Unreadable| ResumeError::Malformed { at: start + error.at, what: error.what };
         let (start, table) = read_table(input).map_err(malformed)?;
         let identities = Identities::from_bytes(Identities::of(cluster), table).map_err(within(start))?;
         let (start, table) = read_table(input).map_err(malformed)?;

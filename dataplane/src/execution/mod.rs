@@ -80,9 +80,7 @@ mod reading;
 mod sessions;
 
 use identities::Identities;
-use sessions::{
-    Executed as Done, MAX_IDENTITY_BYTES, SESSION_BYTES, Sessions, Standing, Target, window_bound,
-};
+use sessions::{Executed as Done, MAX_IDENTITY_BYTES, SESSION_BYTES, Sessions, Standing, Target, window_bound};
 
 /// Changes and details in the replies to one repeated bundle at most, bytes. Requests beyond it get no reply: the client asks again
 /// with fewer of them.

@@ -16,6 +16,7 @@ use crate::state::{Change, Entries, Frozen, StateError};
 use crate::types::{PublicKey, Signature};
 
 mod image;
+mod keys;
 mod model;
 
 const ORIGIN: &str = "test.example/cluster";

@@ -121,10 +121,7 @@ fn a_key_entry_is_a_statement_at_its_place() {
     let at = bytes.len() - COSE.len();
     assert!(EntryView::decode(&[&bytes[..at], &COSE[1..]].concat()).is_err());
     assert!(EntryView::decode(&[&bytes[..], &[0]].concat()).is_err());
-    assert_eq!(
-        EntryView::decode(&[&[0x86], &bytes[1..], &[0]].concat()).unwrap_err(),
-        EntryError::Malformed(0)
-    );
+    assert_eq!(EntryView::decode(&[&[0x86], &bytes[1..], &[0]].concat()).unwrap_err(), EntryError::Malformed(0));
 }
 
 #[test]

@@ -94,21 +94,17 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell: &mut impl Shell<D>,
     ) -> Result<(), FrameError> {
         let result = match kind {
-            Kind::Submit => {
-                message::access::<Submit>(body).map(|submit| {
-                    self.client_bundle(client, key, submit, shell);
-                    self.close_barred(client, key, shell);
-                })
-            }
+            Kind::Submit => message::access::<Submit>(body).map(|submit| {
+                self.client_bundle(client, key, submit, shell);
+                self.close_barred(client, key, shell);
+            }),
             Kind::Query => {
                 message::access::<Query>(body).map(|query| self.client_query(client, key, query, now, shell))
             }
-            Kind::StatusQuery => {
-                message::access::<StatusQuery>(body).map(|query| {
-                    self.client_status(client, key, query.id.to_native());
-                    self.close_barred(client, key, shell);
-                })
-            }
+            Kind::StatusQuery => message::access::<StatusQuery>(body).map(|query| {
+                self.client_status(client, key, query.id.to_native());
+                self.close_barred(client, key, shell);
+            }),
             _ => Err(Malformed::Direction("this kind of frame")),
         };
         result.map_err(|malformed| {

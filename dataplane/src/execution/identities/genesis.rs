@@ -76,9 +76,11 @@ impl Identities {
         let members = config.members.iter();
         let reserved = members.flat_map(|it| [it.link_key, it.protocol_key, it.log_key, it.cosign_key]).collect();
         let table = Self::with(origin, roles, reason_required, reserved, identities.into_iter());
-        let repeated = table.all.iter().enumerate().find(|(place, it)| {
-            table.by_key.get(&it.key) != Some(place) || table.reserved.contains(&it.key)
-        });
+        let repeated = table
+            .all
+            .iter()
+            .enumerate()
+            .find(|(place, it)| table.by_key.get(&it.key) != Some(place) || table.reserved.contains(&it.key));
         match repeated {
             Some((_, identity)) => Err(GenesisError::Repeated(identity.key)),
             None => Ok(table),

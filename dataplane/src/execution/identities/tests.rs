@@ -189,7 +189,8 @@ fn the_table_has_an_end() {
         seed[..8].copy_from_slice(&number.to_be_bytes());
         let key = SecretKey::from_seed(seed).public();
         let change = KeyChange::Register { name: format!("n{number}"), role: None, validity: always() };
-        KeyStatement { number, key, change, reason: None }.sign(ORIGIN, public(120), |_| crate::types::Signature([0; 64]))
+        KeyStatement { number, key, change, reason: None }
+            .sign(ORIGIN, public(120), |_| crate::types::Signature([0; 64]))
     };
     while it.all().len() < MAX_IDENTITIES {
         let cose = next(it.number() + 1, &mut seed);

@@ -75,10 +75,7 @@ fn statements_have_the_bytes_of_the_format() {
             statement(KeyChange::Register { name: "boss".to_owned(), role: None, validity: Validity::default() }),
             payload(0, None, Some("boss"), None, None),
         ),
-        (
-            statement(KeyChange::Rotate { replaces: other, validity }),
-            payload(1, None, None, Some(-5), Some(&other.0)),
-        ),
+        (statement(KeyChange::Rotate { replaces: other, validity }), payload(1, None, None, Some(-5), Some(&other.0))),
         (statement(KeyChange::Revoke), payload(2, None, None, None, None)),
     ];
     for (statement, payload) in cases {
