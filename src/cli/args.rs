@@ -145,6 +145,9 @@ pub struct InitArgs {
     /// What the client "gateway" may write: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
     #[arg(long, value_name = "PATTERN", default_value = "*")]
     pub gateway_write: Vec<String>,
+    /// What is changed with --reason only: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    pub reason_required: Vec<String>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub format: Format,
