@@ -270,6 +270,9 @@ fn describe_entry(index: EntryIndex, bytes: &[u8], view: &EntryView<'_>) -> Vec<
         EntryView::Config(config) => {
             vec![format!("entry {index} is the configuration of epoch {} (sequence {sequence}, {at})", config.epoch)]
         }
+        EntryView::Key(_) => {
+            vec![format!("entry {index} changes who may do what (a KEY entry, sequence {sequence}, {at})")]
+        }
         EntryView::State(state) => vec![format!(
             "entry {index} is the root of the state, {} slots (sequence {sequence}, {at})",
             state.slot_count

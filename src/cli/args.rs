@@ -22,6 +22,8 @@ use crate::twin::value::Quality;
 /// The longest `--timeout` and other spans of time that a user gives, in seconds.
 const MAX_SECONDS: f64 = 86_400.0;
 
+pub mod keys;
+
 const AFTER_HELP: &str = "\
 First steps:
   atlas init plant --replicas 4
@@ -76,6 +78,8 @@ pub enum Command {
     Txn(TxnArgs),
     /// Print changes as they are agreed, until interrupted
     Watch(WatchArgs),
+    /// Make, register, rotate, revoke and list keys of clients and administrators
+    Key(keys::KeyArgs),
     /// Show how each replica is
     Status(StatusArgs),
     /// Prove what a property is or was, or that it never was
@@ -153,6 +157,9 @@ pub struct InitArgs {
     /// What the client "gateway" may write: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
     #[arg(long, value_name = "PATTERN", default_value = "*")]
     pub gateway_write: Vec<String>,
+    /// What is changed with --reason only: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    pub reason_required: Vec<String>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub format: Format,

@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
-//!   `watch`, `status`, `bench`, `sim`; [`mod@audit`]: `verify`, `audit`, `serve`;
+//!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -18,6 +18,7 @@ pub mod error;
 pub mod evidence;
 pub mod init;
 pub mod interrupt;
+pub mod keys;
 pub mod output;
 pub mod parse;
 pub mod proofs;
@@ -70,6 +71,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::List(args) => read::list(args, out, style),
         Command::History(args) => read::history(args, out, style),
         Command::Watch(args) => watch::watch(args, out, style),
+        Command::Key(args) => keys::key(args, out, style),
         Command::Status(args) => status::status(args, out, style),
         Command::Prove(args) => proofs::prove(args, out, style),
         Command::Export(args) => proofs::export(args, out, style),

@@ -265,6 +265,11 @@ impl ClientCore {
         event
     }
 
+    /// Why a subscription goes on no more: f+1 replicas say that the client's key was revoked or is not valid now.
+    pub fn refusal(&self, subscription: Subscription) -> Option<Code> {
+        self.streams.get(&subscription.0).and_then(|stream| stream.refused(&self.shared))
+    }
+
     /// Up to where a subscription is complete: to resume from, now or in another process.
     pub fn resume_position(&self, subscription: Subscription) -> Option<Position> {
         self.streams.get(&subscription.0).map(Stream::delivered)

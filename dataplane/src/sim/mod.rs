@@ -44,6 +44,7 @@
 //!
 //! Sources: TigerBeetle's VOPR (swarm, safety then liveness), Groce et al., "Swarm Testing" (ISSTA 2012).
 
+mod administrator;
 mod application;
 mod check;
 mod client;

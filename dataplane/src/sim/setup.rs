@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::administrator::administrator_key;
 use super::application::Operation;
 use super::client::SESSION_WINDOW;
 use super::machine::Machine;
@@ -120,6 +121,8 @@ pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
         let key = client_key(index).public();
         text += &format!("\n[[clients]]\nname = \"client-{index}\"\nkey = \"{key}\"\nrole = \"writer\"\n");
     }
+    let key = administrator_key().public();
+    text += &format!("\n[[administrators]]\nname = \"administrator\"\nkey = \"{key}\"\n");
     let cluster = Cluster::parse(text.as_bytes(), Path::new("the simulated cluster file"));
     cluster.map(|cluster| cluster.with_interval(plan.window)).map_err(|error| error.to_string())
 }
