@@ -12,6 +12,7 @@ use atlas_dataplane::history::note::{MAX_NOTE, Note};
 use atlas_dataplane::history::tiles::{Tile, TileKind, tiles_of};
 use atlas_dataplane::history::tlog_policy::{Certified, MAX_POLICY, Policy};
 use atlas_dataplane::types::{EntryIndex, Epoch, ReplicaId, Sequence, TimeMs};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::files::{FileFault, Tree};
@@ -113,6 +114,8 @@ pub struct Report {
     pub manifest: bool,
     /// Seconds that it took.
     pub seconds: f64,
+    /// Seconds that all its threads were busy, together.
+    pub busy_seconds: f64,
     /// Threads.
     pub threads: usize,
 }
@@ -122,7 +125,7 @@ pub struct Report {
 /// # Errors
 /// The first thing that does not hold, or a directory that cannot be opened.
 pub fn audit(dir: &Path, policy: &Policy, options: Options, progress: &dyn Fn(u64, u64)) -> Result<Report, AuditError> {
-    let start = Instant::now();
+    let (start, busy) = (Instant::now(), busy_seconds());
     let tree = Tree::open(dir).map_err(|source| AuditError::Directory { path: dir.display().to_string(), source })?;
     let certified = read_checkpoint(&tree, CHECKPOINT, policy)?;
     let manifest = read_manifest(&tree, &certified)?;
@@ -162,8 +165,15 @@ pub fn audit(dir: &Path, policy: &Policy, options: Options, progress: &dyn Fn(u6
         crafted_count: pass.crafted_count,
         manifest: manifest.is_some(),
         seconds: start.elapsed().as_secs_f64(),
+        busy_seconds: busy_seconds() - busy,
         threads: options.threads.get(),
     })
+}
+
+/// Processor time of this process.
+fn busy_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// The entry files that hold `[from, to)` in a history of `size` entries.

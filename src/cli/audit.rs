@@ -249,8 +249,10 @@ fn print_report(report: &Report, out: &mut impl Write, style: Style) -> io::Resu
     let manifest =
         if report.manifest { "every file is as the manifest lists" } else { "none, so every entry was asked for" };
     writeln!(out, "  manifest    {manifest}")?;
-    let rate = report.requests as f64 / report.seconds.max(1e-9);
-    writeln!(out, "  took        {:.2} s with {} threads, {rate:.0} operations/s", report.seconds, report.threads)?;
+    let rate = |seconds: f64| report.requests as f64 / seconds.max(1e-9);
+    let (all, each) = (rate(report.seconds), rate(report.busy_seconds));
+    let took = format!("{:.2} s, {all:.0} operations/s; {each:.0}/s for each busy core", report.seconds);
+    writeln!(out, "  took        {took}")?;
     writeln!(out, "The order is true if {}.", report.assumption)?;
     if report.replayed {
         writeln!(out, "Signatures, outcomes and states follow from the order; they need no trust in any replica.")?;
