@@ -300,8 +300,11 @@ impl Replay {
             } else if is_statement(decoded.operation) {
                 if owed.is_some() {
                     outcome.code = Code::TOO_LARGE;
-                } else if identities.execute(decoded.operation, time_ms, outcome).is_some() {
-                    *owed = carried(decoded.operation).map(<[u8]>::to_vec);
+                } else {
+                    match identities.examine(decoded.operation, time_ms) {
+                        Ok(_) => *owed = carried(decoded.operation).map(<[u8]>::to_vec),
+                        Err(refused) => outcome.code = refused.code,
+                    }
                 }
             } else if !decoded.opens_session() {
                 let position = Position { entry, request };

@@ -371,8 +371,10 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                         if statements > MAX_BUNDLE_STATEMENTS {
                             outcome.refuse(Code::TOO_LARGE, format_args!("a bundle brings one key statement"));
                         } else {
-                            let signed = identities.execute(request.operation, time_ms, outcome);
-                            statement = signed.map(|signed| (signed, request.operation));
+                            match identities.examine(request.operation, time_ms) {
+                                Ok(signed) => statement = Some((signed, request.operation)),
+                                Err(refused) => outcome.refuse(refused.code, format_args!("{}", refused.detail)),
+                            }
                         }
                     } else if !request.opens_session() {
                         application.execute(&context, request.operation, outcome);
@@ -393,7 +395,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                         detail: outcome.detail.clone(),
                     });
                 }
-                (Standing::Refused(code), Ok(_), _) | (Standing::New | Standing::Refused(_), Err(code), _) => {
+                // What was used up or forgotten stays so; what would not be is refused for the key.
+                (Standing::New | Standing::Refused(Code::BEYOND_WINDOW), Err(code), _)
+                | (Standing::Refused(code), _, _) => {
                     entry::put_skipped(entry);
                     settled.refuse(number, code);
                 }
