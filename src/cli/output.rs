@@ -68,7 +68,8 @@ pub fn origin_name(cluster: &Cluster, key: &PublicKey) -> String {
     cluster.client_by_key(key).map_or_else(|| key.to_string(), |client| client.name.clone())
 }
 
-fn json_value(value: &Value) -> Json {
+/// A value as JSON: bytes are text of `hex:` and digits.
+pub fn json_value(value: &Value) -> Json {
     match value {
         Value::Bool(value) => Json::from(*value),
         Value::I64(value) => Json::from(*value),
