@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use atlas_dataplane::history::entry::EntryError;
 use atlas_dataplane::types::{Code, EntryIndex};
 
-use super::entry::{BundleEntry, SlotNames};
+use super::entry::{BundleEntry, Executed, SlotNames};
 use super::record::{Filter, Old, Record, record_of, runs};
 use super::value::{Value, ValueRef};
 
@@ -70,7 +70,7 @@ impl Follower {
         let Some(bundle) = BundleEntry::decode_if(index, entry, |_, _| true)? else { return Ok(Vec::new()) };
         let mut records = Vec::new();
         for executed in &bundle.executed {
-            self.name_slots(&bundle, executed);
+            self.name_slots(executed);
             let taken = filter.takes_code(executed.code)
                 && filter.takes_origin(&bundle.origin)
                 && filter.takes_time(executed.position, bundle.time_ms);
@@ -86,7 +86,7 @@ impl Follower {
     }
 
     /// A first write makes a slot, in the order of the writes.
-    fn name_slots(&mut self, _: &BundleEntry<'_>, executed: &super::entry::Executed<'_>) {
+    fn name_slots(&mut self, executed: &Executed<'_>) {
         if !self.knows_slots || executed.code != Code::DONE {
             return;
         }
@@ -115,7 +115,7 @@ impl Follower {
         }
     }
 
-    fn remember(&mut self, executed: &super::entry::Executed<'_>) {
+    fn remember(&mut self, executed: &Executed<'_>) {
         if executed.code != Code::DONE {
             return;
         }

@@ -12,7 +12,7 @@
 use atlas_dataplane::cbor::{CborError, Fault, Reader, Writer};
 use atlas_dataplane::types::{Code, Position, PublicKey, TimeMs};
 
-use super::entry::{BundleEntry, Executed, Item};
+use super::entry::{BundleEntry, Executed, Item, SlotNames};
 use super::names::MAX_NAME;
 use super::operation::MAX_REASON;
 use super::query::{Bound, Cursor};
@@ -22,7 +22,8 @@ use super::value::{Quality, Value, ValueRef};
 /// The most origins of a filter.
 pub const MAX_ORIGINS: usize = 8;
 
-/// Twin and property that ordered reads would delete if they existed: they change nothing and mark a place in the order.
+/// Ordered reads mark a place in the order by a delete of this twin, on condition that this property of it has a revision that none
+/// has: so it is always refused.
 pub const MARK: (&str, &str) = ("atlas/order", "mark");
 
 /// Which operations are asked for: all that it names must hold.
@@ -129,10 +130,12 @@ impl Filter {
 
     pub(super) fn takes_item(&self, item: &Item<'_>) -> bool {
         let twin = if self.is_whole { item.twin == self.twin } else { item.twin.starts_with(&self.twin) };
-        let is_mark = (item.twin, item.path) == MARK && (self.twin.is_empty() || !MARK.0.starts_with(&self.twin));
+        // Nothing that changed anything is ever taken for a mark.
+        let is_mark = item.twin == MARK.0 && item.revision == 0 && item.path.is_empty() && item.value.is_none();
+        let is_left_out = is_mark && (self.twin.is_empty() || !MARK.0.starts_with(&self.twin));
         // A refused delete of the whole twin was about each of its properties.
         let of_property = |asked: &String| item.path.is_empty() || item.path == asked;
-        twin && !is_mark && self.property.as_ref().is_none_or(of_property)
+        twin && !is_left_out && self.property.as_ref().is_none_or(of_property)
     }
 
     /// Whether an operation that names no twin is asked for.
@@ -156,11 +159,7 @@ impl Filter {
     }
 
     /// The items of an operation that are asked for; `None` where the operation is not.
-    pub(super) fn items<'b>(
-        &self,
-        executed: &'b Executed<'_>,
-        slots: &'b impl super::entry::SlotNames,
-    ) -> Option<Vec<Item<'b>>> {
+    pub(super) fn items<'b>(&self, executed: &'b Executed<'_>, slots: &'b impl SlotNames) -> Option<Vec<Item<'b>>> {
         let done = executed.code == Code::DONE;
         let all: Vec<Item<'b>> = if done { executed.items(slots).collect() } else { executed.attempts().collect() };
         if all.is_empty() {
