@@ -10,6 +10,7 @@ use super::args::{Freshness, HistoryArgs, TrailArgs, Twins, Which};
 use super::error::CliError;
 use super::output::Style;
 use super::session::{Session, unreadable};
+use super::time::now_ms;
 use crate::trail::export_dir::{ExportError, ExportRows, names_in};
 use crate::trail::row::rows_of_record;
 use crate::trail::timeline::{MAX_ROWS, Timeline, draw};
@@ -33,6 +34,8 @@ pub fn history(args: &HistoryArgs, out: &mut impl Write, style: Style) -> Result
     if let Some(around) = args.around {
         let mark_ms = time_of(&mut session, around, last)?;
         let (from_ms, to_ms) = window(mark_ms, args.span);
+        // What is still to come is not drawn as if it were known.
+        let to_ms = to_ms.min(now_ms().max(mark_ms));
         (filter.from, filter.to) = (Some(Bound::Time(from_ms)), Some(Bound::Time(to_ms)));
         if let Some(file) = &args.svg {
             return picture(&mut session, &filter, last, &names, (from_ms, mark_ms, to_ms), file, out);

@@ -92,7 +92,7 @@ fn row(record: &Record, names: &Names, action: Action, item: Option<&RecordItem>
         action,
         twin: item.map(|item| item.twin.clone()).filter(|twin| !twin.is_empty()),
         property: item.and_then(|item| item.property.clone()),
-        old: item.map_or(Old::Unknown, |item| item.old.clone()),
+        old: item.map_or(Old::Nothing, |item| item.old.clone()),
         value: item.and_then(|item| item.value.clone()),
         quality: item.filter(|item| item.value.is_some()).map(|item| item.quality),
         revision: item.and_then(|item| item.revision),

@@ -354,8 +354,11 @@ fn draw_blocks(out: &mut String, plan: &Plan<'_>, lane: &Lane<'_>, top: f64) -> 
     Ok(())
 }
 
-/// The letter of a quality that is not good, above a marker.
+/// The letter of a quality that is not good above a marker, or beside it that the property was deleted.
 fn letter(out: &mut String, (x, y): (f64, f64), row: &Row) -> fmt::Result {
+    if row.value.is_none() {
+        return text_at(out, (x + 8.0, y + 4.0), Anchor::Start, "s", "deleted");
+    }
     match row.quality.filter(|quality| *quality != Quality::Good) {
         Some(quality) => text_at(out, (x + 6.0, y - 3.0), Anchor::Start, "q", &quality.name()[..1]),
         None => Ok(()),
