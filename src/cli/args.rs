@@ -23,6 +23,8 @@ pub use trail::{HistoryArgs, Outcomes, Show, TrailArgs, Twins, Which};
 /// The longest `--timeout` and other spans of time that a user gives, in seconds.
 const MAX_SECONDS: f64 = 86_400.0;
 
+pub mod keys;
+
 const AFTER_HELP: &str = "\
 First steps:
   atlas init plant --replicas 4
@@ -79,6 +81,8 @@ pub enum Command {
     Txn(TxnArgs),
     /// Print changes as they are agreed, until interrupted
     Watch(WatchArgs),
+    /// Make, register, rotate, revoke and list keys of clients and administrators
+    Key(keys::KeyArgs),
     /// Show how each replica is
     Status(StatusArgs),
     /// Measure latency, throughput, or how long a leader's failure is felt
@@ -146,6 +150,9 @@ pub struct InitArgs {
     /// What the client "gateway" may write: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
     #[arg(long, value_name = "PATTERN", default_value = "*")]
     pub gateway_write: Vec<String>,
+    /// What is changed with --reason only: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    pub reason_required: Vec<String>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub format: Format,

@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
-//!   `watch`, `status`, `bench`, `sim`;
+//!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -18,6 +18,7 @@ pub mod evidence;
 pub mod history;
 pub mod init;
 pub mod interrupt;
+pub mod keys;
 pub mod output;
 pub mod parse;
 pub mod read;
@@ -70,6 +71,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::History(args) => history::history(args, out, style),
         Command::Trail(args) => history::trail(args, out, style),
         Command::Watch(args) => watch::watch(args, out, style),
+        Command::Key(args) => keys::key(args, out, style),
         Command::Status(args) => status::status(args, out, style),
         Command::Bench(args) => bench::bench(args, out),
         Command::Sim(args) => sim::sim(args, out, style),

@@ -63,9 +63,9 @@ pub fn agreed_time(milliseconds: TimeMs) -> String {
     format_ms(milliseconds).unwrap_or_else(|_| milliseconds.to_string())
 }
 
-/// A client's name in the cluster file, else its key.
+/// A client's name in the cluster file, else its key: names that were registered since stand in the order (`atlas key list`).
 pub fn origin_name(cluster: &Cluster, key: &PublicKey) -> String {
-    cluster.client_by_key(key).map_or_else(|| key.to_string(), |client| client.name.clone())
+    cluster.name_of(key).map_or_else(|| key.to_string(), str::to_owned)
 }
 
 /// A value as JSON: bytes are text of `hex:` and digits.

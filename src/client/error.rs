@@ -11,7 +11,7 @@ use atlas_dataplane::types::PublicKey;
 /// Why a call of the client failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The identity is not in the cluster file.
+    /// The identity is not in the cluster file, and the cluster has no administrator who could have registered it since.
     #[error("the key {0} is no client of this cluster: use a key that the cluster file names under [[clients]]")]
     UnknownIdentity(PublicKey),
     /// There are not as many addresses as replicas.

@@ -131,7 +131,7 @@ impl Client {
     /// [`Error::UnknownIdentity`], [`Error::Addresses`]; [`Error::Net`] where io_uring does not work.
     pub fn connect(config: ClientConfig) -> Result<Self, Error> {
         let ClientConfig { cluster, identity, addresses, timeout } = config;
-        if cluster.client_by_key(&identity.public()).is_none() {
+        if !cluster.may_know(&identity.public()) {
             return Err(Error::UnknownIdentity(identity.public()));
         }
         let mut driver = Driver::new(&cluster, addresses, 1)?;
@@ -223,7 +223,7 @@ impl Client {
     /// The next event of a subscription; waits for it up to `timeout`.
     ///
     /// # Errors
-    /// [`Error::Net`]: the client cannot go on.
+    /// [`Error::Net`]: the client cannot go on. [`Error::Operation`]: f+1 replicas say that its key is not in force.
     pub fn next_change(
         &mut self,
         subscription: Subscription,
@@ -233,6 +233,10 @@ impl Client {
         loop {
             if let Some(event) = self.driver.next_change(self.id, subscription)? {
                 return Ok(Some(event));
+            }
+            if let Some(code) = self.driver.core(self.id)?.refusal(subscription) {
+                let source = ClientError::Refused { code, executed: Vec::new() };
+                return Err(Error::Operation { source, links: Vec::new() });
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

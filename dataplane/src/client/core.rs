@@ -11,7 +11,7 @@ use super::types::{
     ClientError, ClientMessage, Completion, CoreConfig, Output, ReadOptions, ReplicaSet, ReplicaStatus, Said, Signer,
     SubmitError, SubmitOptions, Subscription, Ticket, bit,
 };
-use crate::types::{Now, Position, ReplicaId};
+use crate::types::{Code, Now, Position, ReplicaId};
 use crate::wire::frame::Kind;
 use crate::wire::limits::{MAX_QUERY, MAX_REPLICAS};
 use crate::wire::message::{self, ArchivedAnswer, ArchivedStatusAnswer, StatusQuery};
@@ -235,6 +235,11 @@ impl ClientCore {
         let event = stream.next(&mut self.shared);
         self.poll_stream(subscription.0, now);
         event
+    }
+
+    /// Why a subscription goes on no more: f+1 replicas say that the client's key was revoked or is not valid now.
+    pub fn refusal(&self, subscription: Subscription) -> Option<Code> {
+        self.streams.get(&subscription.0).and_then(|stream| stream.refused(&self.shared))
     }
 
     /// Up to where a subscription is complete: to resume from, now or in another process.

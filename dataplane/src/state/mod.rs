@@ -73,6 +73,11 @@ pub(crate) fn run_of<E: Entries + ?Sized>(
 pub trait Access {
     /// Whether the origin may write this property of this twin.
     fn may_write(&self, twin: &str, property: &str) -> bool;
+
+    /// Whether whoever changes this property of this twin must say why. By default nobody must.
+    fn needs_reason(&self, _twin: &str, _property: &str) -> bool {
+        false
+    }
 }
 
 impl<F: Fn(&str, &str) -> bool> Access for F {

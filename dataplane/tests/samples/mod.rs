@@ -2,6 +2,7 @@
 
 mod random;
 
+use atlas_dataplane::crypto::SecretKey;
 use atlas_dataplane::types::{PublicKey, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Header, Kind};
@@ -10,6 +11,7 @@ use atlas_dataplane::wire::message::{
     Piece, PieceHash, Pieces, PrePrepare, Query, Refused, Relay, Replies, Reply, Sealed, Stable, Status, StatusAnswer,
     StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
 };
+use atlas_dataplane::wire::statement::{KeyChange, KeyStatement, Validity};
 pub(crate) use random::Rng;
 
 /// The cluster that sampled bundles are signed for.
@@ -136,6 +138,25 @@ pub(crate) fn bundle(rng: &mut Rng) -> Bundle {
     let (key, signature) = (PublicKey(rng.array()), Signature(rng.array()));
     Bundle::sign(ORIGIN, key, session, first, &requests, rng.number() as i64, |_| signature)
         .expect("a sampled bundle is valid")
+}
+
+/// A key statement's COSE_Sign1; its signature is random.
+pub(crate) fn statement(rng: &mut Rng) -> Vec<u8> {
+    let from_ms = rng.one_in(2).then(|| rng.number() as u32 as i64);
+    let until_ms = rng.one_in(2).then(|| (1 << 33) + (rng.number() as u32 as i64));
+    let validity = Validity { from_ms, until_ms };
+    let change = match rng.below(3) {
+        0 => {
+            let role = rng.one_in(2).then(|| format!("role-{}", rng.number()));
+            KeyChange::Register { name: format!("Née {}", rng.number()), role, validity }
+        }
+        1 => KeyChange::Rotate { replaces: PublicKey(rng.array()), validity },
+        _ => KeyChange::Revoke,
+    };
+    let reason = rng.one_in(2).then(|| rng.text(30));
+    let key = SecretKey::from_seed(&rng.array()).public();
+    let statement = KeyStatement { number: rng.number(), key, change, reason };
+    statement.sign(ORIGIN, PublicKey(rng.array()), |_| Signature(rng.array()))
 }
 
 pub(crate) fn wire_bundle(rng: &mut Rng) -> WireBundle {

@@ -299,7 +299,7 @@ fn a_table_that_no_replica_can_have_is_refused() {
     let low = first + 8 + 4 + 32 + 8 + 8 + 8;
     let number = first + 88;
     let cases: [(usize, Vec<u8>, &str); 10] = [
-        (0, 5u32.to_be_bytes().to_vec(), "the cluster has another number of clients"),
+        (0, 5u32.to_be_bytes().to_vec(), "there is another number of identities"),
         (4, vec![2], "a floor is there or not"),
         (first - 4, u32::MAX.to_be_bytes().to_vec(), "more is counted than is there"),
         (first + 8, 4u32.to_be_bytes().to_vec(), "a session's owner is no client"),
