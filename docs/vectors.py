@@ -95,7 +95,7 @@ def bundle(key, session, first, requests, time):
     return sign1(key, cbor(payload))
 
 # Entry 0: the genesis.
-settings = {"origin": ORIGIN, "genesis": bytes(32), "checkpoint_interval": 256, "roles": [["operator", ["*:*"]], ["reader", []]],
+settings = {"origin": ORIGIN, "genesis": bytes(32), "checkpoint_interval": 256, "administrator_names": ["Ada Admin"], "roles": [["operator", ["*:*"]], ["reader", []]],
             "clients": [[operator.public, "operator", "operator"], [gateway.public, "gateway", "reader"]]}
 config = [1, 0, 0, TIME, 0, policy, [[i, f"replica-{i}", m["link"].public, m["protocol"].public, m["log"].public, m["cosign"].public]
           for i, m in enumerate(members)], [admin.public], settings]
@@ -145,10 +145,10 @@ def proof(index, extra):
     lines = ["c2sp.org/tlog-proof@v1", f"extra {b64(cbor(extra))}", f"index {index}", *map(b64, path(hashes, index)), "", note]
     return "\n".join(lines)
 
-state_extra = [1, Raw(entries[5]), 0, Raw(cbor(slots[0])), path(slot_hashes, 0)]
+state_extra = [1, entries[5], 0, cbor(slots[0]), path(slot_hashes, 0)]
 # "plant/turbine-1 speed" would stand between the two slots by name: "power" < "speed" < "state".
-neighbours = [[0, Raw(cbor(slots[by_name[0]])), path(sorted_hashes, 0)], [1, Raw(cbor(slots[by_name[1]])), path(sorted_hashes, 1)]]
-absence_extra = [2, Raw(entries[5]), neighbours]
+neighbours = [[i, cbor(slots[by_name[i]]), path(sorted_hashes, i)] for i in range(2)]
+absence_extra = [2, entries[5], neighbours]
 
 json.dump({
     "origin": ORIGIN, "policy": policy,
@@ -157,6 +157,6 @@ json.dump({
                "cose_sign1": bytes(entry1[4]).hex(), "key": operator.public.hex()},
     "slots": [cbor(s).hex() for s in slots], "slot_hashes": [h.hex() for h in slot_hashes],
     "state_root": root(slot_hashes).hex(), "absence_root": root(sorted_hashes).hex(),
-    "checkpoint": note, "receipt": proof(1, [0, Raw(entries[1])]), "state_proof": proof(5, state_extra), "absence_proof": proof(5, absence_extra),
+    "checkpoint": note, "receipt": proof(1, [0, entries[1]]), "state_proof": proof(5, state_extra), "absence_proof": proof(5, absence_extra),
 }, sys.stdout, indent=1, ensure_ascii=False)
 print()

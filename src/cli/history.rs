@@ -8,6 +8,7 @@ use atlas_dataplane::types::{EntryIndex, Position, PublicKey, TimeMs};
 
 use super::args::{Freshness, HistoryArgs, TrailArgs, Twins, Which};
 use super::error::CliError;
+use super::keys::{Fresh, identities};
 use super::output::Style;
 use super::session::{Session, unreadable};
 use super::time::now_ms;
@@ -27,8 +28,11 @@ pub fn history(args: &HistoryArgs, out: &mut impl Write, style: Style) -> Result
         return Err(CliError::Usage("--svg draws one twin: give its whole name, without *".to_owned()));
     }
     let mut session = Session::open(&args.connection)?;
-    let names = Names::of_cluster(session.cluster());
     let last = last_entry(&mut session, args.freshness)?;
+    let mut names = Names::of_cluster(session.cluster());
+    for identity in identities(&mut session, Fresh::From(last.saturating_add(1)))? {
+        names.learn(identity.key, &identity.name);
+    }
     let default = if args.svg.is_some() { ALL_CODES } else { DONE_CODES };
     let mut filter = filter(&args.twin, args.property.as_deref(), &args.which, &names, default)?;
     if let Some(around) = args.around {
@@ -54,7 +58,9 @@ pub fn history(args: &HistoryArgs, out: &mut impl Write, style: Style) -> Result
 /// # Errors
 /// The directory is no export that can be read; what was read before the fault is printed.
 pub fn trail(args: &TrailArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
-    let names = names_in(&args.dir).map_err(unreadable_export)?;
+    // Only who asks by a name needs them beforehand.
+    let is_named = args.which.by.iter().any(|by| by.parse::<PublicKey>().is_err());
+    let names = if is_named { names_in(&args.dir).map_err(unreadable_export)? } else { Names::default() };
     let filter = filter(&args.twin, args.property.as_deref(), &args.which, &names, ALL_CODES)?;
     let rows = ExportRows::open(&args.dir, filter).map_err(unreadable_export)?;
     let mut printer = Printer::new(out, args.show.format(), style);

@@ -159,6 +159,7 @@ impl ExportRows {
                     self.names.learn_config(&config);
                     self.certified.quorum = Size::new(config.members.len()).map(Size::quorum);
                 }
+                Ok(EntryView::Key(key)) => self.names.learn_statement(key.cose),
                 Ok(_) | Err(EntryError::Unknown { .. }) => {}
                 Err(source) => return Err(wrong(source)),
             }
@@ -191,17 +192,20 @@ impl Iterator for ExportRows {
     }
 }
 
-/// The names that the export's first entry tells: what `--by` may name.
+/// The names that the export's entries tell, all of them read: what `--by` may name.
 ///
 /// # Errors
-/// [`ExportError`].
+/// [`ExportError`]; entries that are none are passed over.
 pub fn names_in(dir: &Path) -> Result<Names, ExportError> {
     let mut names = Names::default();
-    let Some((_, tile)) = tiles(dir)?.into_iter().next() else { return Ok(names) };
-    let bytes = read(&tile.path, MAX_BUNDLE, "a bundle of entries has at most 256 entries of 65,535 bytes")?;
-    for (_, entry) in split(&bytes, &tile)? {
-        if let Ok(EntryView::Config(config)) = EntryView::decode(entry) {
-            names.learn_config(&config);
+    for tile in tiles(dir)?.into_values() {
+        let bytes = read(&tile.path, MAX_BUNDLE, "a bundle of entries has at most 256 entries of 65,535 bytes")?;
+        for (_, entry) in split(&bytes, &tile)? {
+            match EntryView::decode(entry) {
+                Ok(EntryView::Config(config)) => names.learn_config(&config),
+                Ok(EntryView::Key(key)) => names.learn_statement(key.cose),
+                _ => {}
+            }
         }
     }
     Ok(names)

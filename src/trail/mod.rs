@@ -14,7 +14,7 @@
 //! | source time | `source_time` | when the source took the value, as the client says |
 //! | certified time | `certified_time` | when a quorum had cosigned a checkpoint that covers it; in exports only |
 //! | who | `origin` (printed name, else the key), `key` | whose signature it carries |
-//! | action | `action` | `set`, `delete`, `open session`, or `other` for what was refused unread |
+//! | action | `action` | `set`, `delete`, `open session`; `register`, `rotate`, `revoke key` as asked for, `key registered`, `rotated`, `revoked` as done; `other` for what was refused unread |
 //! | what | `twin`, `property` | property empty: the whole twin |
 //! | old value | `old_type`, `old_value` | type empty: there was none; `unknown`: not told |
 //! | new value | `type`, `value` | as it was written; empty for a delete |

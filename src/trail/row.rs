@@ -1,11 +1,12 @@
 //! A row, how it is made of a record, and how a table shows it.
 
 use atlas_dataplane::types::{Code, Position, PublicKey, TimeMs};
+use atlas_dataplane::wire::statement::{KeyChange, SignedStatement, Validity};
 
 use super::names::Names;
 use crate::cli::output::{agreed_time, printable};
 use crate::cli::time::format_ns;
-use crate::twin::record::{Old, Record, RecordItem};
+use crate::twin::record::{Old, Record, RecordItem, Subject};
 use crate::twin::value::{Quality, Value};
 
 /// What an operation did to a property, or else.
@@ -17,6 +18,18 @@ pub enum Action {
     Delete,
     /// It opened a session.
     Open,
+    /// It brought the statement that registers a key; [`Action::Registered`] is the entry by which it was.
+    Register,
+    /// As above, for the key that takes another's place.
+    Rotate,
+    /// As above, for one that ends.
+    Revoke,
+    /// A key began to stand for somebody.
+    Registered,
+    /// A key took another's place.
+    Rotated,
+    /// A key ended.
+    Revoked,
     /// It was refused before it was read as an operation on twins.
     Other,
 }
@@ -28,6 +41,12 @@ impl Action {
             Self::Set => "set",
             Self::Delete => "delete",
             Self::Open => "open session",
+            Self::Register => "register key",
+            Self::Rotate => "rotate key",
+            Self::Revoke => "revoke key",
+            Self::Registered => "key registered",
+            Self::Rotated => "key rotated",
+            Self::Revoked => "key revoked",
             Self::Other => "other",
         }
     }
@@ -73,11 +92,41 @@ pub struct Row {
 /// The rows of a record, in the order of its items.
 pub fn rows_of_record(record: &Record, names: &Names) -> Vec<Row> {
     if record.items.is_empty() {
-        let action = if record.code == Code::DONE { Action::Open } else { Action::Other };
-        return vec![row(record, names, action, None)];
+        return vec![match &record.subject {
+            Subject::Session => row(record, names, Action::Open, None),
+            Subject::Statement(cose) => row_of_statement(record, names, cose),
+            Subject::Twins => row(record, names, Action::Other, None),
+        }];
     }
     let action = |item: &RecordItem| if item.value.is_some() { Action::Set } else { Action::Delete };
     record.items.iter().map(|item| row(record, names, action(item), Some(item))).collect()
+}
+
+/// The new value says in words what the statement says.
+fn row_of_statement(record: &Record, names: &Names, cose: &[u8]) -> Row {
+    let plain = row(record, names, Action::Other, None);
+    let Ok(signed) = SignedStatement::parse(cose, names.origin()) else { return plain };
+    // Only a KEY entry is nobody's request.
+    let is_entry = record.signed_ms.is_none();
+    let statement = signed.statement;
+    let within = |validity: Validity| {
+        let end = |word: &str, time: Option<TimeMs>| time.map(|time| format!(" {word} {}", agreed_time(time)));
+        let (from, until) = (end("from", validity.from_ms), end("until", validity.until_ms));
+        from.unwrap_or_default() + &until.unwrap_or_default()
+    };
+    let (action, text) = match statement.change {
+        KeyChange::Register { name, role, validity } => {
+            let role = role.unwrap_or_else(|| "administrator".to_owned());
+            let text = format!("{} for {name} as {role}{}", statement.key, within(validity));
+            (if is_entry { Action::Registered } else { Action::Register }, text)
+        }
+        KeyChange::Rotate { replaces, validity } => {
+            let text = format!("{} in place of {replaces}{}", statement.key, within(validity));
+            (if is_entry { Action::Rotated } else { Action::Rotate }, text)
+        }
+        KeyChange::Revoke => (if is_entry { Action::Revoked } else { Action::Revoke }, statement.key.to_string()),
+    };
+    Row { action, value: Some(Value::Text(text)), reason: statement.reason, ..plain }
 }
 
 fn row(record: &Record, names: &Names, action: Action, item: Option<&RecordItem>) -> Row {
@@ -120,6 +169,11 @@ pub(super) const COLUMNS: [&str; 12] = [
 /// How much of a key a table shows behind a name, characters of base64.
 const KEY_SHOWN: usize = 8;
 
+/// A value's text without the quotes that a text has.
+fn unquoted(value: &Value) -> String {
+    if let Value::Text(text) = value { printable(text) } else { value.to_string() }
+}
+
 impl Row {
     /// The printed name, else the key.
     pub fn who(&self) -> String {
@@ -129,7 +183,8 @@ impl Row {
     /// What was written, for people.
     pub fn new_text(&self) -> String {
         match (self.action, &self.value) {
-            (_, Some(value)) => value.to_string(),
+            (Action::Set, Some(value)) => value.to_string(),
+            (action, Some(value)) => format!("({}: {})", action.name(), unquoted(value)),
             (Action::Delete, None) => "(deleted)".to_owned(),
             (action, None) => format!("({})", action.name()),
         }

@@ -4,7 +4,7 @@ use atlas_dataplane::types::{Code, Position, PublicKey};
 
 use super::row::rows_of_record;
 use super::*;
-use crate::twin::record::{Old, Record, RecordItem};
+use crate::twin::record::{Old, Record, RecordItem, Subject};
 use crate::twin::value::{Quality, Value};
 
 const KEY: PublicKey = PublicKey([7; 32]);
@@ -24,7 +24,8 @@ pub(super) fn item(property: &str, old: Old, value: Option<Value>) -> RecordItem
 pub(super) fn record(entry: u64, time_ms: i64, code: Code, items: Vec<RecordItem>) -> Record {
     let position = Position { entry, request: 3 };
     let reason = Some("=cmd|' /C calc'!A0".to_owned());
-    Record { position, time_ms, signed_ms: Some(time_ms - 5), origin: KEY, code, reason, items }
+    let subject = if items.is_empty() { Subject::Session } else { Subject::Twins };
+    Record { position, time_ms, signed_ms: Some(time_ms - 5), origin: KEY, code, reason, items, subject }
 }
 
 pub(super) fn rows(record: &Record, name: &str) -> Vec<Row> {

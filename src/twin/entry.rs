@@ -1,9 +1,10 @@
-//! Bundle entries of the history, read in place: who did what, and what became of it.
+//! Entries of the history, read in place: who did what, and what became of it.
 
 use atlas_dataplane::history::entry::{EntryError, EntryView};
 use atlas_dataplane::state::Change;
 use atlas_dataplane::types::{Code, EntryIndex, Position, PublicKey, TimeMs};
 use atlas_dataplane::wire::bundle::{Request, signed_header};
+use atlas_dataplane::wire::statement::carried as statement_in;
 
 use super::operation::MAX_TARGETS;
 use super::store::TwinStore;
@@ -22,7 +23,28 @@ impl SlotNames for TwinStore {
     }
 }
 
-/// The executed operations of one entry.
+/// What a request is about, if not about twins.
+#[derive(Clone, Copy)]
+pub(super) enum Besides<'a> {
+    /// Nothing else: it writes twins, or was refused before it was read.
+    Nothing,
+    /// It opened a session.
+    Session,
+    /// It brings a key statement, or the entry is one: the COSE_Sign1.
+    Statement(&'a [u8]),
+}
+
+impl<'a> Besides<'a> {
+    fn of(request: &Request<'a>) -> Self {
+        match statement_in(request.operation) {
+            Some(cose) => Self::Statement(cose),
+            None if request.opens_session() => Self::Session,
+            None => Self::Nothing,
+        }
+    }
+}
+
+/// The executed operations of one entry; of a KEY entry one, of which no request tells.
 pub(super) struct BundleEntry<'a> {
     pub(super) time_ms: TimeMs,
     /// The client's clock when it signed.
@@ -36,6 +58,7 @@ pub(super) struct BundleEntry<'a> {
 pub(super) struct Executed<'a> {
     pub(super) position: Position,
     pub(super) code: Code,
+    pub(super) besides: Besides<'a>,
     view: OperationView<'a>,
     changes: Vec<Change>,
 }
@@ -54,12 +77,12 @@ pub(super) struct Item<'a> {
 }
 
 impl<'a> BundleEntry<'a> {
-    /// Reads an entry and the requests in it that changed something; `None` where it is no bundle.
+    /// Reads an entry and the requests in it that changed something; `None` where it is neither bundle nor key.
     pub(super) fn decode(index: EntryIndex, entry: &'a [u8]) -> Result<Option<Self>, EntryError> {
         Self::decode_if(index, entry, |code, changes| code == Code::DONE && !changes.is_empty())
     }
 
-    /// Reads an entry and those requests in it that `wanted` takes by outcome; `None` where it is no bundle.
+    /// Reads an entry and those requests in it that `wanted` takes by outcome; `None` where it is neither bundle nor key.
     pub(super) fn decode_if(
         index: EntryIndex,
         entry: &'a [u8],
@@ -67,6 +90,14 @@ impl<'a> BundleEntry<'a> {
     ) -> Result<Option<Self>, EntryError> {
         let view = match EntryView::decode(entry) {
             Ok(EntryView::Bundle(view)) => view,
+            Ok(EntryView::Key(view)) => {
+                let origin = view.signer().ok_or(EntryError::Malformed(0))?;
+                let position = Position { entry: index, request: 0 };
+                let (view_of_none, besides) = (OperationView::default(), Besides::Statement(view.cose));
+                let key = Executed { position, code: Code::DONE, view: view_of_none, changes: Vec::new(), besides };
+                let executed = if wanted(Code::DONE, &[]) { vec![key] } else { Vec::new() };
+                return Ok(Some(Self { time_ms: view.time_ms, signed_ms: None, origin, executed }));
+            }
             Ok(_) | Err(EntryError::Unknown { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -81,9 +112,10 @@ impl<'a> BundleEntry<'a> {
             }
             let request = Request::decode(request).ok_or(EntryError::Malformed(0))?;
             let position = Position { entry: index, request: number };
-            // What is no operation on twins has no targets: the opening of a session, or what was refused as malformed.
+            let besides = Besides::of(&request);
+            // What is no operation on twins has no targets: what it is `besides`, or what was refused as malformed.
             let view = OperationView::decode(request.operation).unwrap_or_default();
-            executed.push(Executed { position, code: outcome.code, view, changes });
+            executed.push(Executed { position, code: outcome.code, besides, view, changes });
         }
         Ok(Some(Self { time_ms: view.time_ms, signed_ms, origin, executed }))
     }

@@ -1,10 +1,11 @@
 //! Records: what one operation did or was refused, as an audit trail tells it; and filters that choose among them.
 //!
 //! A record is one operation, or that part of it which has a reason of its own: `[entry, request, time_ms, signed_ms / null, origin, code,
-//! reason / null, [item ...]]`. An item is one property: `[twin, property / null, value / undefined, quality, source_time_ns / null, revision /
+//! reason / null, [item ...], besides]`. An item is one property: `[twin, property / null, value / undefined, quality, source_time_ns / null, revision /
 //! null, old value / undefined / null]`. A refused operation has items for what it would have written, without revision and old
-//! value (null); property null there means the whole twin. No items: the operation opened a session (code 0), or was refused before
-//! it was read.
+//! value (null); property null there means the whole twin. Without items, `besides` says what it was: true for the opening of a
+//! session, the COSE_Sign1 as bytes for a key statement, null for what was refused before it was read. A KEY entry is a record as
+//! well, at request 0, of the administrator and without signed time.
 //!
 //! A filter is `[twin, is_whole_name, property / null, [origin ...], lowest code, highest code, from / null, to / null]`. It passes over
 //! the marks by which ordered reads find their place ([`MARK`]), unless their twin is asked for.
@@ -12,12 +13,16 @@
 use atlas_dataplane::cbor::{CborError, Fault, Reader, Writer};
 use atlas_dataplane::types::{Code, Position, PublicKey, TimeMs};
 
-use super::entry::{BundleEntry, Executed, Item, SlotNames};
+use super::entry::{Besides, BundleEntry, Executed, Item, SlotNames};
 use super::names::MAX_NAME;
 use super::operation::MAX_REASON;
 use super::query::{Bound, Cursor};
 use super::slot::{decode_value, encode_value};
 use super::value::{Quality, Value, ValueRef};
+use atlas_dataplane::wire::limits::MAX_STATEMENT;
+
+/// CBOR of true.
+const TRUE: u8 = 0xf5;
 
 /// The most origins of a filter.
 pub const MAX_ORIGINS: usize = 8;
@@ -82,6 +87,17 @@ pub struct RecordItem {
     pub old: Old,
 }
 
+/// What an operation is about, if not about twins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// It writes twins, or was refused before it was read.
+    Twins,
+    /// It opened a session.
+    Session,
+    /// It brings a key statement, or the entry is one: the COSE_Sign1.
+    Statement(Vec<u8>),
+}
+
 /// What one operation did, or was refused.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Record {
@@ -99,6 +115,8 @@ pub struct Record {
     pub reason: Option<String>,
     /// In the order of the writes.
     pub items: Vec<RecordItem>,
+    /// What it is about.
+    pub subject: Subject,
 }
 
 /// The answer to a query for records: `[[record ...], cursor / null]`.
@@ -210,7 +228,7 @@ pub(super) fn encode_record(
     out: &mut Writer<'_>,
 ) {
     let Executed { position, code, .. } = executed;
-    out.array(8).uint(position.entry).uint(u64::from(position.request)).int(bundle.time_ms);
+    out.array(9).uint(position.entry).uint(u64::from(position.request)).int(bundle.time_ms);
     out.optional(bundle.signed_ms, put_int).bytes(&bundle.origin.0).uint(u64::from(code.0));
     let reason = items.first().map_or_else(|| executed.reason(), |item| item.reason);
     out.optional(reason, |out, reason| {
@@ -234,6 +252,11 @@ pub(super) fn encode_record(
             Old::Value(value) => encode_value(Some(value.borrowed()), out),
         }
     }
+    match executed.besides {
+        Besides::Nothing => out.null(),
+        Besides::Session => out.bool(true),
+        Besides::Statement(cose) => out.bytes(cose),
+    };
 }
 
 /// The record that [`encode_record`] would write.
@@ -260,6 +283,11 @@ pub(super) fn record_of(
         code: executed.code,
         reason: items.first().map_or_else(|| executed.reason(), |item| item.reason).map(str::to_owned),
         items: items.iter().zip(old).map(item).collect(),
+        subject: match executed.besides {
+            Besides::Nothing => Subject::Twins,
+            Besides::Session => Subject::Session,
+            Besides::Statement(cose) => Subject::Statement(cose.to_vec()),
+        },
     }
 }
 
@@ -275,6 +303,17 @@ fn short(reader: &mut Reader<'_>, limit: usize) -> Result<String> {
     let at = reader.offset();
     let text = reader.text()?;
     if text.len() <= limit { Ok(text.to_owned()) } else { Err(CborError { at, fault: Fault::Range }) }
+}
+
+fn subject(reader: &mut Reader<'_>) -> Result<Subject> {
+    let at = reader.offset();
+    match reader.peek() {
+        Some(TRUE) => reader.bool().map(|_| Subject::Session),
+        _ => match reader.bytes()? {
+            cose if cose.len() <= MAX_STATEMENT => Ok(Subject::Statement(cose.to_vec())),
+            _ => Err(CborError { at, fault: Fault::Range }),
+        },
+    }
 }
 
 impl Records {
@@ -297,7 +336,7 @@ impl Records {
 
 impl Record {
     fn decode(reader: &mut Reader<'_>) -> Result<Self> {
-        reader.array_of(8)?;
+        reader.array_of(9)?;
         let position = Position { entry: reader.uint()?, request: reader.narrow()? };
         let (time_ms, signed_ms) = (reader.int()?, reader.optional(Reader::int)?);
         let (origin, code) = (PublicKey(reader.bytes32()?), Code(reader.narrow()?));
@@ -306,7 +345,11 @@ impl Record {
         for _ in 0..reader.array()? {
             items.push(RecordItem::decode(reader)?);
         }
-        Ok(Self { position, time_ms, signed_ms, origin, code, reason, items })
+        let subject = match reader.optional(subject)? {
+            None => Subject::Twins,
+            Some(subject) => subject,
+        };
+        Ok(Self { position, time_ms, signed_ms, origin, code, reason, items, subject })
     }
 }
 
