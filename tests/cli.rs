@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 const COMMANDS: [&str; 18] = [
-    "init", "replica", "set", "delete", "get", "list", "history", "txn", "watch", "key", "status", "prove", "export", "bench",
-    "sim", "verify", "audit", "serve",
+    "init", "replica", "set", "delete", "get", "list", "history", "txn", "watch", "key", "status", "prove", "export",
+    "bench", "sim", "verify", "audit", "serve",
 ];
 
 fn atlas(arguments: &[&str]) -> Command {

@@ -143,7 +143,28 @@ fn a_key_is_registered_used_rotated_and_revoked_and_that_survives_a_restart() {
     plant.restart_all();
     plant.refused("anna-2.key", &set, "key revoked (204)");
     plant.refused("anna.key", &["get", "plant/t-1", "--unordered"], "key revoked (204)");
-    assert_eq!(plant.json("operator", &["history", "plant/t-1", "brake"])[0]["origin"], json!(public), "it stays");
+    let brake = &plant.json("operator", &["history", "plant/t-1", "brake"])[0];
+    assert_eq!((&brake["origin"], &brake["key"]), (&json!("Anna Müller"), &json!(public)), "it stays");
+    let told = plant.json("operator", &["history", "*", "--outcome", "all"]);
+    let about_keys = told.iter().filter(|row| row["action"].as_str().unwrap().contains("key"));
+    let actions: Vec<_> =
+        about_keys.map(|row| (row["action"].as_str().unwrap(), row["code"].as_u64().unwrap())).collect();
+    // Newest first: the entry that says it was done, then the request that brought it.
+    let done = ["key revoked", "revoke key", "key rotated", "rotate key"].map(|action| (action, 0));
+    assert_eq!(actions[..4], done);
+    let tried = [
+        ("register key", 321),
+        ("key registered", 0),
+        ("register key", 0),
+        ("register key", 324),
+        ("register key", 206),
+    ];
+    assert_eq!(actions[4..], tried);
+    let revoked = told.iter().find(|row| row["action"] == json!("key revoked")).unwrap();
+    assert_eq!((&revoked["origin"], &revoked["reason"]), (&json!("administrator"), &json!("left")));
+    assert!(revoked["value"].as_str().unwrap().contains(&next), "{revoked}");
+    let by_name = plant.json("operator", &["history", "plant/*", "--by", "Anna Müller"]);
+    assert_eq!(by_name.len(), 3, "of both of her keys: {by_name:?}");
     let ended: Vec<_> = plant.json("operator", &["key", "list"]).iter().map(|row| row["ended"].clone()).collect();
     assert_eq!((ended[3]["agreed_time"] == rows[3]["ended"]["agreed_time"], ended[4].is_null()), (true, false));
 

@@ -16,6 +16,7 @@ use super::roster::Roster;
 use super::sessions::{Sessions, Use};
 use crate::twin::TwinStore;
 use atlas_dataplane::execution::identities::Identities;
+use atlas_dataplane::wire::limits::MAX_BUNDLE_STATEMENTS;
 use atlas_dataplane::wire::statement::{SignedStatement, carried, is_statement};
 
 /// What of a bundle was read and checked before.
@@ -278,7 +279,7 @@ impl Replay {
         let header = &signed.header;
         let place = Use { entry, time_ms, key: &signed.key, header, digest: &signed.digest };
         let session = sessions.enter(&place, roster)?;
-        let mut has_run = false;
+        let (mut has_run, mut statements) = (false, 0);
         for (request, (bytes, written)) in (0u16..).zip(bundle.requests().zip(bundle.outcomes())) {
             let number = header.first.saturating_add(u64::from(request));
             let is_new = sessions.takes(session, number, roster);
@@ -298,7 +299,8 @@ impl Replay {
                 }
                 outcome.code = Code::EXPIRED;
             } else if is_statement(decoded.operation) {
-                if owed.is_some() {
+                statements += 1;
+                if statements > MAX_BUNDLE_STATEMENTS {
                     outcome.code = Code::TOO_LARGE;
                 } else {
                     match identities.examine(decoded.operation, time_ms) {

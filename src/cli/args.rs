@@ -16,8 +16,11 @@ use super::proofs::{ExportArgs, ProveArgs};
 use super::sim::SimArgs;
 use crate::demo::DemoArgs;
 use crate::twin::operation::{Condition, SetProperty, Write};
-use crate::twin::query::Bound;
 use crate::twin::value::Quality;
+
+mod trail;
+
+pub use trail::{HistoryArgs, Outcomes, Show, TrailArgs, Twins, Which};
 
 /// The longest `--timeout` and other spans of time that a user gives, in seconds.
 const MAX_SECONDS: f64 = 86_400.0;
@@ -72,8 +75,10 @@ pub enum Command {
     Get(GetArgs),
     /// Show the properties of all twins whose names begin with a prefix
     List(ListArgs),
-    /// Show what happened to a twin or property, newest first
+    /// Show who did what to twins, when, why and what was refused, newest first; or draw it
     History(HistoryArgs),
+    /// Show the same from an export directory, oldest first
+    Trail(TrailArgs),
     /// Write to several twins at once if all conditions hold
     Txn(TxnArgs),
     /// Print changes as they are agreed, until interrupted
@@ -327,39 +332,6 @@ pub struct ListArgs {
     /// What the twins' names begin with; '' for all
     #[arg(value_name = "PREFIX")]
     pub prefix: String,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub freshness: Freshness,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub connection: Connection,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub format: Format,
-}
-
-/// Arguments of `atlas history`.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  atlas history plant/turbine-1 state
-  atlas history plant/turbine-1 --from 2015-03-31T01:00:00Z --to 2015-03-31T02:00:00Z
-  atlas history plant/turbine-1 power --from 1042.0 --json
-
-Times are agreed times. Values are shown as they were written.")]
-pub struct HistoryArgs {
-    /// The twin: namespace/name
-    #[arg(value_name = "TWIN", value_parser = parse::twin)]
-    pub twin: String,
-    /// Only this property
-    #[arg(value_name = "PROPERTY", value_parser = parse::property)]
-    pub property: Option<String>,
-    /// Nothing before this position or time (included)
-    #[arg(long, value_name = "P", value_parser = parse::bound)]
-    pub from: Option<Bound>,
-    /// Nothing after this position or time (included)
-    #[arg(long, value_name = "P", value_parser = parse::bound)]
-    pub to: Option<Bound>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub freshness: Freshness,

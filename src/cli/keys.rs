@@ -149,7 +149,7 @@ fn change_key(subject: &Subject, change: KeyChange, out: &mut impl Write, style:
 }
 
 /// How fresh a page is.
-enum Fresh {
+pub(super) enum Fresh {
     As(Freshness),
     /// At a history of this size or more.
     From(EntryIndex),
@@ -227,27 +227,35 @@ impl Row {
 
 fn list(args: &ListKeysArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
     let mut session = Session::open(&args.connection)?;
-    let (mut page, read) = read_page(&mut session, 0, Fresh::As(args.freshness))?;
-    let (mut next, mut rows) = (0u64, Vec::new());
-    loop {
-        // A table only grows, so one that promises more than it has is read to what is there.
-        let count = page.items.len() as u64;
-        for row in page.items.iter().map(Row::of) {
-            match args.format.json {
-                true => json_line(out, &row)?,
-                false => rows.push(row.cells()),
-            }
+    let mut rows = Vec::new();
+    for row in identities(&mut session, Fresh::As(args.freshness))?.iter().map(Row::of) {
+        match args.format.json {
+            true => json_line(out, &row)?,
+            false => rows.push(row.cells()),
         }
-        next += count;
-        if count == 0 || next >= page.total {
-            break;
-        }
-        page = read_page(&mut session, next, Fresh::From(read.size))?.0;
     }
     if !args.format.json {
         show(out, style, &rows)?;
     }
     Ok(())
+}
+
+/// All identities, ended ones included, in the order in which they came.
+///
+/// # Errors
+/// As [`Session::read`] has them.
+pub(super) fn identities(session: &mut Session, fresh: Fresh) -> Result<Vec<Listed>, CliError> {
+    let (mut page, read) = read_page(session, 0, fresh)?;
+    let mut all = Vec::new();
+    loop {
+        // A table only grows, so one that promises more than it has is read to what is there.
+        let (count, total) = (page.items.len(), page.total);
+        all.append(&mut page.items);
+        if count == 0 || all.len() as u64 >= total {
+            return Ok(all);
+        }
+        page = read_page(session, all.len() as u64, Fresh::From(read.size))?.0;
+    }
 }
 
 fn show(out: &mut impl Write, style: Style, rows: &[Vec<String>]) -> io::Result<()> {

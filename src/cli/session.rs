@@ -17,6 +17,7 @@ use crate::client::{
 };
 use crate::twin::operation::{Condition, Operation, Test, Write};
 use crate::twin::query::{ChangeSet, Query};
+use crate::twin::record::MARK;
 
 /// An open connection to a cluster.
 pub struct Session {
@@ -58,7 +59,7 @@ pub fn unreadable(error: impl fmt::Display) -> CliError {
 
 /// An operation that is ordered and changes nothing, since its condition never holds: it marks a place in the order.
 pub fn nothing() -> Vec<u8> {
-    let (twin, path) = ("atlas/order".to_owned(), "mark".to_owned());
+    let (twin, path) = (MARK.0.to_owned(), MARK.1.to_owned());
     let conditions = vec![Condition { twin: twin.clone(), path, test: Test::Revision(u64::MAX) }];
     let writes = vec![Write::Delete { twin, paths: None, reason: None }];
     Operation::Transaction { conditions, writes, reason: None }.encode()
@@ -72,6 +73,10 @@ fn subject(query: &Query) -> String {
             None => twin.clone(),
         },
         Query::List { prefix, .. } | Query::Changes { prefix, .. } => prefix.clone(),
+        Query::Trail { filter, .. } => match &filter.property {
+            Some(property) => format!("{} {property}", filter.twin),
+            None => filter.twin.clone(),
+        },
     }
 }
 

@@ -41,12 +41,15 @@
 mod answer;
 mod entry;
 mod execute;
+pub mod follow;
 pub mod names;
 pub mod operation;
 mod pages;
 pub mod query;
+pub mod record;
 mod slot;
 mod store;
+mod trail;
 pub mod value;
 pub mod view;
 mod walk;

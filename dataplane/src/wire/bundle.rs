@@ -318,6 +318,11 @@ pub fn signer(cose: &[u8]) -> Option<PublicKey> {
     decode_cose(cose).ok().map(|cose| cose.key)
 }
 
+/// What a bundle's COSE_Sign1 says, for whatever cluster; `None` where the bytes are none of a bundle. Nothing is verified.
+pub fn signed_header(cose: &[u8]) -> Option<BundleHeader> {
+    decode_payload(decode_cose(cose).ok()?.payload).ok().map(|(_, header)| header)
+}
+
 pub(super) fn encode_cose(key: &PublicKey, payload: &[u8], signature: &Signature) -> Vec<u8> {
     let mut cose = Vec::with_capacity(payload.len() + 128);
     let mut out = Writer(&mut cose);
