@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use atlas_dataplane::client::ProofQuestion;
 use atlas_dataplane::history::entry::EntryView;
+use atlas_dataplane::history::note::Note;
 use atlas_dataplane::history::tlog_policy::Policy;
 use atlas_dataplane::history::tlog_proof::{Claim, TlogProof};
 use atlas_dataplane::types::{Code, Digest, EntryIndex, Position, ReplicaId, TimeMs};
@@ -211,14 +212,16 @@ impl<'a> Prover<'a> {
         let (until, next) = (self.until, Instant::now() + interval);
         loop {
             // What is ordered once the interval is over has a STATE entry behind it.
-            self.until = until.min(next.max(Instant::now()) + Duration::from_millis(50));
+            self.until = until.min(next.max(Instant::now()) + Duration::from_secs(1));
             let is_slot = Self::holds(&policy, None);
             let found = self.fetch(&ProofQuestion::State(from, name.clone()), |bytes| {
                 is_slot(bytes)?;
                 let proof = TlogProof::parse(bytes).map_err(|error| error.to_string())?;
                 match proof.check(&policy) {
-                    Ok((_, Claim::Slot { leaf, .. })) if leaf.name() == (twin, property) => Ok(()),
-                    _ => Err("it is of something else".to_owned()),
+                    Ok((_, Claim::Slot { leaf, .. })) if leaf.name() == (twin, property) && proof.index >= from => {
+                        Ok(())
+                    }
+                    _ => Err("it is of something else, or of an earlier time".to_owned()),
                 }
             });
             self.until = until;
@@ -233,30 +236,35 @@ impl<'a> Prover<'a> {
     fn absence(&mut self, twin: &str, property: &str) -> Result<Vec<u8>, CliError> {
         let from = self.session.order_nothing()?.entry;
         let question = ProofQuestion::Absence(from, slot_name(twin, property));
-        let n = self.session.cluster().n();
-        let mut said = String::new();
+        let (n, f) = (self.session.cluster().n(), self.session.cluster().f());
+        let (mut said, mut refused) = (String::new(), vec![None; n]);
         while Instant::now() < self.until {
             let replica = ReplicaId((usize::from(self.next) % n) as u8);
             self.next = (replica.0 + 1) % n as u8;
             let left = self.until.saturating_duration_since(Instant::now());
             match self.session.prove_while_ordering(&question, replica, left.min(2 * PATIENCE)) {
-                Ok(bytes) => {
-                    let proof = TlogProof::parse(&bytes).map_err(|error| CliError::Proof(error.to_string()))?;
-                    match proof.check(&self.policy) {
-                        Ok((_, Claim::Absent { gap, .. })) if gap.covers(twin, property) => return Ok(bytes),
-                        _ => said = format!("{replica} gave a proof that does not hold"),
-                    }
-                }
+                Ok(bytes) => match self.proves_absent(&bytes, from, twin, property) {
+                    Ok(()) => return Ok(bytes),
+                    Err(fault) => said = format!("replica {replica} gave a proof that does not hold: {fault}"),
+                },
                 Err(Error::NoProof { code, .. }) if code.0 < Code::OVERLOADED.0 => {
-                    return Err(CliError::Refused {
-                        code,
-                        detail: format!("{twin} {property}, says replica {replica}"),
-                    });
+                    refused[replica.index()] = Some(code);
+                    if refused.iter().flatten().filter(|other| **other == code).count() > f {
+                        return Err(CliError::Refused { code, detail: format!("{twin} {property}") });
+                    }
                 }
                 Err(error) => said = format!("{replica}: {error}"),
             }
         }
         Err(CliError::NoQuorum(format!("no replica gave a proof that holds in time; the last was {said}")))
+    }
+
+    fn proves_absent(&self, bytes: &[u8], from: EntryIndex, twin: &str, property: &str) -> Result<(), String> {
+        let proof = TlogProof::parse(bytes).map_err(|error| error.to_string())?;
+        match proof.check(&self.policy).map_err(|error| error.to_string())? {
+            (_, Claim::Absent { gap, .. }) if gap.covers(twin, property) && proof.index >= from => Ok(()),
+            _ => Err("it is of something else, or of an earlier time".to_owned()),
+        }
     }
 }
 
@@ -350,7 +358,12 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
-    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    // Nothing of somebody else's is written through or over.
+    let written = std::fs::File::create_new(&part).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&part, path)
+    });
     written.map_err(|error| CliError::failed(path.display(), error))
 }
 
@@ -367,7 +380,9 @@ pub fn export(args: &ExportArgs, out: &mut impl Write, _: Style) -> Result<(), C
         bar.set_length(all);
         bar.set_position(done);
     };
-    let at_least = args.to.unwrap_or(1).max(1);
+    // What was ordered before this began is in it, whoever supplies it.
+    let ordered = session.order_nothing()?.entry;
+    let at_least = args.to.unwrap_or(0).max(ordered);
     let exported = export_history(&mut session, (args.from, args.to), at_least, &args.output, &progress);
     bar.finish_and_clear();
     let (manifest, replica) = exported?;
@@ -401,8 +416,9 @@ pub fn export_history(
         let mut source = Replica { session, replica, at_least };
         match write_export(&mut source, policy.as_bytes(), range, dir, progress) {
             Ok(manifest) => return Ok((manifest, replica)),
-            Err(error @ (ExportError::Directory(_) | ExportError::Range { .. })) => {
-                return Err(CliError::Failed(error.to_string()));
+            Err(error @ ExportError::Directory(_)) => return Err(CliError::Failed(error.to_string())),
+            Err(ExportError::Range { from, to, size }) if from >= to || size >= at_least => {
+                return Err(CliError::Usage(format!("entries {from} to {to} are asked for; {size} are certified")));
             }
             Err(error) => said.push_str(&format!("\n  replica {replica}: {error}")),
         }
@@ -427,7 +443,14 @@ impl Source for Replica<'_> {
     type Error = Error;
 
     fn checkpoint(&mut self) -> Result<Vec<u8>, Error> {
-        self.ask(&ProofQuestion::Checkpoint(self.at_least))
+        let note = self.ask(&ProofQuestion::Checkpoint(self.at_least))?;
+        // An old one is as genuine as a new one.
+        match Note::parse(&note).map(|note| note.body.size) {
+            Ok(size) if size < self.at_least => {
+                Err(Error::NoProof { replica: self.replica, code: Code::UNAVAILABLE, size })
+            }
+            _ => Ok(note),
+        }
     }
 
     fn entries(&mut self, first: EntryIndex, max: usize) -> Result<Vec<Vec<u8>>, Error> {
@@ -454,8 +477,12 @@ impl Source for Replica<'_> {
 /// # Errors
 /// As [`Prover::receipt_of`]; the file cannot be written.
 pub fn keep_receipt(session: &mut Session, position: Position, operation: &[u8], file: &Path) -> Result<(), CliError> {
-    let receipt = Prover::new(session)?.receipt_of(position, operation)?;
-    write_file(file, &receipt)?;
+    let kept = Prover::new(session).and_then(|mut prover| prover.receipt_of(position, operation));
+    if let Err(error) = kept.and_then(|receipt| write_file(file, &receipt)) {
+        let _: io::Result<()> =
+            writeln!(io::stderr(), "the operation stands at {position}; only its receipt is missing:");
+        return Err(error);
+    }
     let _: io::Result<()> = writeln!(io::stderr(), "receipt of {position} in {}", file.display());
     Ok(())
 }

@@ -60,14 +60,14 @@ fn execute(
     let mut session = Session::open(connection)?;
     let result = session.submit(bytes.clone())?;
     let shown = show(&bytes, &result)?;
-    // A refused operation stands in the history too.
-    if let Some(file) = receipt {
-        keep_receipt(&mut session, result.position, &bytes, file)?;
-    }
     if format.json {
         json_line(out, &shown)?;
     } else if result.code == Code::DONE {
         shown.print(out, style)?;
+    }
+    // A refused operation stands in the history too.
+    if let Some(file) = receipt {
+        keep_receipt(&mut session, result.position, &bytes, file)?;
     }
     if result.code == Code::DONE {
         Ok(())

@@ -292,6 +292,14 @@ impl Client {
         Some(proved(self.ended.remove(place)?.result, of))
     }
 
+    /// Waits for the outcome of [`Client::begin_proof`].
+    ///
+    /// # Errors
+    /// As [`Client::prove`].
+    pub fn await_proof(&mut self, ticket: Ticket, of: ReplicaId) -> Result<Vec<u8>, Error> {
+        proved(self.wait_for(ticket), of)
+    }
+
     /// Highest history size that f+1 replicas have proved to this client.
     pub fn highest_size(&mut self) -> u64 {
         self.driver.core(self.id).map_or(0, |core| core.highest_size())

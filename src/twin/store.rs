@@ -174,9 +174,25 @@ impl TwinStore {
         }
     }
 
-    /// The slot that stands at `place` in the order of names.
-    fn named(&self, place: usize) -> Option<SlotIndex> {
-        self.places.iter().position(|other| *other as usize == place).map(|index| index as SlotIndex)
+    /// The slots with the names right before and behind one that has no slot.
+    fn neighbours(&self, twin: &str, property: &str) -> [Option<SlotIndex>; 2] {
+        let own = self.twin(twin).map_or(&[][..], |row| &row.properties);
+        let at = own.partition_point(|(path, _)| **path < *property);
+        let below = (Bound::Unbounded, Bound::Excluded(twin));
+        let above = (Bound::Excluded(twin), Bound::Unbounded);
+        // A twin is there for the slots that it has.
+        let last = || {
+            self.names
+                .range::<str, _>(below)
+                .next_back()
+                .and_then(|(_, row)| self.rows[*row as usize].properties.last())
+        };
+        let first = || {
+            self.names.range::<str, _>(above).next().and_then(|(_, row)| self.rows[*row as usize].properties.first())
+        };
+        let before = at.checked_sub(1).and_then(|at| own.get(at)).or_else(last);
+        let behind = own.get(at).or_else(first);
+        [before, behind].map(|slot| slot.map(|(_, index)| *index))
     }
 
     fn located(&self, index: SlotIndex, place: usize, tree: &DenseTree) -> Option<Located> {
@@ -287,10 +303,12 @@ impl Application for TwinStore {
         if self.places.len() != self.slots.len() {
             return Err(Code::UNAVAILABLE);
         }
-        let before = self.slots.iter().filter(|slot| (&*slot.twin, &*slot.property) < wanted).count();
-        let neighbours = [before.checked_sub(1), (before < self.slots.len()).then_some(before)];
-        let locate = |place| self.located(self.named(place)?, place, &self.by_name);
-        neighbours.into_iter().flatten().map(|place| locate(place).ok_or(Code::UNAVAILABLE)).collect()
+        let locate = |index: SlotIndex| {
+            let place = *self.places.get(index as usize)? as usize;
+            self.located(index, place, &self.by_name)
+        };
+        let neighbours = self.neighbours(wanted.0, wanted.1).into_iter().flatten();
+        neighbours.map(|index| locate(index).ok_or(Code::UNAVAILABLE)).collect()
     }
 
     /// The slots say it all: names and roots follow from them.

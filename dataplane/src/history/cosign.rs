@@ -12,8 +12,9 @@
 //! # What is durable when
 //! A head is *promised* by a record in the log ([`Record::Cosigned`](crate::ordering::record::Record::Cosigned)) and its signature is made from
 //! the durable record. After a restart nothing smaller is promised, and the promised head may be signed again: its root
-//! is the same, or this replica has diverged and stops. A replica that lost its records promises nothing while it abstains, and when it
-//! comes back it has executed all that it can have signed.
+//! is the same, or this replica has diverged and stops. A replica that lost its records, or has not heard yet from enough others whether it
+//! did, says nothing ([`Cosigner::rests`]), and forgets what it would have signed: when it comes back it has executed all that it can have
+//! signed before, and begins with the head at which it stands.
 //!
 //! # Who believes what
 //! Each replica tells the others its signatures ([`Claim`]). Roots are compared as they come; signatures are verified when a
@@ -36,8 +37,8 @@ use std::collections::VecDeque;
 use crate::cluster::Size;
 use crate::types::{Digest, EntryIndex, ReplicaId, Sequence, Signature};
 
-/// Signatures of one replica that are kept; the oldest go.
-pub const MAX_CLAIMS: usize = 32;
+/// Signatures of one replica that are kept above the newest certified head; the oldest go. At the fastest pace these are some seconds.
+pub const MAX_CLAIMS: usize = 512;
 
 /// Heads that wait to be signed.
 pub const MAX_WAITING: usize = 1_024;
@@ -89,7 +90,7 @@ pub enum Finding {
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     sequence: Sequence,
-    size: EntryIndex,
+    head: Head,
     is_checkpoint: bool,
 }
 
@@ -152,12 +153,13 @@ impl Cosigner {
         self.promised
     }
 
-    /// A sequence was executed: its head has so many entries.
-    pub fn executed(&mut self, sequence: Sequence, size: EntryIndex, is_checkpoint: bool) {
+    /// A sequence was executed: this is its head.
+    pub fn executed(&mut self, sequence: Sequence, head: Head, is_checkpoint: bool) {
+        let size = head.size;
         if self.ahead.take_if(|ahead| *ahead <= size).is_some() {
             self.is_new = true;
         }
-        if size == 0 || self.promised.is_some_and(|head| size <= head.size) {
+        if size == 0 || self.promised.is_some_and(|promised| size <= promised.size) {
             return;
         }
         while let Some(last) = self.waiting.back()
@@ -169,17 +171,24 @@ impl Cosigner {
         if self.waiting.len() >= MAX_WAITING {
             self.waiting.pop_front();
         }
-        self.waiting.push_back(Waiting { sequence, size, is_checkpoint });
+        self.waiting.push_back(Waiting { sequence, head, is_checkpoint });
     }
 
-    /// The size of the head to promise now, if the signer is free; [`Cosigner::promise`] follows.
-    pub fn choose(&mut self, now_us: u64) -> Option<EntryIndex> {
+    /// This replica may not sign now: it forgets what it signed and would have signed. What it promised stays promised.
+    pub fn rests(&mut self) {
+        self.waiting.clear();
+        self.claims[self.me.index()].clear();
+        self.is_staged = false;
+    }
+
+    /// The head to promise now, if the signer is free; [`Cosigner::promise`] follows.
+    pub fn choose(&mut self, now_us: u64) -> Option<Head> {
         if self.is_staged || now_us < self.free_at_us {
             return None;
         }
-        while let Some(chosen) = self.waiting.pop_front() {
-            if self.promised.is_none_or(|head| chosen.size > head.size) {
-                return Some(chosen.size);
+        while let Some(Waiting { head, .. }) = self.waiting.pop_front() {
+            if self.promised.is_none_or(|promised| head.size > promised.size) {
+                return Some(head);
             }
         }
         None
@@ -247,7 +256,8 @@ impl Cosigner {
         {
             return;
         }
-        if claims.len() >= MAX_CLAIMS {
+        let certified = self.certified.as_ref().map_or(0, |certified| certified.head.size);
+        while claims.front().is_some_and(|first| first.claim.head.size < certified) || claims.len() >= MAX_CLAIMS {
             claims.pop_front();
         }
         claims.push_back(heard);
@@ -263,6 +273,7 @@ impl Cosigner {
     /// has, `holds` verifies a signature. Costs a few comparisons where nothing new came.
     pub fn look(
         &mut self,
+        own_size: EntryIndex,
         root_of: impl Fn(EntryIndex) -> Option<Digest>,
         holds: impl Fn(ReplicaId, &Claim) -> bool,
     ) -> Vec<Finding> {
@@ -271,16 +282,17 @@ impl Cosigner {
             return findings;
         }
         let floor = self.certified.as_ref().map_or(0, |certified| certified.head.size);
-        while let Some(head) = self.candidate(floor) {
+        let here = self.candidates(floor);
+        // What is ahead of the own history is looked at once that has got there.
+        self.ahead = here.iter().map(|head| head.size).filter(|size| *size > own_size).min();
+        let mut here: Vec<Head> = here.into_iter().filter(|head| head.size <= own_size).collect();
+        while let Some(head) = here.pop() {
             let bad = self.verify(head, &holds);
-            if !bad.is_empty() {
-                findings.extend(bad.into_iter().map(Finding::BadSignature));
+            findings.extend(bad.into_iter().map(Finding::BadSignature));
+            if self.count(head) < self.size.quorum() {
                 continue;
             }
-            let Some(root) = root_of(head.size) else {
-                self.ahead = Some(head.size);
-                break;
-            };
+            let Some(root) = root_of(head.size) else { continue };
             let claims = self.claims_of(head);
             let certified = Certified { head, claims };
             if root != head.root {
@@ -292,15 +304,22 @@ impl Cosigner {
             }
             self.certified = Some(certified);
             findings.extend(self.lies(head, &holds));
+            for claims in &mut self.claims {
+                claims.retain(|heard| heard.claim.head.size >= head.size);
+            }
             break;
         }
         findings
     }
 
-    /// The largest head above `floor` that a quorum claims.
-    fn candidate(&self, floor: EntryIndex) -> Option<Head> {
+    /// The heads above `floor` that a quorum claims, the smallest first.
+    fn candidates(&self, floor: EntryIndex) -> Vec<Head> {
         let heads = self.claims.iter().flatten().map(|heard| heard.claim.head).filter(|head| head.size > floor);
-        heads.filter(|head| self.count(*head) >= self.size.quorum()).max()
+        let mut heads: Vec<Head> = heads.collect();
+        heads.sort_unstable();
+        // No replica has two claims of one head.
+        let quorum = self.size.quorum();
+        heads.chunk_by(|left, right| left == right).filter(|same| same.len() >= quorum).map(|same| same[0]).collect()
     }
 
     fn count(&self, head: Head) -> usize {

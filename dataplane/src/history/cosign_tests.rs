@@ -26,7 +26,7 @@ fn claim(head: Head, good: bool) -> Claim {
 
 fn look(cosigner: &mut Cosigner, size: u64) -> Vec<Finding> {
     let root_of = |at| (at <= size).then(|| head(at).root);
-    cosigner.look(root_of, |_, claim| claim.signature.0[0] == 1)
+    cosigner.look(size, root_of, |_, claim| claim.signature.0[0] == 1)
 }
 
 /// By the words of the protocol, with everything remembered.
@@ -51,10 +51,10 @@ proptest! {
             for _ in 0..executed {
                 sequence += 1;
                 let is_checkpoint = sequence % interval == 0;
-                cosigner.executed(sequence, sequence, is_checkpoint);
+                cosigner.executed(sequence, head(sequence), is_checkpoint);
                 waiting.push((sequence, is_checkpoint));
             }
-            let size = cosigner.choose(now).unwrap();
+            let size = cosigner.choose(now).unwrap().size;
             prop_assert_eq!(size, chosen_by_the_rule(&waiting));
             cosigner.promise(head(size), now);
             // Not before the promise is durable, and not before the interval is over.
@@ -77,20 +77,20 @@ fn nothing_smaller_than_the_promise_is_ever_chosen() {
     cosigner.resume(head(4));
     assert_eq!(cosigner.promised(), Some(head(9)));
     for sequence in 1..=9 {
-        cosigner.executed(sequence, sequence, sequence == 8);
+        cosigner.executed(sequence, head(sequence), sequence == 8);
     }
     assert_eq!(cosigner.choose(0), None);
-    cosigner.executed(10, 9, false);
+    cosigner.executed(10, head(9), false);
     assert_eq!(cosigner.choose(0), None);
-    cosigner.executed(11, 10, false);
-    assert_eq!(cosigner.choose(0), Some(10));
+    cosigner.executed(11, head(10), false);
+    assert_eq!(cosigner.choose(0), Some(head(10)));
 }
 
 #[test]
 fn waiting_heads_are_bounded() {
     let mut cosigner = cosigner();
     for sequence in 1..=3 * MAX_WAITING as u64 {
-        cosigner.executed(sequence, sequence, true);
+        cosigner.executed(sequence, head(sequence), true);
     }
     assert_eq!(cosigner.waiting.len(), MAX_WAITING);
 }
@@ -150,9 +150,9 @@ fn what_is_signed_ahead_of_the_own_history_is_looked_at_once_it_is_there() {
         cosigner.heard(ReplicaId(replica), claim(other(7), true));
     }
     assert!(look(&mut cosigner, 6).is_empty());
-    cosigner.executed(6, 6, false);
+    cosigner.executed(6, head(6), false);
     assert!(!cosigner.has_news());
-    cosigner.executed(7, 7, false);
+    cosigner.executed(7, head(7), false);
     assert!(cosigner.has_news());
     assert!(matches!(&look(&mut cosigner, 7)[..], [Finding::Diverged(_)]));
 }
@@ -171,11 +171,38 @@ fn what_nobody_certified_is_told_again() {
 #[test]
 fn claims_are_bounded_and_old_ones_are_dropped() {
     let mut cosigner = cosigner();
-    for size in 1..=200 {
+    for size in 1..=2 * MAX_CLAIMS as u64 {
         cosigner.heard(ReplicaId(1), claim(head(size), true));
     }
     cosigner.heard(ReplicaId(1), claim(head(3), true));
     cosigner.heard(ReplicaId(9), claim(head(3), true));
     assert_eq!(cosigner.claims[1].len(), MAX_CLAIMS);
-    assert_eq!(cosigner.claims[1].back().unwrap().claim.head, head(200));
+    assert_eq!(cosigner.claims[1].back().unwrap().claim.head, head(2 * MAX_CLAIMS as u64));
+}
+
+#[test]
+fn one_that_may_not_sign_forgets_what_waits_and_keeps_its_promise() {
+    let mut cosigner = cosigner();
+    cosigner.executed(8, head(8), true);
+    cosigner.promise(head(5), 0);
+    cosigner.rests();
+    assert_eq!((cosigner.choose(u64::MAX), cosigner.own()), (None, None));
+    cosigner.executed(9, head(5), false);
+    assert_eq!(cosigner.choose(u64::MAX), None);
+    cosigner.executed(10, head(6), false);
+    assert_eq!(cosigner.choose(u64::MAX), Some(head(6)));
+}
+
+#[test]
+fn what_is_here_is_certified_though_more_is_signed_ahead() {
+    let mut cosigner = cosigner();
+    for replica in 1..4 {
+        cosigner.heard(ReplicaId(replica), claim(head(5), true));
+        cosigner.heard(ReplicaId(replica), claim(head(9), true));
+    }
+    assert!(look(&mut cosigner, 6).is_empty());
+    assert_eq!(cosigner.certified().unwrap().head, head(5));
+    cosigner.executed(9, head(9), false);
+    assert!(look(&mut cosigner, 9).is_empty());
+    assert_eq!(cosigner.certified().unwrap().head, head(9));
 }

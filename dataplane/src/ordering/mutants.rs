@@ -54,6 +54,8 @@ pub(crate) enum Mutant {
     AccusesRashly,
     /// A head of the history is cosigned before the promise of it is durable.
     CosignsBeforeSync,
+    /// A replica that lost its records, or does not know yet whether it did, cosigns all the same.
+    CosignsUnknowing,
     /// A replica that restarts has forgotten which head it promised.
     ForgetsPromises,
 }

@@ -192,6 +192,11 @@ impl Ordering {
         !counts || self.standing.is_cleared && self.standing.rejoin.is_none()
     }
 
+    /// Whether this replica may cosign: it knows what it said before, or has come to where that cannot matter any more.
+    pub fn may_cosign(&self) -> bool {
+        (self.standing.is_cleared && self.standing.rejoin.is_none()) || mutants::on(Mutant::CosignsUnknowing)
+    }
+
     /// What this replica heard of each, for a status.
     pub(super) fn heard_of_all(&self) -> Vec<Heard> {
         self.standing.heard.iter().map(|(view, sequence)| Heard { view: *view, sequence: *sequence }).collect()

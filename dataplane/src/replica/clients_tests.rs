@@ -5,9 +5,10 @@ use std::io;
 use super::*;
 use crate::client::{ClientCore, ClientError, ClientMessage, CoreConfig, Output, Signer, SubmitOptions};
 use crate::cluster::sample::{cluster_text, parse};
-use crate::cluster::{Settings, Size};
+use crate::cluster::{Cluster, Settings, Size};
 use crate::crypto::SecretKey;
 use crate::execution::Execution;
+use crate::history::cosign::Head;
 use crate::history::notary::Notary;
 use crate::history::store::MemoryStore;
 use crate::log::{Log, LogError, MIN_SEGMENT_BYTES, SimDisk};
@@ -16,7 +17,7 @@ use crate::ordering::checkpoint::forged;
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
 use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN};
-use crate::replica::{HostStatus, NodeConfig};
+use crate::replica::{HostStatus, NodeConfig, NodeError};
 use crate::state::{Answer, Entries, Frozen, OperationContext, Outcome, StateError};
 use crate::types::{EntryIndex, ReplicaId, Signature};
 use crate::wire::bundle::{OPEN_SESSION, Request};
@@ -117,13 +118,17 @@ fn secret(client: u8) -> SecretKey {
     SecretKey::from_seed(&[100 + client; 32])
 }
 
-fn node() -> TestNode {
+fn cluster_of_three() -> Cluster {
     let head = format!("origin = {ORIGIN:?}\ncreated = 2023-11-14T22:13:20Z\n\n");
     let all = &["*"][..];
     let text = cluster_text(&head, &[("c0-all", 100, all), ("c1-all", 101, all), ("c2-all", 102, all)]);
     let cluster = parse(&text).unwrap();
     let settings = Settings { window: 16, session_window: 64, sessions_per_identity: 1_000, ..*cluster.settings() };
-    let cluster = cluster.with_settings(settings);
+    cluster.with_settings(settings)
+}
+
+fn node() -> TestNode {
+    let cluster = cluster_of_three();
     let execution = Execution::new(&cluster, Nothing, MemoryStore::new()).unwrap();
     let config = NodeConfig {
         // A backup: what it takes waits in its pool.
@@ -515,4 +520,56 @@ fn a_peer_is_told_nothing_of_what_the_log_let_go() {
         node.supply_decided(ReplicaId(2), first, &mut world).unwrap();
         assert_eq!(world.to_peers, told, "{first}");
     }
+}
+
+/// What replica `signer` cosigns.
+fn cosignature(node: &TestNode, signer: u8, root: Digest) -> Vec<u8> {
+    let head = Head { size: node.execution().size(), root };
+    let key = |kind: u8| SecretKey::from_seed(&[4 * signer + kind; 32]);
+    let notary = Notary::new(&cluster_of_three(), ReplicaId(signer), key(3), key(4));
+    let claim = notary.cosign(head, 1_700_000_000);
+    let (time_s, signature) = (claim.time_s, claim.signature.0);
+    let mut body = Vec::new();
+    message::encode(
+        &message::Cosignature { size: head.size, root: root.0, time_s, signature, again: false },
+        &mut body,
+    );
+    body
+}
+
+#[test]
+fn a_quorum_of_others_with_another_history_ends_a_replica_and_fewer_do_not() {
+    let (mut node, mut world) = (node(), World::default());
+    let other = Digest([9; 32]);
+    for signer in [0, 2] {
+        let body = cosignature(&node, signer, other);
+        node.on_peer(ReplicaId(signer), Kind::Cosignature, &body, NOW).unwrap();
+    }
+    node.turn(NOW, &mut world).unwrap();
+    // One whose signature does not hold is not counted.
+    let mut forged = cosignature(&node, 3, other);
+    let last = forged.len() - 2;
+    forged[last] ^= 1;
+    node.on_peer(ReplicaId(3), Kind::Cosignature, &forged, NOW).unwrap();
+    let later = Now { mono_us: NOW.mono_us + 1_000_000, ..NOW };
+    node.turn(later, &mut world).unwrap();
+    let body = cosignature(&node, 3, other);
+    node.on_peer(ReplicaId(3), Kind::Cosignature, &body, later).unwrap();
+    let end = node.turn(Now { mono_us: later.mono_us + 1_000_000, ..NOW }, &mut world).unwrap_err();
+    assert!(matches!(&end, NodeError::DivergedHistory { size: 1, certified, .. } if *certified == other), "{end}");
+}
+
+#[test]
+fn a_replica_that_others_agree_with_certifies_its_history() {
+    let (mut node, mut world) = (node(), World::default());
+    let root = node.execution().history_root();
+    node.turn(NOW, &mut world).unwrap();
+    for signer in [0, 2, 3] {
+        let body = cosignature(&node, signer, root);
+        node.on_peer(ReplicaId(signer), Kind::Cosignature, &body, NOW).unwrap();
+    }
+    node.turn(Now { mono_us: NOW.mono_us + 1_000_000, ..NOW }, &mut world).unwrap();
+    let certificate = node.cosigning.certificate().unwrap();
+    assert_eq!(certificate.head, Head { size: 1, root });
+    assert!(certificate.note.starts_with(&format!("{ORIGIN}\n1\n")));
 }

@@ -27,6 +27,9 @@ const WRITE_WITHIN_US: u64 = 2_000;
 /// With nobody waiting, certificates are made once in so long, us.
 const LOOK_US: u64 = 250_000;
 
+/// With somebody waiting likewise, us.
+const LOOK_SOON_US: u64 = 1_000;
+
 /// The newest certified head and its note.
 #[derive(Clone, Debug)]
 pub(super) struct Certificate {
@@ -43,7 +46,9 @@ pub(super) struct Cosigning {
     resumes: bool,
     /// Peers that asked for the last signature, or whose link came up, a bit each.
     asked: u32,
-    look_at_us: u64,
+    looked_at_us: u64,
+    /// This replica may not sign, or could not when it was asked last.
+    rests: bool,
     write_by_us: Option<u64>,
     certificate: Option<Certificate>,
 }
@@ -57,7 +62,8 @@ impl Cosigning {
             told: None,
             resumes: promised.is_some(),
             asked: 0,
-            look_at_us: 0,
+            looked_at_us: 0,
+            rests: false,
             write_by_us: None,
             certificate: None,
         }
@@ -73,14 +79,18 @@ impl Cosigning {
         self.certificate.as_ref().map_or(0, |certificate| certificate.head.size)
     }
 
-    /// When it has something to do, us; one that abstains has nothing to promise.
-    pub(super) fn due_us(&self, abstains: bool) -> u64 {
-        if self.told.is_some() || self.asked != 0 {
-            return 0;
+    /// When it has something to do, us; one that may not sign has nothing to promise or to tell.
+    pub(super) fn due_us(&self, may_sign: bool, wanted: bool) -> u64 {
+        let look = if self.cosigner.has_news() { self.look_due_us(wanted) } else { u64::MAX };
+        match may_sign {
+            true if self.told.is_some() || self.asked != 0 || self.rests => 0,
+            true => self.cosigner.due_us().min(look),
+            false => look,
         }
-        let look = if self.cosigner.has_news() { self.look_at_us } else { u64::MAX };
-        let choose = if abstains { u64::MAX } else { self.cosigner.due_us() };
-        choose.min(look)
+    }
+
+    fn look_due_us(&self, wanted: bool) -> u64 {
+        self.looked_at_us + if wanted { LOOK_SOON_US } else { LOOK_US }
     }
 
     /// When a promise must be written, us.
@@ -113,13 +123,14 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The history after a sequence.
     pub(super) fn note_head(&mut self) {
         let sequence = self.execution.sequence();
+        let head = Head { size: self.execution.size(), root: self.execution.history_root() };
         let is_checkpoint = sequence.is_multiple_of(self.config.agreed.interval);
-        self.cosigning.cosigner.executed(sequence, self.execution.size(), is_checkpoint);
+        self.cosigning.cosigner.executed(sequence, head, is_checkpoint);
     }
 
     /// A promise became durable: now it may be signed.
     pub(super) fn cosigned_durable(&mut self, head: Head, now: Now) {
-        if !mutants::on(Mutant::CosignsBeforeSync) {
+        if self.ordering.may_cosign() && !mutants::on(Mutant::CosignsBeforeSync) {
             self.sign_head(head, now);
         }
     }
@@ -132,9 +143,28 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// Promises the next head, tells signatures, and makes certificates.
     pub(super) fn cosign(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
-        if self.ordering.abstains().is_none() {
+        if self.ordering.may_cosign() {
+            if std::mem::take(&mut self.cosigning.rests) {
+                self.note_head();
+            }
             self.promise(now)?;
+            self.tell_signatures(now, shell);
+        } else {
+            // What it promised before it lost its records it cannot know; what it promised before it was sure, it may sign again.
+            self.cosigning.rests = true;
+            self.cosigning.told = None;
+            self.cosigning.asked = 0;
+            self.cosigning.resumes &= self.ordering.abstains().is_none();
+            self.cosigning.cosigner.rests();
         }
+        let wanted = self.proofs.wait_beyond(self.cosigning.certified_size(), self.execution.size());
+        if now.mono_us >= self.cosigning.look_due_us(wanted) {
+            self.certify_heads(now)?;
+        }
+        Ok(())
+    }
+
+    fn tell_signatures(&mut self, now: Now, shell: &mut impl Shell<D>) {
         if let Some(claim) = self.cosigning.told.take() {
             self.tell_all(&claim, false, shell);
         }
@@ -147,24 +177,22 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 self.tell(peer, &claim, false, shell);
             }
         }
-        let wanted = self.proofs.wait_beyond(self.cosigning.certified_size());
-        if wanted || now.mono_us >= self.cosigning.look_at_us {
-            self.certify_heads(now)?;
-        }
-        Ok(())
     }
 
     fn promise(&mut self, now: Now) -> Result<(), NodeError> {
-        let store = self.execution.store();
-        if std::mem::take(&mut self.cosigning.resumes)
+        // A promise of an earlier life is signed again once the history is there: what follows is larger in any case.
+        if self.cosigning.resumes
             && let Some(head) = self.cosigning.cosigner.promised()
-            && root_at(store, head.size) == Some(head.root)
+            && let Some(own) = root_at(self.execution.store(), head.size)
         {
+            self.cosigning.resumes = false;
+            if own != head.root {
+                let Head { size, root } = head;
+                return Err(NodeError::DivergedHistory { size, own, certified: root, note: String::new() });
+            }
             self.sign_head(head, now);
         }
-        let Some(size) = self.cosigning.cosigner.choose(now.mono_us) else { return Ok(()) };
-        let Some(root) = root_at(self.execution.store(), size) else { return Ok(()) };
-        let head = Head { size, root };
+        let Some(head) = self.cosigning.cosigner.choose(now.mono_us) else { return Ok(()) };
         self.cosigning.cosigner.promise(head, now.mono_us);
         self.cosigning.write_by_us = Some(now.mono_us + WRITE_WITHIN_US);
         if mutants::on(Mutant::CosignsBeforeSync) {
@@ -199,10 +227,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn certify_heads(&mut self, now: Now) -> Result<(), NodeError> {
-        self.cosigning.look_at_us = now.mono_us + LOOK_US;
+        self.cosigning.looked_at_us = now.mono_us;
         let (store, notary) = (self.execution.store(), &self.config.notary);
-        let findings =
-            self.cosigning.cosigner.look(|size| root_at(store, size), |replica, claim| notary.holds(replica, claim));
+        let findings = self.cosigning.cosigner.look(
+            store.size(),
+            |size| root_at(store, size),
+            |replica, claim| notary.holds(replica, claim),
+        );
         for finding in findings {
             match finding {
                 Finding::BadSignature(replica) => {
@@ -213,6 +244,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     let sealed = self.config.notary.sealed(replica, &claim);
                     self.accuse(replica, &what, vec![sealed], now);
                 }
+                // A damaged file of nodes is no divergence: it is made again at the next start.
+                Finding::Diverged(_) if !self.nodes_hold() => return Err(NodeError::Nodes),
                 Finding::Diverged(certified) => return Err(self.diverged(&certified)),
             }
         }
@@ -224,6 +257,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.counters.add("history.certified", 1);
         }
         Ok(())
+    }
+
+    /// Whether the nodes on the disk are those of the history in memory.
+    fn nodes_hold(&self) -> bool {
+        let store = self.execution.store();
+        root_at(store, store.size()) == Some(self.execution.history_root())
     }
 
     /// The end: a quorum of others has another history than this replica.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::clients::Inbox;
-use super::cosigning::{Cosigning, root_at};
+use super::cosigning::Cosigning;
 use super::counters::Counters;
 use super::outgoing::encode;
 use super::proofs::Proofs;
@@ -146,6 +146,11 @@ pub enum NodeError {
         /// The others' signatures, as a note.
         note: String,
     },
+    /// What is read of the history's nodes is not what was written.
+    #[error(
+        "the nodes of the history's tree in DIR/history/nodes are damaged: start the replica again, which makes them anew from the entries"
+    )]
+    Nodes,
     /// This replica came to another state than a quorum.
     #[error(
         "this replica's state at sequence {sequence} is not the one that a quorum signed: its disk, its memory or its program is at \
@@ -279,9 +284,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         if let Some(error) = failed {
             return Err(error);
         }
-        if let Some(promised) = promised {
-            holds_promise(execution.store(), promised)?;
-        }
         if recovered.log.dropped_below() > resumed {
             return Err(NodeError::NoSnapshot { dropped: recovered.log.dropped_below() });
         }
@@ -411,7 +413,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         if is_due && now.mono_us >= self.write_again_us() {
             self.start_write(now, shell)?;
             // What no write took, since one is in flight or its segment is being made, is looked at again later.
-            let took_all = self.log.last() <= self.log.written();
+            let took_all = self.log.last() <= self.log.written() && self.backlog.is_empty();
             self.lazy_since_us = (!took_all).then_some(now.mono_us);
             self.cosigning.wrote(took_all, now);
         }
@@ -435,7 +437,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let idle_write = idle_write.map(|due| due.max(self.write_again_us()));
         let reads = self.reads.next_deadline_us();
         let promise = self.cosigning.write_by_us().map(|due| due.max(self.write_again_us()));
-        let history = self.cosigning.due_us(self.ordering.abstains().is_some()).min(self.proofs.due_us());
+        let wanted = self.proofs.wait_beyond(self.cosigning.certified_size(), self.execution.size());
+        let history = self.cosigning.due_us(self.ordering.may_cosign(), wanted).min(self.proofs.due_us());
         let ordering = self.ordering.next_deadline_us().min(history);
         let deadlines = [Some(ordering), idle_write, promise, Some(reads), Some(self.snapshots.due_us())];
         deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
@@ -646,17 +649,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-}
-
-/// The history has the root that was promised: a promise lies behind all that it rests on in the log.
-fn holds_promise(store: &impl EntryStore, promised: Head) -> Result<(), NodeError> {
-    match root_at(store, promised.size) {
-        Some(own) if own != promised.root => {
-            let Head { size, root } = promised;
-            Err(NodeError::DivergedHistory { size, own, certified: root, note: String::new() })
-        }
-        _ => Ok(()),
     }
 }
 

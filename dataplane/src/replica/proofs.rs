@@ -8,7 +8,7 @@
 //!
 //! # Limits
 //! [`MAX_ASKED`] questions of one key and [`MAX_ASKED_IN_ALL`] altogether wait; more are answered OVERLOADED. A turn answers
-//! [`ANSWERS_A_TURN`], with at most [`ANSWER_BYTES`] of entries or hashes each. A wait is at most
+//! [`ANSWERS_A_TURN`], and takes [`TAKEN_AT_ONCE`] states from the trees of a STATE entry, with at most [`ANSWER_BYTES`] of entries or hashes each. A wait is at most
 //! [`MAX_WAIT_MS`](super::MAX_WAIT_MS).
 
 use std::collections::VecDeque;
@@ -27,13 +27,16 @@ use crate::wire::message::{
 };
 
 /// Questions of one key that wait.
-pub(super) const MAX_ASKED: usize = 64;
+pub(super) const MAX_ASKED: usize = 16;
 
 /// Questions that wait altogether.
 const MAX_ASKED_IN_ALL: usize = 1_024;
 
 /// Questions that a turn answers.
 const ANSWERS_A_TURN: usize = 8;
+
+/// States and absences that are taken from the trees of one STATE entry; the others wait for the next.
+const TAKEN_AT_ONCE: usize = 32;
 
 /// Bytes of entries or hashes in an answer; the last entry may pass it.
 const ANSWER_BYTES: usize = 256 << 10;
@@ -63,14 +66,15 @@ pub(super) struct Proofs {
 }
 
 impl Proofs {
-    /// Whether a question waits for a certificate beyond this size.
-    pub(super) fn wait_beyond(&self, certified: EntryIndex) -> bool {
-        self.asked.iter().any(|asked| asked.needs() > certified)
+    /// Whether a question waits for a certificate beyond this size, of what is executed.
+    pub(super) fn wait_beyond(&self, certified: EntryIndex, executed: EntryIndex) -> bool {
+        self.asked.iter().any(|asked| (certified + 1..=executed).contains(&asked.needs()))
     }
 
     /// When the next turn has something to do here, us.
     pub(super) fn due_us(&self) -> u64 {
-        if self.is_new { 0 } else { self.asked.iter().map(|asked| asked.until_us).min().unwrap_or(u64::MAX) }
+        let until_us = self.asked.iter().map(|asked| asked.until_us).min().unwrap_or(u64::MAX);
+        if self.is_new && !self.asked.is_empty() { 0 } else { until_us }
     }
 
     pub(super) fn forget(&mut self, client: ClientId) {
@@ -120,6 +124,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell: &mut impl Shell<D>,
     ) {
         let id = message.id.to_native();
+        if let Err(code) = self.execution.identities().may(key, self.execution.time_ms()) {
+            return self.answer_proof(client, id, code, Vec::new(), shell);
+        }
         let of_key = self.proofs.asked.iter().filter(|asked| asked.key == *key).count();
         if of_key >= MAX_ASKED || self.proofs.asked.len() >= MAX_ASKED_IN_ALL {
             return self.answer_proof(client, id, Code::OVERLOADED, Vec::new(), shell);
@@ -147,7 +154,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         let Some((entry, is_checkpoint)) = self.execution.stated() else { return };
         let application = self.execution.application();
-        for asked in self.proofs.asked.iter_mut().filter(|asked| asked.taken.is_none() && asked.first <= entry) {
+        let waiting = self.proofs.asked.iter_mut().filter(|asked| takes(asked) && asked.first <= entry);
+        for asked in waiting.take(TAKEN_AT_ONCE) {
             let taken = match asked.what {
                 ASKS_STATE => application.locate(&asked.name).map(|located| vec![located]),
                 ASKS_ABSENCE if is_checkpoint => application.locate_absent(&asked.name),
@@ -174,16 +182,23 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 self.proofs.asked.push_back(asked);
                 continue;
             }
-            match self.look_at(&asked) {
-                Outcome::Wait if asked.until_us > now.mono_us => self.proofs.asked.push_back(asked),
-                Outcome::Wait => self.answer_proof(asked.client, asked.id, Code::UNAVAILABLE, Vec::new(), shell),
-                // Who does not take answers gets none: it asks again when it does.
-                Outcome::Answer(code, body) if shell.takes(asked.client) => {
-                    answers += 1;
-                    self.answer_proof(asked.client, asked.id, code, body, shell);
-                }
-                Outcome::Answer(..) => {}
+            // Who does not take answers gets none: it asks again when it does.
+            if !shell.takes(asked.client) {
+                continue;
             }
+            let (code, body) = match self.execution.identities().may(&asked.key, self.execution.time_ms()) {
+                Err(code) => (code, Vec::new()),
+                Ok(_) => match self.look_at(&asked) {
+                    Outcome::Wait if asked.until_us > now.mono_us => {
+                        self.proofs.asked.push_back(asked);
+                        continue;
+                    }
+                    Outcome::Wait => (Code::UNAVAILABLE, Vec::new()),
+                    Outcome::Answer(code, body) => (code, body),
+                },
+            };
+            answers += 1;
+            self.answer_proof(asked.client, asked.id, code, body, shell);
         }
     }
 

@@ -133,5 +133,6 @@ mutants! {
     finds_certificates_that_are_believed: CertificatesBelieved within 400;
     finds_a_replica_that_votes_without_its_records: VotesUnknowing within 400;
     finds_cosignatures_before_their_promise: CosignsBeforeSync within 200;
+    finds_a_replica_that_cosigns_without_its_records: CosignsUnknowing within 200;
     finds_promises_that_are_forgotten: ForgetsPromises within 400;
 }

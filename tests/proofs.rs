@@ -1,0 +1,152 @@
+//! Evidence from a running cluster: receipts, proofs of state and of absence, exports; while replicas are down, stand still and come
+//! back; and what an auditor makes of what was tampered with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use atlas::local::{LocalCluster, LocalOptions, Signal};
+
+struct Plant {
+    cluster: LocalCluster,
+    dir: tempfile::TempDir,
+}
+
+impl Plant {
+    fn start() -> Self {
+        // Beside the build, as temporary directories may lie in memory.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let options = LocalOptions {
+            program: Some(env!("CARGO_BIN_EXE_atlas").into()),
+            segment_mib: 4,
+            // Many tests share few cores.
+            ready_timeout: Duration::from_secs(120),
+            ..LocalOptions::default()
+        };
+        let cluster = LocalCluster::start(&dir.path().join("cluster"), 4, &options).unwrap();
+        Self { cluster, dir }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn run(&self, line: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atlas"));
+        command.args(line).stdin(Stdio::null()).current_dir(self.dir.path());
+        command.env("ATLAS_CLUSTER", self.cluster.cluster_file());
+        command.env("ATLAS_IDENTITY", self.cluster.identity("operator").unwrap());
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+
+    fn done(&self, line: &[&str]) -> String {
+        let (code, out, error) = self.run(line);
+        assert_eq!(code, 0, "{line:?}: {out}{error}");
+        out
+    }
+}
+
+const PATIENT: [&str; 2] = ["--timeout", "120"];
+
+fn verify<'a>(files: &[&'a str]) -> Vec<&'a str> {
+    [&["verify"], files, &["--policy", "cluster/policy.txt"]].concat()
+}
+
+#[test]
+fn what_a_cluster_certifies_holds_offline() {
+    let plant = Plant::start();
+    let set = |value: &str, more: &[&str]| {
+        let assignment = format!("power={value}");
+        plant.done(&[&["set", "plant/t-1", &assignment], more, &PATIENT[..]].concat())
+    };
+    let first = set("1.5", &["--receipt", "first.proof"]);
+    let first = first.split_whitespace().nth(2).unwrap().trim_end_matches(',').to_owned();
+    set("2.5", &[]);
+    set("3.5", &["--receipt", "third.proof"]);
+    assert!(plant.done(&verify(&["first.proof", "third.proof"])).contains("power to 1.5"));
+
+    // A refused operation stands in the history, and has its receipt.
+    let refused = ["txn", "--if", "plant/t-1 power == 9.0", "--set", "plant/t-1", "power=0.0", "--receipt", "no.proof"];
+    let (code, _, error) = plant.run(&[&refused[..], &PATIENT].concat());
+    assert_eq!(code, 3, "{error}");
+    assert!(plant.done(&verify(&["no.proof"])).contains("refused"));
+
+    // The state now, and back to the first value.
+    let prove = ["prove", "plant/t-1", "power", "-o", "state.proof", "--at", &first];
+    let shown = plant.done(&[&prove[..], &PATIENT].concat());
+    assert!(shown.contains("power was 3.5, revision 3") && shown.contains("power to 1.5, revision 1"), "{shown}");
+    let files = ["state.proof", "state.proof.1", "state.proof.2", "state.proof.3"];
+    assert!(plant.done(&verify(&files)).contains("the first value of plant/t-1 power"));
+
+    // What was never written.
+    let absent = ["prove", "plant/t-1", "brake", "--absent", "-o", "absent.proof"];
+    plant.done(&[&absent[..], &PATIENT].concat());
+    plant.done(&[&verify(&["absent.proof"])[..], &["--absent", "plant/t-1", "brake"]].concat());
+    let (code, ..) = plant.run(&[&["prove", "plant/t-1", "power", "--absent", "-o", "x"], &PATIENT[..]].concat());
+    assert_eq!(code, 3, "it is there");
+    let (code, ..) = plant.run(&[&["prove", "plant/t-1", "brake", "-o", "x"], &PATIENT[..]].concat());
+    assert_eq!(code, 3, "it is not there");
+
+    // The whole history, and an altered copy.
+    plant.done(&[&["export", "-o", "export"], &PATIENT[..]].concat());
+    let audit = ["audit", "export", "--policy", "cluster/policy.txt", "--deep"];
+    assert!(plant.done(&audit).contains("each as written"));
+    assert_eq!(fs::read(plant.file("export/policy.txt")).unwrap(), fs::read(plant.file("cluster/policy.txt")).unwrap());
+    let tile = find(&plant.file("export/tile/entries"));
+    let mut bytes = fs::read(&tile).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&tile, bytes).unwrap();
+    let (code, _, error) = plant.run(&audit);
+    assert_eq!(code, 5, "{error}");
+    assert!(error.contains("tile/entries/"), "{error}");
+
+    // A receipt under another cluster's policy, and one in which a byte is another.
+    let mut receipt = fs::read_to_string(plant.file("first.proof")).unwrap();
+    receipt = receipt.replacen("index 1", "index 2", 1);
+    fs::write(plant.file("forged.proof"), receipt).unwrap();
+    assert_eq!(plant.run(&verify(&["forged.proof"])).0, 5);
+}
+
+/// Some file of entries.
+fn find(dir: &Path) -> PathBuf {
+    let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let first = files.swap_remove(0);
+    if first.is_dir() { find(&first) } else { first }
+}
+
+#[test]
+fn certificates_go_on_with_replicas_down_standing_still_and_back_again() {
+    let mut plant = Plant::start();
+    let receipt = |plant: &Plant, name: &str| {
+        plant.done(&[&["set", "plant/t-1", "power=1.5", "--receipt", name], &PATIENT[..]].concat());
+        plant.done(&verify(&[name]))
+    };
+    let signers = |shown: &str, replica: &str| shown.contains(replica);
+    plant.cluster.kill(0).unwrap();
+    assert!(!signers(&receipt(&plant, "a"), " r0 "));
+    plant.cluster.restart(0).unwrap();
+    // Any three sign: without replica 1 it takes the one that came back, which went on from its promise.
+    plant.cluster.signal(1, Signal::STOP).unwrap();
+    assert!(signers(&receipt(&plant, "b"), " r0 "));
+    plant.cluster.signal(1, Signal::CONT).unwrap();
+    // All at once, and the history is certified again without a write.
+    for replica in 0..4 {
+        plant.cluster.kill(replica).unwrap();
+    }
+    for replica in 0..4 {
+        plant.cluster.restart(replica).unwrap();
+    }
+    plant.done(&[&["export", "-o", "after"], &PATIENT[..]].concat());
+    plant.done(&["audit", "after", "--policy", "cluster/policy.txt", "--deep"]);
+    // Too few to certify: no receipt, and the reason.
+    plant.cluster.kill(2).unwrap();
+    plant.cluster.kill(3).unwrap();
+    let (code, _, error) = plant.run(&["export", "--to", "1000000", "-o", "none", "--timeout", "5"]);
+    assert_ne!(code, 0);
+    assert!(error.contains("replica 0"), "{error}");
+}
