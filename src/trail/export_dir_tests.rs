@@ -136,3 +136,30 @@ fn rows_before_a_fault_in_the_same_file_are_told_first() {
     let found: Vec<_> = ExportRows::open(dir.path(), Filter::all()).unwrap().collect();
     assert_eq!((found.len(), found.iter().filter(|row| row.is_err()).count()), (5, 1));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn damaged_files_end_in_an_error_or_in_rows_and_never_in_a_panic(
+        at: proptest::sample::Index, with: Vec<u8>, cut: proptest::sample::Index, in_note: bool, is_cut: bool,
+    ) {
+        let (entries, checkpoint) = vectors();
+        let dir = tempfile::tempdir().unwrap();
+        let (mut tile, mut note) = (bundle(&entries), checkpoint.into_bytes());
+        let damaged = if in_note { &mut note } else { &mut tile };
+        let start = at.index(damaged.len());
+        let end = (start + with.len()).min(damaged.len());
+        damaged.splice(start..end, with);
+        if is_cut {
+            damaged.truncate(cut.index(damaged.len()));
+        }
+        put(dir.path(), &format!("tile/entries/000.p/{}", entries.len()), &tile);
+        put(dir.path(), "checkpoint", &note);
+        let found: Vec<_> = ExportRows::open(dir.path(), Filter::all()).unwrap().collect();
+        // Rows, then perhaps one error, and nothing behind it.
+        let first = found.iter().position(Result::is_err).unwrap_or(found.len());
+        proptest::prop_assert!(found.len() - first <= 1);
+        let _ = names_in(dir.path());
+    }
+}
