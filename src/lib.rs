@@ -8,6 +8,8 @@ pub mod client;
 pub mod demo;
 pub mod local;
 pub mod replica;
+mod svg;
+pub mod trail;
 pub mod twin;
 
 pub use client::{Client, ClientConfig};

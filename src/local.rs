@@ -63,6 +63,8 @@ pub struct LocalOptions {
     pub origin: String,
     /// What the client `gateway` may write; `operator` may write everything.
     pub gateway_write: Vec<String>,
+    /// What is changed with a reason only.
+    pub reason_required: Vec<String>,
     /// Settings that all replicas have alike, by name, in place of the usual ones.
     pub settings: Vec<(&'static str, u64)>,
     /// Size of a log segment in MiB. Two or more are zero-filled at start, so a short run starts sooner with small ones.
@@ -85,6 +87,7 @@ impl Default for LocalOptions {
             segment_mib: 16,
             ready_timeout: Duration::from_secs(30),
             extra_clients: 0,
+            reason_required: Vec::new(),
             interrupt: None,
         }
     }
@@ -235,8 +238,10 @@ impl LocalCluster {
     /// See [`LocalError`]; no replica is left running.
     pub fn launch(dir: &Path, replicas: usize, options: &LocalOptions) -> Result<Self, LocalError> {
         let base_port = free_ports(replicas)?;
-        let (origin, gateway_write) = (options.origin.clone(), options.gateway_write.clone());
-        let summary = init(dir, &InitOptions { replicas, base_port, origin, created_ms: now_ms(), gateway_write })?;
+        let LocalOptions { origin, gateway_write, reason_required, .. } = options.clone();
+        let created_ms = now_ms();
+        let made = InitOptions { replicas, base_port, origin, created_ms, gateway_write, reason_required };
+        let summary = init(dir, &made)?;
         for file in &summary.replica_files {
             shrink_segments(file, options.segment_mib)?;
         }
@@ -268,7 +273,7 @@ impl LocalCluster {
         &self.cluster_file
     }
 
-    /// The key file of a client, `operator` or `gateway`.
+    /// The key file of `operator`, `gateway` or `administrator`.
     pub fn identity(&self, name: &str) -> Option<&Path> {
         self.client_keys.iter().find(|(client, _)| client == name).map(|(_, path)| path.as_path())
     }

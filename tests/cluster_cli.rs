@@ -146,6 +146,97 @@ fn refusals_exit_with_3_and_say_why() {
     assert!(code == 3 && error.contains("unknown twin (302): plant/none"), "{error}");
 }
 
+/// A reader of RFC 4180 that knows nothing of the writer: one map a line, by the header.
+fn csv(text: &str) -> Vec<std::collections::BTreeMap<String, String>> {
+    let mut lines: Vec<Vec<String>> = vec![vec![String::new()]];
+    let (mut quoted, mut characters) = (false, text.chars().peekable());
+    while let Some(c) = characters.next() {
+        let line = lines.last_mut().unwrap();
+        match (quoted, c) {
+            (true, '"') if characters.peek() == Some(&'"') => line.last_mut().unwrap().extend(characters.next()),
+            (_, '"') => quoted = !quoted,
+            (false, ',') => line.push(String::new()),
+            (false, '\r') if characters.peek() == Some(&'\n') => {
+                characters.next();
+                lines.push(vec![String::new()]);
+            }
+            (_, c) => line.last_mut().unwrap().push(c),
+        }
+    }
+    assert_eq!(lines.pop(), Some(vec![String::new()]), "the last line ends as the others do");
+    let header = lines.remove(0);
+    let map = |line: Vec<String>| header.iter().cloned().zip(line).collect();
+    lines.into_iter().map(map).collect()
+}
+
+#[test]
+fn the_trail_tells_who_did_what_and_what_was_refused() {
+    let plant = plant();
+    plant.done(&["set", "plant/t-1", "state=running", "power=12.5", "--reason", "=1+1"]);
+    plant.done(&["set", "plant/t-1", "power=-3", "--reason", "second, \"last\""]);
+    assert_eq!(plant.run_as("gateway", &["set", "plant/t-2", "power=1"]).0, 0);
+    assert_eq!(plant.run_as("gateway", &["set", "grid/g", "export=true"]).0, 3);
+    assert_eq!(plant.json(&["set", "plant/t-1", "state=5"]).0, 3);
+    let deleted = plant.done(&["delete", "plant/t-1", "--reason", "gone"]);
+
+    // One twin, along its chain: newest first, with what was before.
+    let told = plant.done(&["history", "plant/t-1", "power"]);
+    let values: Vec<_> = told.iter().map(|row| (&row["old_value"], &row["value"], &row["action"])).collect();
+    let (set, delete) = (json!("set"), json!("delete"));
+    let expected =
+        [(&json!(-3), &Value::Null, &delete), (&json!(12.5), &json!(-3), &set), (&Value::Null, &json!(12.5), &set)];
+    assert_eq!(values, expected);
+    assert!(told.iter().all(|row| row["code"] == json!(0) && row["key"].as_str().unwrap().len() == 44));
+    assert!(told.iter().all(|row| row["signed_time"].is_string() && row["certified_time"].is_null()));
+
+    // Refusals, of all twins, of some, of one identity, of one code.
+    let refused = plant.done(&["history", "*", "--outcome", "refused"]);
+    let about: Vec<_> = refused.iter().map(|row| (&row["twin"], &row["origin"], &row["code"])).collect();
+    let (t1, g, operator, gateway) = (json!("plant/t-1"), json!("grid/g"), json!("operator"), json!("gateway"));
+    assert_eq!(about, [(&t1, &operator, &json!(301)), (&g, &gateway, &json!(201))]);
+    assert_eq!(plant.done(&["history", "plant/*", "--outcome", "refused"]).len(), 1);
+    assert_eq!(plant.done(&["history", "*", "--outcome", "201"]).len(), 1);
+    assert_eq!(plant.done(&["history", "plant/t-1", "state", "--outcome", "refused"]).len(), 1);
+    let by_gateway = plant.done(&["history", "*", "--by", "gateway", "--outcome", "all", "--unordered"]);
+    let twins: Vec<_> = by_gateway.iter().filter(|row| !row["twin"].is_null()).map(|row| &row["twin"]).collect();
+    assert_eq!(twins, [&g, &json!("plant/t-2")]);
+    let key = by_gateway[0]["key"].as_str().unwrap();
+    assert_eq!(plant.done(&["history", "*", "--by", key, "--outcome", "all"]), by_gateway);
+    assert_eq!(plant.done(&["history", "plant/t-1", "--by", "gateway"]), Vec::<Value>::new());
+    let (code, _, error) = plant.run_as("operator", &["history", "*", "--by", "nobody"]);
+    assert!(code == 2 && error.contains("nobody has this name"), "{error}");
+
+    // By time and position.
+    let at = deleted[0]["position"].as_str().unwrap();
+    assert_eq!(plant.done(&["history", "plant/*", "--outcome", "all", "--from", at]).len(), 2);
+    assert_eq!(plant.done(&["history", "plant/t-1", "--around", at, "--span", "2d"]).len(), 5);
+    assert_eq!(plant.done(&["history", "*", "--outcome", "all", "--to", "2000-01-01T00:00:00Z"]).len(), 0);
+
+    // CSV: safe for spreadsheets, and nothing lost.
+    let (code, text, _) = plant.run_as("operator", &["history", "plant/t-1", "--format", "csv"]);
+    let lines = csv(&text);
+    assert_eq!((code, lines.len()), (0, 5));
+    let reasons: Vec<_> = lines.iter().map(|line| line["reason"].as_str()).collect();
+    assert_eq!(reasons, ["gone", "gone", "second, \"last\"", "'=1+1", "'=1+1"]);
+    assert_eq!(
+        (lines[2]["value"].as_str(), lines[2]["old_value"].as_str(), lines[2]["revision"].as_str()),
+        ("-3", "12.5", "2")
+    );
+    let (_, table, _) = plant.run_as("operator", &["history", "plant/t-1"]);
+    assert!(
+        table.contains("OLD VALUE") && table.contains("operator (") && table.contains("second, \"last\""),
+        "{table}"
+    );
+
+    // The picture.
+    let svg = plant._dir.path().join("out.svg");
+    let line = ["history", "plant/t-1", "--around", at, "--span", "1h", "--svg", svg.to_str().unwrap()];
+    let (code, out, error) = plant.run_as("operator", &line);
+    assert!(code == 0 && out.contains("6 rows drawn"), "{out}{error}");
+    let drawn = std::fs::read_to_string(&svg).unwrap();
+    assert!(drawn.contains("refused: type conflict (301)") && drawn.contains("=1+1"), "{drawn}");
+}
+
 struct Watch {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,

@@ -30,6 +30,7 @@ fn targets() -> Vec<Target> {
         Target::new("query", stores::query, stores::run_query),
         Target::new("properties", answers::properties, answers::run_properties),
         Target::new("history", answers::history, answers::run_history),
+        Target::new("records", stores::records, stores::run_records),
         Target::new("changes", answers::changes, answers::run_changes),
         Target::new("snapshot", stores::snapshot, stores::run_snapshot),
         Target::new("entry", stores::entry, stores::run_entry),

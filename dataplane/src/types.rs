@@ -184,6 +184,8 @@ codes! {
     BAD_SIGNATURE = 110, "bad signature";
     /// The bundle was signed for another cluster.
     WRONG_ORIGIN = 111, "signed for another cluster";
+    /// The key is no Ed25519 public key, or one that everybody can sign for.
+    BAD_KEY = 112, "not a usable public key";
     /// The identity is not registered.
     UNKNOWN_IDENTITY = 200, "unknown identity";
     /// The identity's role does not permit this.
@@ -192,6 +194,12 @@ codes! {
     UNKNOWN_SESSION = 202, "unknown session";
     /// The session belongs to another identity.
     FOREIGN_SESSION = 203, "session of another identity";
+    /// The identity's key was revoked, or another took its place.
+    REVOKED = 204, "key revoked";
+    /// Agreed time lies outside the validity of the identity's key.
+    NOT_VALID = 205, "key not valid at this time";
+    /// A key statement that no administrator signed.
+    NOT_ADMINISTRATOR = 206, "not signed by an administrator";
     /// A condition of the transaction did not hold.
     CONDITION_FAILED = 300, "condition not met";
     /// The value's type is not the property's type.
@@ -206,6 +214,26 @@ codes! {
     TWIN_FULL = 305, "twin full";
     /// The query is not known to this application.
     BAD_QUERY = 306, "bad query";
+    /// The cluster's policy wants a reason for a change of this property.
+    REASON_REQUIRED = 307, "a reason is required";
+    /// What should be proved absent is there.
+    EXISTS = 308, "it exists";
+    /// The key statement's number is not the next: another came first, or this one was carried out before.
+    STATEMENT_NUMBER = 320, "not the next key statement";
+    /// The key stands for somebody already, or did once.
+    KEY_TAKEN = 321, "key in use";
+    /// The key that is to be rotated or revoked is not known.
+    UNKNOWN_KEY = 322, "unknown key";
+    /// The key that is to be rotated or revoked has ended already.
+    KEY_ENDED = 323, "key ended before";
+    /// The cluster has no role of this name.
+    UNKNOWN_ROLE = 324, "unknown role";
+    /// The printed name is another identity's, or was; names pass from key to key by rotation alone.
+    NAME_TAKEN = 325, "name in use";
+    /// The cluster knows as many keys as it may.
+    IDENTITIES_FULL = 326, "too many identities";
+    /// No administrator would be left whose key is valid.
+    LAST_ADMINISTRATOR = 327, "last administrator";
     /// The deadline passed before the request was executed.
     EXPIRED = 400, "deadline passed";
     /// The number lies below the session's window; its reply is no longer kept.

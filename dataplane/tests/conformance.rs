@@ -10,6 +10,7 @@ mod samples;
 
 use std::path::Path;
 
+use atlas_dataplane::history::entry::put_key;
 use atlas_dataplane::wire::frame::Kind;
 use ring::digest::{Context, SHA256};
 use samples::Rng;
@@ -42,6 +43,12 @@ fn lines() -> Vec<String> {
         line("request", |rng| samples::request(rng, false)),
         line("bundle", |rng| samples::bundle(rng).cose().to_vec()),
         line("signed-bytes", |rng| samples::bundle(rng).signed_bytes()),
+        line("statement", samples::statement),
+        line("key-entry", |rng| {
+            let (sequence, time_ms, mut out) = (rng.number(), rng.number() as i64, Vec::new());
+            put_key(&mut out, sequence, time_ms, &samples::statement(rng));
+            out
+        }),
     ];
     // The handshake's bytes are Noise's affair.
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Handshake) {

@@ -16,7 +16,9 @@ mod samples;
 
 use std::fmt::Debug;
 
+use atlas_dataplane::cbor::Writer;
 use atlas_dataplane::crypto::hash::merkle_root;
+use atlas_dataplane::execution::identities::page::Page;
 use atlas_dataplane::wire::bundle::{Bundle, Request};
 use atlas_dataplane::wire::error::{BundleError, Malformed};
 use atlas_dataplane::wire::frame::{FrameReader, Header, Kind, Sender};
@@ -25,6 +27,7 @@ use atlas_dataplane::wire::message::{
     Answer, Batch, Checkpoint, Decided, FetchBatch, FetchPieces, NewView, Offer, Piece, Pieces, PrePrepare, Query,
     Refused, Relay, Replies, Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Votes, access,
 };
+use atlas_dataplane::wire::statement::SignedStatement;
 use harness::{Reached, Target, counted, mutated};
 use samples::{ORIGIN, Rng};
 
@@ -41,6 +44,8 @@ fn targets() -> Vec<Target> {
     targets.push(Target::new("frames", stream, run_stream));
     targets.push(Target::new("request", |rng| mutated(rng, |rng| samples::request(rng, false)), run_request));
     targets.push(Target::new("bundle", bundle, run_bundle));
+    targets.push(Target::new("statement", |rng| mutated(rng, samples::statement), run_statement));
+    targets.push(Target::new("identities", identities, run_identities));
     targets.push(Target::new("entry", disk::entry, disk::run_entry));
     targets.push(Target::new("record", disk::record, disk::run_record));
     targets.push(Target::new("image", images::image, images::run_image));
@@ -261,5 +266,54 @@ fn run_bundle(input: &[u8]) -> Reached {
         }
         Err(BundleError::Cose | BundleError::Payload) => Reached::Nothing,
         Err(_) => Reached::Header,
+    }
+}
+
+// ---- Identities ---------------------------------------------------------------------------------------------------------
+
+/// What is accepted encodes to the same bytes: nothing else says the same.
+fn run_statement(input: &[u8]) -> Reached {
+    let Ok(signed) = counted(input.len(), || SignedStatement::parse(input, ORIGIN)) else {
+        return if input.starts_with(&[0xd2, 0x84]) { Reached::Header } else { Reached::Nothing };
+    };
+    let signature = input.last_chunk().copied().expect("a statement ends with its signature");
+    let again = signed.statement.sign(ORIGIN, signed.signer, |_| atlas_dataplane::types::Signature(signature));
+    assert_eq!(again, input, "an accepted statement encodes to other bytes");
+    Reached::Body
+}
+
+/// A page of identities as a lying replica may send it.
+fn identities(rng: &mut Rng) -> Vec<u8> {
+    mutated(rng, |rng| {
+        let mut bytes = Vec::new();
+        let count = rng.below(4);
+        Writer(&mut bytes).array(3).uint(rng.number()).uint(rng.number()).array(count);
+        for _ in 0..count {
+            let name = rng.text(20);
+            let mut out = Writer(&mut bytes);
+            out.array(7).bytes(&rng.array::<32>()).text(&name).optional(
+                rng.one_in(2).then_some("role"),
+                |out, role| {
+                    out.text(role);
+                },
+            );
+            out.null().int(rng.number() as i64).uint(rng.number());
+            match rng.one_in(2) {
+                true => out.null(),
+                false => out.array(3).int(rng.number() as i64).uint(rng.number()).bytes(&rng.array::<32>()),
+            };
+        }
+        bytes
+    })
+}
+
+fn run_identities(input: &[u8]) -> Reached {
+    match Page::decode(input) {
+        Ok(page) => {
+            assert!(page.items.len() <= input.len());
+            Reached::Body
+        }
+        Err(_) if input.first() == Some(&0x83) => Reached::Header,
+        Err(_) => Reached::Nothing,
     }
 }

@@ -233,6 +233,9 @@ pub enum Fault {
         /// Members.
         members: usize,
     },
+    /// Identities that cannot be read.
+    #[error("the genesis: {0}")]
+    Identities(atlas_dataplane::execution::identities::GenesisError),
     /// A setting that cannot be read.
     #[error("the genesis' setting {0:?} is missing or not of its form")]
     Setting(&'static str),

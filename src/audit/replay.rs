@@ -6,8 +6,7 @@
 //! * else at the first sequence at which `state_interval_ms` have passed since the last one and a bundle was executed since, without
 //!   it. (Only a sequence that has entries shows its time: that one is missing in a sequence that left no other entry is not seen.)
 
-use atlas_dataplane::cluster::roles::Pattern;
-use atlas_dataplane::history::entry::{BundleView, ConfigView, EntryView, StateView, put_outcome};
+use atlas_dataplane::history::entry::{BundleView, ConfigView, EntryView, KeyView, StateView, put_outcome};
 use atlas_dataplane::state::{Application, OperationContext, Outcome};
 use atlas_dataplane::types::{Code, Digest, EntryIndex, Position, PublicKey, Sequence, TimeMs};
 use atlas_dataplane::wire::bundle::{BundleHeader, Request};
@@ -16,6 +15,9 @@ use super::finding::Fault;
 use super::roster::Roster;
 use super::sessions::{Sessions, Use};
 use crate::twin::TwinStore;
+use atlas_dataplane::execution::identities::Identities;
+use atlas_dataplane::wire::limits::MAX_BUNDLE_STATEMENTS;
+use atlas_dataplane::wire::statement::{SignedStatement, carried, is_statement};
 
 /// What of a bundle was read and checked before.
 #[derive(Clone, Debug)]
@@ -31,9 +33,23 @@ pub struct Signed {
 /// How a replayed history differs from what is written.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Divergence {
-    /// Nobody has the key that signed.
-    #[error("signed by {0}, whom no CONFIG entry names: such a bundle leaves no entry")]
-    UnknownIdentity(String),
+    /// The key that signed stood for nobody then.
+    #[error("signed by {key}, which might do nothing then ({}): such a bundle leaves no entry", code.text())]
+    Identity {
+        /// The key.
+        key: String,
+        /// Why.
+        code: Code,
+    },
+    /// A key statement that was carried out has no entry.
+    #[error("the KEY entry of the statement that the bundle before brought is missing")]
+    KeyMissing,
+    /// A KEY entry that no bundle brought.
+    #[error("no bundle right before brought the statement of this KEY entry")]
+    KeyNotDue,
+    /// A statement that nobody carries out.
+    #[error("the statement would not be carried out: {0}")]
+    Statement(String),
     /// No such session, or one that was closed.
     #[error("session {session} does not exist, or was closed before")]
     NoSession {
@@ -109,12 +125,17 @@ pub struct Counts {
     pub operations: u64,
     /// STATE entries compared.
     pub states: u64,
+    /// KEY entries carried out again.
+    pub keys: u64,
 }
 
 /// The state up to an entry.
 pub struct Replay {
     store: TwinStore,
     roster: Roster,
+    identities: Identities,
+    /// The KEY entry that must come next.
+    owed: Option<Vec<u8>>,
     sessions: Sessions,
     outcome: Outcome,
     encoded: Vec<u8>,
@@ -128,14 +149,6 @@ pub struct Replay {
     counts: Counts,
 }
 
-struct May<'a>(&'a [Pattern]);
-
-impl atlas_dataplane::state::Access for May<'_> {
-    fn may_write(&self, twin: &str, property: &str) -> bool {
-        self.0.iter().any(|pattern| pattern.covers(twin, property))
-    }
-}
-
 impl Replay {
     /// Begins with the genesis.
     ///
@@ -146,6 +159,8 @@ impl Replay {
         Ok(Self {
             store: TwinStore::new(roster.max_properties),
             roster,
+            identities: Identities::genesis(genesis).map_err(Fault::Identities)?,
+            owed: None,
             sessions: Sessions::default(),
             outcome: Outcome::default(),
             encoded: Vec::new(),
@@ -179,7 +194,11 @@ impl Replay {
     /// The first difference.
     pub fn entry(&mut self, index: EntryIndex, view: &EntryView<'_>, signed: Option<&Signed>) -> Result<(), Fault> {
         self.check_states_before(view.sequence())?;
+        if self.owed.is_some() && !matches!(view, EntryView::Key(_)) {
+            return Err(Divergence::KeyMissing.into());
+        }
         match (view, signed) {
+            (EntryView::Key(key), _) => self.key(index, key)?,
             (EntryView::Bundle(bundle), Some(signed)) => self.bundle(index, bundle, signed)?,
             (EntryView::State(state), _) => self.state(index, state)?,
             (EntryView::Config(config), _) => self.roster = Roster::from_config(config)?,
@@ -236,14 +255,31 @@ impl Replay {
         Ok(())
     }
 
+    /// A KEY entry follows the bundle that brought its statement.
+    fn key(&mut self, index: EntryIndex, key: &KeyView<'_>) -> Result<(), Divergence> {
+        if self.owed.take().as_deref() != Some(key.cose) {
+            return Err(Divergence::KeyNotDue);
+        }
+        let signed = SignedStatement::parse(key.cose, &self.roster.origin);
+        let signed = signed.map_err(|error| Divergence::Statement(error.to_string()))?;
+        if !signed.holds() {
+            return Err(Divergence::Statement("its signature does not hold".to_owned()));
+        }
+        let applied = self.identities.apply(&signed, key.time_ms, index);
+        applied.map_err(|refused| Divergence::Statement(format!("{} ({})", refused.code.text(), refused.detail)))?;
+        self.counts.keys += 1;
+        Ok(())
+    }
+
     fn bundle(&mut self, entry: EntryIndex, bundle: &BundleView<'_>, signed: &Signed) -> Result<(), Divergence> {
-        let Self { store, roster, sessions, outcome, encoded, counts, .. } = self;
-        let patterns = roster.access(&signed.key).ok_or_else(|| Divergence::UnknownIdentity(signed.key.to_string()))?;
-        let (header, access) = (&signed.header, May(patterns));
+        let Self { store, roster, identities, owed, sessions, outcome, encoded, counts, .. } = self;
         let time_ms = bundle.time_ms;
+        let access = identities.may(&signed.key, time_ms);
+        let access = access.map_err(|code| Divergence::Identity { key: signed.key.to_string(), code })?;
+        let header = &signed.header;
         let place = Use { entry, time_ms, key: &signed.key, header, digest: &signed.digest };
         let session = sessions.enter(&place, roster)?;
-        let mut has_run = false;
+        let (mut has_run, mut statements) = (false, 0);
         for (request, (bytes, written)) in (0u16..).zip(bundle.requests().zip(bundle.outcomes())) {
             let number = header.first.saturating_add(u64::from(request));
             let is_new = sessions.takes(session, number, roster);
@@ -262,6 +298,16 @@ impl Replay {
                     return Err(Divergence::Opening);
                 }
                 outcome.code = Code::EXPIRED;
+            } else if is_statement(decoded.operation) {
+                statements += 1;
+                if statements > MAX_BUNDLE_STATEMENTS {
+                    outcome.code = Code::TOO_LARGE;
+                } else {
+                    match identities.examine(decoded.operation, time_ms) {
+                        Ok(_) => *owed = carried(decoded.operation).map(<[u8]>::to_vec),
+                        Err(refused) => outcome.code = refused.code,
+                    }
+                }
             } else if !decoded.opens_session() {
                 let position = Position { entry, request };
                 let context = OperationContext { time_ms, position, origin: &signed.key, access: &access };

@@ -94,7 +94,7 @@ pub struct Report {
     /// Older checkpoints, all of the same history.
     pub checkpoints: u64,
     /// Entries by kind: CONFIG, BUNDLE, STATE.
-    pub kinds: [u64; 3],
+    pub kinds: [u64; 4],
     /// Requests in the bundles.
     pub requests: u64,
     /// Whether signatures and requests were checked.
@@ -319,7 +319,7 @@ struct Pass<'a> {
     /// Sequence and time of the entry before.
     last: Option<(Sequence, TimeMs)>,
     epoch: Epoch,
-    kinds: [u64; 3],
+    kinds: [u64; 4],
     requests: u64,
     crafted: Vec<EntryIndex>,
     crafted_count: u64,
@@ -334,7 +334,7 @@ impl<'a> Pass<'a> {
             replay: None,
             last: None,
             epoch: 0,
-            kinds: [0; 3],
+            kinds: [0; 4],
             requests: 0,
             crafted: Vec::new(),
             crafted_count: 0,
@@ -354,6 +354,7 @@ impl<'a> Pass<'a> {
                     self.requests += bundle.count() as u64;
                 }
                 EntryView::State(_) => self.kinds[2] += 1,
+                EntryView::Key(_) => self.kinds[3] += 1,
             }
             if let Some(replay) = self.replay.as_mut().filter(|_| index > 0) {
                 replay.entry(index, &view, signed.as_ref()).map_err(of)?;

@@ -270,6 +270,9 @@ fn describe_entry(index: EntryIndex, bytes: &[u8], view: &EntryView<'_>) -> Vec<
         EntryView::Config(config) => {
             vec![format!("entry {index} is the configuration of epoch {} (sequence {sequence}, {at})", config.epoch)]
         }
+        EntryView::Key(_) => {
+            vec![format!("entry {index} changes who may do what (a KEY entry, sequence {sequence}, {at})")]
+        }
         EntryView::State(state) => vec![format!(
             "entry {index} is the root of the state, {} slots (sequence {sequence}, {at})",
             state.slot_count
@@ -296,15 +299,17 @@ fn describe_entry(index: EntryIndex, bytes: &[u8], view: &EntryView<'_>) -> Vec<
 }
 
 /// One change of a property, as a receipt shows it.
-struct Written<'a> {
-    at: Position,
+pub(crate) struct Written<'a> {
+    /// Where.
+    pub(crate) at: Position,
     /// `None` for a property that was deleted with its whole twin, which the receipt names by its slot.
     path: Option<&'a str>,
     twin: &'a str,
     /// `None` where it was deleted.
     value: Option<ValueRef<'a>>,
     revision: u64,
-    previous: Option<EntryIndex>,
+    /// The entry that wrote it before.
+    pub(crate) previous: Option<EntryIndex>,
 }
 
 impl fmt::Display for Written<'_> {
@@ -393,7 +398,7 @@ fn together(claims: &[(usize, EntryIndex, Claim<'_>)], shown: &mut [Shown]) -> R
     Ok(())
 }
 
-fn own_changes<'a>(index: EntryIndex, bundle: &BundleView<'a>, leaf: &SlotLeaf<'a>) -> Vec<Written<'a>> {
+pub(crate) fn own_changes<'a>(index: EntryIndex, bundle: &BundleView<'a>, leaf: &SlotLeaf<'a>) -> Vec<Written<'a>> {
     let is_own = |written: &Written<'_>| written.twin == leaf.twin && written.path == Some(leaf.property);
     changes(index, bundle, Some(leaf)).into_iter().filter(is_own).collect()
 }

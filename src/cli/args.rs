@@ -12,14 +12,20 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 use super::audit::{AuditArgs, ServeArgs, VerifyArgs};
 use super::bench::BenchArgs;
 use super::parse::{self, Assignment};
+use super::proofs::{ExportArgs, ProveArgs};
 use super::sim::SimArgs;
 use crate::demo::DemoArgs;
 use crate::twin::operation::{Condition, SetProperty, Write};
-use crate::twin::query::Bound;
 use crate::twin::value::Quality;
+
+mod trail;
+
+pub use trail::{HistoryArgs, Outcomes, Show, TrailArgs, Twins, Which};
 
 /// The longest `--timeout` and other spans of time that a user gives, in seconds.
 const MAX_SECONDS: f64 = 86_400.0;
+
+pub mod keys;
 
 const AFTER_HELP: &str = "\
 First steps:
@@ -69,14 +75,22 @@ pub enum Command {
     Get(GetArgs),
     /// Show the properties of all twins whose names begin with a prefix
     List(ListArgs),
-    /// Show what happened to a twin or property, newest first
+    /// Show who did what to twins, when, why and what was refused, newest first; or draw it
     History(HistoryArgs),
+    /// Show the same from an export directory, oldest first
+    Trail(TrailArgs),
     /// Write to several twins at once if all conditions hold
     Txn(TxnArgs),
     /// Print changes as they are agreed, until interrupted
     Watch(WatchArgs),
+    /// Make, register, rotate, revoke and list keys of clients and administrators
+    Key(keys::KeyArgs),
     /// Show how each replica is
     Status(StatusArgs),
+    /// Prove what a property is or was, or that it never was
+    Prove(ProveArgs),
+    /// Write the history, certified, into a directory that anybody can check
+    Export(ExportArgs),
     /// Check checkpoints, receipts and proofs in files, without a cluster
     Verify(VerifyArgs),
     /// Check a whole export, without a cluster
@@ -148,6 +162,9 @@ pub struct InitArgs {
     /// What the client "gateway" may write: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
     #[arg(long, value_name = "PATTERN", default_value = "*")]
     pub gateway_write: Vec<String>,
+    /// What is changed with --reason only: TWIN or TWIN:PROPERTY, a final * for all that begins so; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    pub reason_required: Vec<String>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub format: Format,
@@ -235,6 +252,9 @@ pub struct SetArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,
@@ -261,6 +281,9 @@ pub struct DeleteArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,
@@ -320,39 +343,6 @@ pub struct ListArgs {
     pub format: Format,
 }
 
-/// Arguments of `atlas history`.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  atlas history plant/turbine-1 state
-  atlas history plant/turbine-1 --from 2015-03-31T01:00:00Z --to 2015-03-31T02:00:00Z
-  atlas history plant/turbine-1 power --from 1042.0 --json
-
-Times are agreed times. Values are shown as they were written.")]
-pub struct HistoryArgs {
-    /// The twin: namespace/name
-    #[arg(value_name = "TWIN", value_parser = parse::twin)]
-    pub twin: String,
-    /// Only this property
-    #[arg(value_name = "PROPERTY", value_parser = parse::property)]
-    pub property: Option<String>,
-    /// Nothing before this position or time (included)
-    #[arg(long, value_name = "P", value_parser = parse::bound)]
-    pub from: Option<Bound>,
-    /// Nothing after this position or time (included)
-    #[arg(long, value_name = "P", value_parser = parse::bound)]
-    pub to: Option<Bound>,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub freshness: Freshness,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub connection: Connection,
-    #[allow(missing_docs)]
-    #[command(flatten)]
-    pub format: Format,
-}
-
 /// Arguments of `atlas txn`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -375,6 +365,9 @@ pub struct TxnArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,

@@ -203,7 +203,7 @@ fn progress_bar(is_quiet: bool) -> ProgressBar {
 }
 
 fn print_report(report: &Report, out: &mut impl Write, style: Style) -> io::Result<()> {
-    let Report { origin, size, from, to, kinds: [configs, bundles, states], requests, .. } = report;
+    let Report { origin, size, from, to, kinds: [configs, bundles, states, keys], requests, .. } = report;
     writeln!(out, "{} {origin}: {size} entries, root {}", style.paint(Colour::Green, "holds"), report.root)?;
     let names: Vec<_> = report.cosigned.iter().map(|it| format!("{} {}", it.name, seconds(it.time_s))).collect();
     let by = report.certified_by_s.map_or_else(String::new, |time| format!("; there by {}", seconds(time)));
@@ -213,7 +213,7 @@ fn print_report(report: &Report, out: &mut impl Write, style: Style) -> io::Resu
     }
     writeln!(
         out,
-        "  entries     {from} to {to}: {configs} CONFIG, {bundles} BUNDLE with {requests} requests, {states} STATE"
+        "  entries     {from} to {to}: {configs} CONFIG, {bundles} BUNDLE with {requests} requests, {states} STATE, {keys} KEY"
     )?;
     writeln!(
         out,

@@ -35,9 +35,9 @@ struct Identity<'a> {
 /// The directory is not free, or what was asked for is no cluster.
 pub fn init(args: &InitArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
     let origin = args.origin.clone().unwrap_or_else(|| init::fresh_origin("atlas.example/plant"));
-    let gateway_write = args.gateway_write.clone();
+    let (gateway_write, reason_required) = (args.gateway_write.clone(), args.reason_required.clone());
     let InitArgs { replicas, base_port, .. } = *args;
-    let options = InitOptions { replicas, base_port, origin, created_ms: now_ms(), gateway_write };
+    let options = InitOptions { replicas, base_port, origin, created_ms: now_ms(), gateway_write, reason_required };
     let summary = init::init(&args.dir, &options).map_err(|error| init_error(&error))?;
     if args.format.json {
         let identities = summary.client_keys.iter().map(|(name, key_file)| Identity { name, key_file }).collect();

@@ -1,8 +1,8 @@
 //! The commands of `atlas`: from what is typed to what is printed and the exit code.
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
-//! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`, `history`;
-//!   `watch`, `status`, `bench`, `sim`; [`mod@audit`]: `verify`, `audit`, `serve`;
+//! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
+//!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -16,10 +16,13 @@ pub mod bench;
 pub mod changes;
 pub mod error;
 pub mod evidence;
+pub mod history;
 pub mod init;
 pub mod interrupt;
+pub mod keys;
 pub mod output;
 pub mod parse;
+pub mod proofs;
 pub mod read;
 pub mod session;
 pub mod sim;
@@ -67,9 +70,13 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Txn(args) => write::txn(args, out, style),
         Command::Get(args) => read::get(args, out, style),
         Command::List(args) => read::list(args, out, style),
-        Command::History(args) => read::history(args, out, style),
+        Command::History(args) => history::history(args, out, style),
+        Command::Trail(args) => history::trail(args, out, style),
         Command::Watch(args) => watch::watch(args, out, style),
+        Command::Key(args) => keys::key(args, out, style),
         Command::Status(args) => status::status(args, out, style),
+        Command::Prove(args) => proofs::prove(args, out, style),
+        Command::Export(args) => proofs::export(args, out, style),
         Command::Verify(args) => audit::verify(args, out, style),
         Command::Audit(args) => audit::audit(args, out, style),
         Command::Serve(args) => audit::serve(args, out),

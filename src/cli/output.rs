@@ -3,7 +3,7 @@
 //! A property as JSON has exactly the fields `twin`, `property`, `type`, `value`, `revision`, `quality`, `source_time`,
 //! `agreed_time`, `origin`, `position`. `value` is a JSON boolean, number or string; bytes are `hex:` and digits, as they
 //! are typed. `origin` is the client's name where the cluster file has one for the key, else the key in base64. A change
-//! (of `history` and `watch`) has `reason` besides; of a deleted property `type` and `value` are null. Times are RFC 3339
+//! (of `watch`; `history` has more, see [`crate::trail`]) has `reason` besides; of a deleted property `type` and `value` are null. Times are RFC 3339
 //! in UTC, positions `ENTRY.REQUEST`.
 //!
 //! Control characters of values are escaped, so that nobody who writes a property writes to the reader's terminal.
@@ -63,12 +63,13 @@ pub fn agreed_time(milliseconds: TimeMs) -> String {
     format_ms(milliseconds).unwrap_or_else(|_| milliseconds.to_string())
 }
 
-/// A client's name in the cluster file, else its key.
+/// A client's name in the cluster file, else its key: names that were registered since stand in the order (`atlas key list`).
 pub fn origin_name(cluster: &Cluster, key: &PublicKey) -> String {
-    cluster.client_by_key(key).map_or_else(|| key.to_string(), |client| client.name.clone())
+    cluster.name_of(key).map_or_else(|| key.to_string(), str::to_owned)
 }
 
-fn json_value(value: &Value) -> Json {
+/// A value as JSON: bytes are text of `hex:` and digits.
+pub fn json_value(value: &Value) -> Json {
     match value {
         Value::Bool(value) => Json::from(*value),
         Value::I64(value) => Json::from(*value),
@@ -156,34 +157,11 @@ impl Row {
         .map(str::to_owned)
         .into()
     }
-
-    /// The cells of [`CHANGE_COLUMNS`].
-    pub fn change_cells(&self) -> Vec<String> {
-        let reason = self.reason.as_ref().and_then(|reason| reason.reason.as_deref());
-        [
-            &self.position,
-            &self.agreed_time,
-            &self.origin,
-            &self.twin,
-            &self.property,
-            &self.text,
-            &self.revision.to_string(),
-            self.quality,
-            self.source_time.as_deref().unwrap_or("-"),
-            &reason.map_or_else(|| "-".to_owned(), printable),
-        ]
-        .map(str::to_owned)
-        .into()
-    }
 }
 
 /// The columns of a table of properties.
 pub const PROPERTY_COLUMNS: [&str; 10] =
     ["TWIN", "PROPERTY", "VALUE", "TYPE", "REVISION", "QUALITY", "SOURCE TIME", "AGREED TIME", "ORIGIN", "POSITION"];
-/// The columns of a table of changes.
-pub const CHANGE_COLUMNS: [&str; 10] =
-    ["POSITION", "AGREED TIME", "ORIGIN", "TWIN", "PROPERTY", "VALUE", "REVISION", "QUALITY", "SOURCE TIME", "REASON"];
-
 /// Text of others with its control characters escaped.
 pub fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {

@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use atlas_dataplane::types::Position;
 
+use super::args::Twins;
 use super::time::{TimeError, parse_ms};
 use crate::twin::names::{is_property, is_twin};
 use crate::twin::operation::{Comparison, Condition, Operation, Test};
@@ -71,6 +72,18 @@ pub enum ParseError {
 
 fn echo(text: &str) -> String {
     text.chars().take(MAX_ECHO).collect()
+}
+
+/// Reads the name of a twin, or with a `*` at the end what the names of several begin with.
+///
+/// # Errors
+/// [`ParseError::Twin`].
+pub fn twins(text: &str) -> Result<Twins, ParseError> {
+    let Some(prefix) = text.strip_suffix('*') else { return Ok(Twins { name: twin(text)?, is_whole: true }) };
+    // Whatever begins a name: with the shortest rest it is one.
+    let is_start = prefix.is_empty()
+        || [prefix, &format!("{prefix}x"), &format!("{prefix}/x"), &format!("{prefix}x/x")].into_iter().any(is_twin);
+    if is_start { Ok(Twins { name: prefix.to_owned(), is_whole: false }) } else { Err(ParseError::Twin(echo(text))) }
 }
 
 /// Checks the name of a twin.

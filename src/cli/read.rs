@@ -1,12 +1,12 @@
-//! `atlas get`, `atlas list`, `atlas history`: pages of answers that f+1 replicas gave alike.
+//! `atlas get` and `atlas list`: pages of answers that f+1 replicas gave alike.
 
 use std::io::Write;
 
-use super::args::{Connection, Format, Freshness, GetArgs, HistoryArgs, ListArgs};
+use super::args::{Connection, Format, Freshness, GetArgs, ListArgs};
 use super::error::CliError;
-use super::output::{CHANGE_COLUMNS, PROPERTY_COLUMNS, Row, Style, json_line, table};
+use super::output::{PROPERTY_COLUMNS, Row, Style, json_line, table};
 use super::session::{Session, unreadable};
-use crate::twin::query::{History, MAX_PAGE, Properties, Query};
+use crate::twin::query::{MAX_PAGE, Properties, Query};
 
 /// `atlas get`.
 ///
@@ -58,39 +58,6 @@ fn properties(
         }
         next = page.next;
         read = session.read_on(&query(next.clone()), read.size)?;
-    }
-}
-
-/// `atlas history`.
-///
-/// # Errors
-/// As [`get`].
-pub fn history(args: &HistoryArgs, out: &mut impl Write, style: Style) -> Result<(), CliError> {
-    let mut session = Session::open(&args.connection)?;
-    let mut lines = Lines::new(args.format, style, &CHANGE_COLUMNS);
-    let query = |cursor| Query::History {
-        twin: args.twin.clone(),
-        property: args.property.clone(),
-        from: args.from,
-        to: args.to,
-        limit: MAX_PAGE as u64,
-        cursor,
-    };
-    let mut last = None;
-    let mut read = session.read(&query(None), args.freshness)?;
-    loop {
-        let page = History::decode(&read.body).map_err(unreadable)?;
-        for set in &page.sets {
-            for change in &set.changes {
-                let row = Row::of_change(session.cluster(), set, change);
-                lines.add(&row, row.change_cells(), out)?;
-            }
-        }
-        if page.cursor.is_none() || page.cursor == last {
-            return lines.finish(out);
-        }
-        last = page.cursor;
-        read = session.read_on(&query(last.clone()), read.size)?;
     }
 }
 

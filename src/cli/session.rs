@@ -6,22 +6,24 @@ use std::time::Duration;
 
 use atlas_dataplane::cluster::{Cluster, ConfigError};
 use atlas_dataplane::crypto::SecretKey;
-use atlas_dataplane::types::{Code, Position};
+use atlas_dataplane::types::{Code, Position, PublicKey, ReplicaId};
 
 use super::args::{Connection, Freshness};
 use super::changes::{TwinChanges, decode};
 use super::error::CliError;
 use crate::client::{
-    Client, ClientConfig, ClientError, Error, LinkDown, ReadResult, ReplicaReport, RequestResult, Said, Strength,
-    Subscription,
+    Client, ClientConfig, ClientError, Error, LinkDown, ProofQuestion, ReadResult, ReplicaReport, RequestResult, Said,
+    Strength, Subscription,
 };
 use crate::twin::operation::{Condition, Operation, Test, Write};
 use crate::twin::query::{ChangeSet, Query};
+use crate::twin::record::MARK;
 
 /// An open connection to a cluster.
 pub struct Session {
     cluster: Cluster,
     client: Client,
+    key: PublicKey,
     timeout: Duration,
 }
 
@@ -57,7 +59,7 @@ pub fn unreadable(error: impl fmt::Display) -> CliError {
 
 /// An operation that is ordered and changes nothing, since its condition never holds: it marks a place in the order.
 pub fn nothing() -> Vec<u8> {
-    let (twin, path) = ("atlas/order".to_owned(), "mark".to_owned());
+    let (twin, path) = (MARK.0.to_owned(), MARK.1.to_owned());
     let conditions = vec![Condition { twin: twin.clone(), path, test: Test::Revision(u64::MAX) }];
     let writes = vec![Write::Delete { twin, paths: None, reason: None }];
     Operation::Transaction { conditions, writes, reason: None }.encode()
@@ -71,6 +73,10 @@ fn subject(query: &Query) -> String {
             None => twin.clone(),
         },
         Query::List { prefix, .. } | Query::Changes { prefix, .. } => prefix.clone(),
+        Query::Trail { filter, .. } => match &filter.property {
+            Some(property) => format!("{} {property}", filter.twin),
+            None => filter.twin.clone(),
+        },
     }
 }
 
@@ -83,7 +89,7 @@ impl Session {
         let cluster = load_cluster(&connection.cluster)?;
         let key = identity(&connection.identity)?;
         let (key_file, cluster_file) = (connection.identity.display(), connection.cluster.display());
-        if cluster.client_by_key(&key.public()).is_none() {
+        if !cluster.may_know(&key.public()) {
             let text = format!("{key_file} holds the key {}, which is no client in {cluster_file}", key.public());
             return Err(CliError::Usage(format!("{text}; name a key file of this cluster with --identity")));
         }
@@ -95,9 +101,10 @@ impl Session {
     /// # Errors
     /// The key is no client's, or the host does not let us use its network.
     pub fn connect(cluster: Cluster, key: SecretKey, timeout: Duration) -> Result<Self, CliError> {
+        let public = key.public();
         let config = ClientConfig { cluster: cluster.clone(), identity: key, addresses: None, timeout };
         let client = Client::connect(config).map_err(|error| CliError::Failed(error.to_string()))?;
-        Ok(Self { cluster, client, timeout })
+        Ok(Self { cluster, client, key: public, timeout })
     }
 
     /// The cluster.
@@ -127,13 +134,21 @@ impl Session {
     /// # Errors
     /// The replicas refuse the query, or too few answer alike.
     pub fn read(&mut self, query: &Query, freshness: Freshness) -> Result<ReadResult, CliError> {
+        self.read_bytes(&query.encode(), &subject(query), freshness)
+    }
+
+    /// As [`Session::read`], of any query; errors call it `subject`.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn read_bytes(&mut self, query: &[u8], subject: &str, freshness: Freshness) -> Result<ReadResult, CliError> {
         let barrier = nothing();
         let strength = match freshness {
             Freshness { unordered: false, .. } => Strength::Ordered { barrier: &barrier },
             Freshness { at_least: Some(position), .. } => Strength::AtLeast(position.entry.saturating_add(1)),
             Freshness { at_least: None, .. } => Strength::Matching,
         };
-        self.read_at(query, strength)
+        self.read_at(query, subject, strength)
     }
 
     /// Reads at a history of at least this size.
@@ -141,14 +156,54 @@ impl Session {
     /// # Errors
     /// As [`Session::read`].
     pub fn read_on(&mut self, query: &Query, min_size: u64) -> Result<ReadResult, CliError> {
-        self.read_at(query, Strength::AtLeast(min_size))
+        self.read_bytes_on(&query.encode(), &subject(query), min_size)
     }
 
-    fn read_at(&mut self, query: &Query, strength: Strength<'_>) -> Result<ReadResult, CliError> {
-        match self.client.read(&query.encode(), strength) {
+    /// As [`Session::read_on`], of any query; errors call it `subject`.
+    ///
+    /// # Errors
+    /// As [`Session::read`].
+    pub fn read_bytes_on(&mut self, query: &[u8], subject: &str, min_size: u64) -> Result<ReadResult, CliError> {
+        self.read_at(query, subject, Strength::AtLeast(min_size))
+    }
+
+    fn read_at(&mut self, query: &[u8], subject: &str, strength: Strength<'_>) -> Result<ReadResult, CliError> {
+        match self.client.read(query, strength) {
             Ok(read) if read.code == Code::DONE => Ok(read),
-            Ok(read) => Err(CliError::Refused { code: read.code, detail: subject(query) }),
+            Ok(read) => Err(CliError::Refused { code: read.code, detail: subject.to_owned() }),
             Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// How long each thing may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Asks one replica for a proof.
+    ///
+    /// # Errors
+    /// It gives none, or nothing within `timeout`.
+    pub fn prove(&mut self, question: &ProofQuestion, of: ReplicaId, timeout: Duration) -> Result<Vec<u8>, Error> {
+        self.client.prove(question, of, timeout)
+    }
+
+    /// Asks one replica for a proof that it can give once the order has come further, and orders what changes nothing until it does.
+    ///
+    /// # Errors
+    /// As [`Session::prove`]; nothing can be ordered.
+    pub fn prove_while_ordering(
+        &mut self,
+        question: &ProofQuestion,
+        of: ReplicaId,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, Error> {
+        let ticket = self.client.begin_proof(question, of, timeout)?;
+        loop {
+            if let Some(result) = self.client.take_proof(ticket, of) {
+                return result;
+            }
+            self.client.execute(vec![nothing()])?;
         }
     }
 
@@ -210,6 +265,12 @@ impl Session {
             if let (Said::NotConnected, Some(Some(reason))) = (said, links.get(index)) {
                 text.push_str(&format!(" ({reason})"));
             }
+        }
+        if self.cluster.name_of(&self.key).is_none() {
+            text.push_str(&format!(
+                "\nthe key {} is not in the cluster file: replicas refuse it unless it was registered since (atlas key list)",
+                self.key
+            ));
         }
         let names = self.named(answered, |said| matches!(said, Said::NotConnected));
         let (missing, n, quorum) = (names.len(), answered.len(), self.cluster.quorum());

@@ -9,7 +9,8 @@ use super::query::{MAX_PAGE, MAX_PAGE_BYTES, Query};
 use super::slot::Slot;
 use super::store::{MAX_TWIN_PROPERTIES, SlotIndex, Twin, TwinStore};
 use super::value::Value;
-use super::walk;
+use super::walk::SetPage;
+use super::{trail, walk};
 use atlas_dataplane::cbor::Writer;
 
 /// The most slots that a list looks at, deleted ones included.
@@ -25,10 +26,14 @@ pub(super) fn answer(store: &TwinStore, entries: &dyn Entries, query: &[u8], ans
         Ok(Query::List { prefix, after, limit }) => list(store, &prefix, after.as_ref(), page_limit(limit), answer),
         Ok(Query::History { twin, property, from, to, limit, cursor }) => {
             let range = walk::Range::new(entries, from, to);
-            walk::history(store, entries, (&twin, property.as_deref()), range, page_limit(limit), cursor, answer)
+            let page = SetPage::new(page_limit(limit));
+            walk::history(store, entries, (&twin, property.as_deref()), range, page, cursor, answer)
         }
         Ok(Query::Changes { prefix, from, to, limit }) => {
             walk::changes(store, entries, &prefix, (from, to), page_limit(limit), answer)
+        }
+        Ok(Query::Trail { filter, last, limit, cursor }) => {
+            trail::trail(store, entries, &filter, last, page_limit(limit), cursor, answer)
         }
         Err(_) => Code::BAD_QUERY,
     };

@@ -52,6 +52,9 @@ impl TwinStore {
         for target in &view.targets {
             self.judge_access(context, target, outcome)?;
         }
+        for target in view.targets.iter().filter(|target| !gives_reason(target)) {
+            self.judge_reason(context, target, outcome)?;
+        }
         for condition in &view.conditions {
             self.judge_condition(condition, outcome)?;
         }
@@ -71,19 +74,33 @@ impl TwinStore {
         outcome: &mut Outcome,
     ) -> Result<(), Refused> {
         let twin = target.twin;
-        let forbidden = |path: &&str| !context.access.may_write(twin, path);
-        let refused = match target.path() {
-            Some(path) => Some(path).filter(forbidden),
-            None => {
-                let properties = self.twin(twin).map_or(&[][..], |twin| &twin.properties);
-                let alive = properties.iter().filter(|(_, index)| self.slots[*index as usize].value.is_some());
-                alive.map(|(path, _)| &**path).find(forbidden)
-            }
-        };
-        match refused {
+        match self.first_path(target, |path| !context.access.may_write(twin, path)) {
             Some(path) => refuse!(outcome, Code::FORBIDDEN, "{twin} {path}: not permitted to write"),
             None => Ok(()),
         }
+    }
+
+    fn judge_reason(
+        &self,
+        context: &OperationContext<'_>,
+        target: &Target<'_>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Refused> {
+        let twin = target.twin;
+        match self.first_path(target, |path| context.access.needs_reason(twin, path)) {
+            Some(path) => refuse!(outcome, Code::REASON_REQUIRED, "{twin} {path}: not without a reason"),
+            None => Ok(()),
+        }
+    }
+
+    /// The first of the target's properties of which that holds; for a whole twin, of those that exist.
+    fn first_path<'a>(&'a self, target: &Target<'a>, holds: impl Fn(&str) -> bool) -> Option<&'a str> {
+        if let Some(path) = target.path() {
+            return Some(path).filter(|path| holds(path));
+        }
+        let properties = self.twin(target.twin).map_or(&[][..], |twin| &twin.properties);
+        let alive = properties.iter().filter(|(_, index)| self.slots[*index as usize].value.is_some());
+        alive.map(|(path, _)| &**path).find(|path| holds(path))
     }
 
     fn judge_condition(&self, condition: &ConditionView<'_>, outcome: &mut Outcome) -> Result<(), Refused> {
@@ -229,6 +246,11 @@ impl TwinStore {
         self.touch(index, was_alive);
         change
     }
+}
+
+/// Whether a reason is given that says something: spaces alone do not.
+fn gives_reason(target: &Target<'_>) -> bool {
+    target.reason.is_some_and(|reason| !reason.trim_matches(|c: char| c.is_ascii_whitespace()).is_empty())
 }
 
 /// What a property that holds `old` keeps when `new` is written; `None` where the types conflict.

@@ -11,8 +11,10 @@
 //! refusal counts, and a refused operation changes nothing:
 //! 1. syntax, names, values, limits: MALFORMED, BAD_NAME, BAD_VALUE, TOO_LARGE;
 //! 2. the origin may write every target; for a whole twin, every property that exists: FORBIDDEN;
-//! 3. the conditions, in order, on the state before the operation: CONDITION_FAILED;
-//! 4. the targets, in order: TYPE_CONFLICT, UNKNOWN_TWIN, UNKNOWN_PROPERTY; then room for new slots: STORE_FULL, TWIN_FULL.
+//! 3. where the cluster's policy wants a reason for a target (for a whole twin: for a property that exists), one is given that is
+//!    more than spaces: REASON_REQUIRED;
+//! 4. the conditions, in order, on the state before the operation: CONDITION_FAILED;
+//! 5. the targets, in order: TYPE_CONFLICT, UNKNOWN_TWIN, UNKNOWN_PROPERTY; then room for new slots: STORE_FULL, TWIN_FULL.
 //!
 //! A property's type is that of its value; a deleted one accepts any. An integer written to an f64 property is converted
 //! where that is exact. Every change, deletes included, adds one to the revision; it goes on counting after a delete.
@@ -39,12 +41,15 @@
 mod answer;
 mod entry;
 mod execute;
+pub mod follow;
 pub mod names;
 pub mod operation;
 mod pages;
 pub mod query;
+pub mod record;
 mod slot;
 mod store;
+mod trail;
 pub mod value;
 pub mod view;
 mod walk;

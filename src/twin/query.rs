@@ -6,6 +6,7 @@
 //! | list | `[1, prefix, [twin, property] / null, limit]` | [`Properties`] of the twins whose names begin so, by name |
 //! | history | `[2, twin, property / null, from / null, to / null, limit, cursor / null]` | [`History`], newest first |
 //! | changes | `[3, prefix, [entry, request], to / null, limit]` | [`Changes`], oldest first |
+//! | trail | `[4, filter, last entry, limit, cursor / null]` | [`Records`](super::record::Records), newest first |
 //!
 //! A bound of a history is `[0, entry, request]` or `[1, time_ms]`; both ends are included. Codes: DONE, BAD_QUERY, UNKNOWN_TWIN,
 //! UNKNOWN_PROPERTY (at the position asked for: a history that ends before the first write is unknown), INTERNAL where an
@@ -21,11 +22,17 @@
 //! ones included; `valid_from` is the last entry that touched these. A history depends on the changes up to its upper end:
 //! with `to` given it stays the same for ever. Changes up to `to` likewise: a replica that is not there yet waits. Without
 //! `to`, changes end at the last one known, and quiet times are covered up to the last whole block of [`BLOCK`] entries;
-//! while there is neither, the replica is to wait. Clients that see replicas run apart ask again with `to`.
+//! while there is neither, the replica is to wait. Clients that see replicas run apart ask again with `to`. A trail looks at
+//! nothing behind its last entry, which must be there: ask at a history of that size.
+//!
+//! # Trails
+//! A [`Filter`] for what was done to one twin is answered along its chains, as a history is: in time by the changes of this twin. Any
+//! other makes replicas read all entries backwards, in pages of at most [`BLOCK`] entries, empty ones among them.
 
 use atlas_dataplane::types::{EntryIndex, Position, PublicKey, TimeMs};
 
 use super::names::MAX_NAME;
+use super::record::Filter;
 use super::slot::decode_value;
 use super::store::{MAX_TWIN_PROPERTIES, SlotIndex};
 use super::value::{Quality, Value, ValueRef};
@@ -84,6 +91,17 @@ pub enum Query {
         to: Option<EntryIndex>,
         /// The most changes.
         limit: u64,
+    },
+    /// What was done and refused, newest first.
+    Trail {
+        /// Which operations.
+        filter: Filter,
+        /// Up to this entry, included; UNAVAILABLE where a replica is not there yet, so ask at a history that has it.
+        last: EntryIndex,
+        /// The most properties.
+        limit: u64,
+        /// Go on where a page ended.
+        cursor: Option<Cursor>,
     },
 }
 
@@ -255,6 +273,10 @@ impl Query {
                 });
                 out.uint(*limit);
             }
+            Self::Trail { filter, last, limit, cursor } => {
+                filter.encode(out.array(5).uint(4));
+                out.uint(*last).uint(*limit).optional(cursor.as_ref(), Cursor::encode);
+            }
         }
         bytes
     }
@@ -283,6 +305,12 @@ impl Query {
                 to: reader.optional(Reader::uint)?,
                 limit: reader.uint()?,
             },
+            (4, 5) => Self::Trail {
+                filter: Filter::decode(reader)?,
+                last: reader.uint()?,
+                limit: reader.uint()?,
+                cursor: reader.optional(Cursor::decode)?,
+            },
             _ => return Err(CborError { at, fault: Fault::Unexpected }),
         };
         finished(reader, query)
@@ -290,7 +318,7 @@ impl Query {
 }
 
 impl Bound {
-    fn encode(out: &mut Writer<'_>, bound: Self) {
+    pub(super) fn encode(out: &mut Writer<'_>, bound: Self) {
         match bound {
             Self::Position(position) => {
                 out.array(3).uint(0).uint(position.entry).uint(u64::from(position.request));
@@ -301,7 +329,7 @@ impl Bound {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self> {
         let at = reader.offset();
         let count = reader.array()?;
         match (reader.uint()?, count) {
@@ -320,7 +348,7 @@ impl Cursor {
         }
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self> {
         reader.array_of(2)?;
         let below = reader.optional(position)?;
         let at = reader.offset();

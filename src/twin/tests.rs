@@ -4,3 +4,4 @@ mod cases;
 mod model;
 mod queries;
 mod random;
+mod trails;

@@ -8,7 +8,7 @@ use super::value::{Quality, ValueRef};
 use atlas_dataplane::cbor::{CborError, Fault, Reader};
 
 /// A checked operation: its syntax, names and limits hold, and no property is written twice.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct OperationView<'a> {
     /// The conditions, in order; none unless a transaction.
     pub conditions: Vec<ConditionView<'a>>,

@@ -3,23 +3,23 @@
 use atlas_dataplane::state::{Answer, Entries};
 use atlas_dataplane::types::{Code, EntryIndex, Position};
 
-use super::entry::{BundleEntry, Item};
+use super::entry::{BundleEntry, Executed, Item};
 use super::query::{BLOCK, Bound, Cursor, MAX_PAGE_BYTES};
 use super::slot::encode_value;
 use super::store::{SlotIndex, Twin, TwinStore};
 use atlas_dataplane::cbor::Writer;
 
 /// Bytes of entries that one call for changes reads, beyond its first entry.
-const MAX_SCANNED_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_SCANNED_BYTES: usize = 1024 * 1024;
 /// Twins under a prefix whose state is asked before the entries are.
 const MAX_QUIET_TWINS: usize = 4096;
 
 /// The part of the order that a history is asked for.
 pub(super) struct Range {
     /// Included.
-    from: Position,
+    pub(super) from: Position,
     /// Excluded; `None` for no upper end.
-    below: Option<Position>,
+    pub(super) below: Option<Position>,
 }
 
 impl Range {
@@ -39,7 +39,7 @@ impl Range {
     }
 }
 
-fn successor(position: Position) -> Option<Position> {
+pub(super) fn successor(position: Position) -> Option<Position> {
     match position.request.checked_add(1) {
         Some(request) => Some(Position { request, ..position }),
         None => position.entry.checked_add(1).map(|entry| Position { entry, request: 0 }),
@@ -51,40 +51,64 @@ fn end_of(entry: EntryIndex) -> Position {
     Position { entry, request: u16::MAX }
 }
 
+/// Takes what a walk finds, operation by operation.
+pub(super) trait Collect {
+    /// Adds one operation's changes; `false`, and nothing added, where they no longer fit.
+    fn add(&mut self, bundle: &BundleEntry<'_>, executed: &Executed<'_>, items: &[Item<'_>]) -> bool;
+
+    /// What was collected.
+    fn page(&self) -> &SetPage;
+}
+
 /// Collects whole operations until the page is full.
-struct SetPage {
+pub(super) struct SetPage {
     sets: usize,
     items: usize,
     limit: usize,
     bytes: Vec<u8>,
 }
 
+impl Collect for SetPage {
+    fn add(&mut self, bundle: &BundleEntry<'_>, executed: &Executed<'_>, items: &[Item<'_>]) -> bool {
+        self.add_encoded(items.len(), |bytes| {
+            let runs = items.chunk_by(|a, b| a.reason == b.reason);
+            runs.map(|run| encode_set(bundle, executed.position, run, &mut Writer(bytes))).count()
+        })
+    }
+
+    fn page(&self) -> &SetPage {
+        self
+    }
+}
+
 impl SetPage {
-    fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self { sets: 0, items: 0, limit, bytes: Vec::new() }
     }
 
-    /// Adds one operation's changes; `false`, and nothing added, where they no longer fit.
-    fn add(&mut self, bundle: &BundleEntry<'_>, position: Position, items: &[Item<'_>]) -> bool {
-        let (bytes, is_first) = (self.bytes.len(), self.sets == 0);
-        if !is_first && self.items + items.len() > self.limit {
+    /// Whether nothing is on it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sets == 0
+    }
+
+    /// Adds one operation with so many items, which `encode` appends as sets and counts; `false`, and nothing added, where it no
+    /// longer fits.
+    pub(super) fn add_encoded(&mut self, items: usize, encode: impl FnOnce(&mut Vec<u8>) -> usize) -> bool {
+        let (bytes, is_first) = (self.bytes.len(), self.is_empty());
+        if !is_first && self.items + items > self.limit {
             return false;
         }
-        let mut sets = 0;
-        for run in items.chunk_by(|a, b| a.reason == b.reason) {
-            sets += 1;
-            encode_set(bundle, position, run, &mut Writer(&mut self.bytes));
-        }
+        let sets = encode(&mut self.bytes);
         if !is_first && self.bytes.len() > MAX_PAGE_BYTES {
             self.bytes.truncate(bytes);
             return false;
         }
         self.sets += sets;
-        self.items += items.len();
+        self.items += items;
         true
     }
 
-    fn finish<'a>(&self, answer: &'a mut Answer) -> Writer<'a> {
+    pub(super) fn finish<'a>(&self, answer: &'a mut Answer) -> Writer<'a> {
         Writer(&mut answer.body).array(2).array(self.sets);
         answer.body.extend_from_slice(&self.bytes);
         Writer(&mut answer.body)
@@ -116,7 +140,7 @@ enum Step {
     End,
 }
 
-struct HistoryWalk<'a> {
+struct HistoryWalk<'a, P> {
     store: &'a TwinStore,
     name: &'a str,
     property: Option<&'a str>,
@@ -124,18 +148,18 @@ struct HistoryWalk<'a> {
     range: Range,
     /// For each slot that has more: the entry that holds its next older change.
     heads: Vec<(SlotIndex, EntryIndex)>,
-    page: SetPage,
+    page: P,
     /// The newest entry that changed anything below the upper end.
     newest: Option<EntryIndex>,
 }
 
-/// Answers [`super::query::Query::History`].
+/// Answers [`super::query::Query::History`], or whatever `page` collects of it.
 pub(super) fn history(
     store: &TwinStore,
     entries: &dyn Entries,
     (name, property): (&str, Option<&str>),
     mut range: Range,
-    limit: usize,
+    page: impl Collect,
     cursor: Option<Cursor>,
     answer: &mut Answer,
 ) -> Code {
@@ -164,23 +188,23 @@ pub(super) fn history(
             row.properties.iter().map(|(_, slot)| (*slot, store.slots[*slot as usize].position.entry)).collect()
         }
     };
-    let mut walk = HistoryWalk { store, name, property, row, range, heads, page: SetPage::new(limit), newest: None };
+    let mut walk = HistoryWalk { store, name, property, row, range, heads, page, newest: None };
     let Ok(cursor) = walk.run(entries) else { return fault };
     if walk.newest.is_none() && !resumed && cursor.is_none() {
         return if property.is_some() { Code::UNKNOWN_PROPERTY } else { Code::UNKNOWN_TWIN };
     }
     answer.valid_from = walk.newest.unwrap_or(0);
-    walk.page.finish(answer).optional(cursor.as_ref(), Cursor::encode);
+    walk.page.page().finish(answer).optional(cursor.as_ref(), Cursor::encode);
     Code::DONE
 }
 
 /// An entry of a chain cannot be read or does not hold what the chain says.
-struct BrokenChain;
+pub(super) struct BrokenChain;
 
-impl HistoryWalk<'_> {
+impl<P: Collect> HistoryWalk<'_, P> {
     /// Fills the page; gives the cursor where there may be more.
     fn run(&mut self, entries: &dyn Entries) -> Result<Option<Cursor>, BrokenChain> {
-        let mut passed_by = 0;
+        let (mut passed_by, mut left_out) = (0, 0);
         let mut last = EntryIndex::MAX;
         while let Some(index) = self.heads.iter().map(|(_, entry)| *entry).max() {
             let start = Position { entry: index, request: 0 };
@@ -198,7 +222,15 @@ impl HistoryWalk<'_> {
             last = index;
             let bytes = entries.entry(index).ok_or(BrokenChain)?;
             let bundle = BundleEntry::decode(index, &bytes).map_err(|_| BrokenChain)?.ok_or(BrokenChain)?;
+            let sets = self.page.page().sets;
             match self.visit(index, &bundle)? {
+                // All replicas begin to leave out at the same entry, so they stop at the same one too.
+                Step::On if self.page.page().sets == sets && self.newest.is_some() => {
+                    left_out += 1;
+                    if left_out >= BLOCK && !self.heads.is_empty() {
+                        return Ok(Some(self.cursor()));
+                    }
+                }
                 Step::On => {}
                 Step::Full => return Ok(Some(self.cursor())),
                 Step::End => return Ok(None),
@@ -233,7 +265,7 @@ impl HistoryWalk<'_> {
             if position < self.range.from {
                 return Ok(Step::End);
             }
-            if !self.page.add(bundle, position, &items) {
+            if !self.page.add(bundle, executed, &items) {
                 return Ok(Step::Full);
             }
             self.range.below = Some(position);
@@ -344,7 +376,7 @@ fn scan(
             if items.is_empty() {
                 continue;
             }
-            if !page.add(&bundle, executed.position, &items) {
+            if !page.add(&bundle, executed, &items) {
                 return Ok(Scanned::Part(before(executed.position)));
             }
             last = Some(index);

@@ -5,7 +5,9 @@ use std::mem::size_of;
 use std::sync::LazyLock;
 
 use atlas::twin::TwinStore;
+use atlas::twin::follow::Follower;
 use atlas::twin::query::{Bound, Changes, History, Properties, Property, Query};
+use atlas::twin::record::{Filter, MAX_ORIGINS, RecordItem, Records};
 use atlas_dataplane::history::entry::{put_bundle_start, put_outcome};
 use atlas_dataplane::state::{Answer, Application, Entries, OperationContext, Outcome, StateError};
 use atlas_dataplane::types::{Code, EntryIndex, Position, PublicKey, Signature, TimeMs};
@@ -99,7 +101,7 @@ fn sample_query(rng: &mut Rng) -> Query {
     let maybe = |rng: &mut Rng| rng.one_in(2);
     let prefix = |rng: &mut Rng| ["", "farm/", "farm/a", "x"][rng.below(4)].to_owned();
     let limit = if maybe(rng) { rng.below(4) as u64 } else { rng.number() };
-    match rng.below(4) {
+    match rng.below(5) {
         0 => Query::Get {
             twin: twin(rng),
             property: maybe(rng).then(|| path(rng)),
@@ -114,12 +116,34 @@ fn sample_query(rng: &mut Rng) -> Query {
             limit,
             cursor: maybe(rng).then(|| cursor(rng)).flatten(),
         },
+        3 => Query::Trail {
+            filter: filter(rng),
+            last: rng.below(ENTRIES + 2) as u64,
+            limit,
+            cursor: maybe(rng).then(|| cursor(rng)).flatten(),
+        },
         _ => Query::Changes {
             prefix: prefix(rng),
             from: Position { entry: rng.below(ENTRIES + 2) as u64, request: rng.below(3) as u16 },
             to: maybe(rng).then(|| rng.below(ENTRIES + 2) as u64),
             limit,
         },
+    }
+}
+
+fn filter(rng: &mut Rng) -> Filter {
+    let maybe = |rng: &mut Rng| rng.one_in(2);
+    let prefix = |rng: &mut Rng| ["", "farm/", "farm/a", "x"][rng.below(4)].to_owned();
+    let code = |rng: &mut Rng| Code([0, 0, 1, 201, 300, u16::MAX][rng.below(6)]);
+    let is_whole = maybe(rng);
+    Filter {
+        twin: if is_whole { twin(rng) } else { prefix(rng) },
+        is_whole,
+        property: maybe(rng).then(|| path(rng)),
+        origins: if maybe(rng) { Vec::new() } else { rng.list(MAX_ORIGINS + 1, |rng| PublicKey(rng.array())) },
+        codes: (code(rng), code(rng)),
+        from: maybe(rng).then(|| bound(rng)),
+        to: maybe(rng).then(|| bound(rng)),
     }
 }
 
@@ -136,7 +160,7 @@ pub(crate) fn run_query(input: &[u8]) -> Reached {
     let body = answer.body.as_slice();
     let Ok(query) = decoded else {
         assert_eq!((code, body), (Code::BAD_QUERY, &[][..]));
-        return if matches!(input, [0x84, 0 | 1, ..] | [0x87, 2, ..] | [0x85, 3, ..]) {
+        return if matches!(input, [0x84, 0 | 1, ..] | [0x87, 2, ..] | [0x85, 3 | 4, ..]) {
             Reached::Header
         } else {
             Reached::Nothing
@@ -148,13 +172,43 @@ pub(crate) fn run_query(input: &[u8]) -> Reached {
             Query::Get { .. } | Query::List { .. } => Properties::decode(body).is_ok(),
             Query::History { .. } => History::decode(body).is_ok(),
             Query::Changes { .. } => Changes::decode(body).is_ok(),
+            Query::Trail { .. } => Records::decode(body).is_ok(),
         };
         assert!(readable, "the answer cannot be read");
     } else {
-        assert!([Code::UNKNOWN_TWIN, Code::UNKNOWN_PROPERTY, Code::BAD_QUERY].contains(&code), "{code:?}");
+        assert!(
+            [Code::UNKNOWN_TWIN, Code::UNKNOWN_PROPERTY, Code::BAD_QUERY, Code::UNAVAILABLE].contains(&code),
+            "{code:?}"
+        );
         assert!(body.is_empty() && !answer.wait);
     }
     Reached::Body
+}
+
+// ---- Records ------------------------------------------------------------------------------------------------------------
+
+/// The shortest item of a record, in bytes.
+const MIN_ITEM: usize = 8;
+
+/// What the store answers to a query for records.
+pub(crate) fn records(rng: &mut Rng) -> Vec<u8> {
+    mutated(rng, |rng| {
+        let filter = Filter { from: None, to: None, origins: Vec::new(), ..filter(rng) };
+        let query = Query::Trail { filter, last: ENTRIES as u64 - 1, limit: 1 + rng.below(4) as u64, cursor: None };
+        let (store, log) = &*WORLD;
+        let mut answer = Answer::default();
+        store.query(log, &query.encode(), &mut answer);
+        answer.body
+    })
+}
+
+pub(crate) fn run_records(input: &[u8]) -> Reached {
+    let explained = input.len() * size_of::<RecordItem>().div_ceil(MIN_ITEM);
+    match counted(explained, || Records::decode(input)) {
+        Ok(_) => Reached::Body,
+        Err(_) if matches!(input, [0x82, 0x80..=0x9b, ..]) => Reached::Header,
+        Err(_) => Reached::Nothing,
+    }
 }
 
 // ---- Snapshots ----------------------------------------------------------------------------------------------------------
@@ -236,6 +290,13 @@ pub(crate) fn run_entry(input: &[u8]) -> Reached {
             return Reached::Nothing;
         }
     }
+    let last = ENTRIES as u64 - 1;
+    let trail = Query::Trail { filter: Filter::all(), last, limit: 512, cursor: None };
+    match ask(&trail) {
+        (Code::DONE, body) => drop(Records::decode(&body).expect("the answer can be read")),
+        (code, _) => assert_eq!(code, Code::INTERNAL),
+    }
+    let _ = Follower::new().records(last, input, &Filter::all());
     let mut leads_through = true;
     for twin in ["farm/a", "farm/b", "farm/c.1", "port/a"] {
         let (property, cursor) = (None, None);

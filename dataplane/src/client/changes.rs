@@ -57,6 +57,8 @@ struct Teller {
     /// Not to be asked before; the timer's time if one is set.
     due_us: u64,
     waiting: bool,
+    /// It said last that this client may not ask, and why.
+    refused: Option<Code>,
 }
 
 /// A subscription.
@@ -100,6 +102,12 @@ impl Stream {
             self.delivered = reached;
             self.forget(None, shared);
         }
+    }
+
+    /// Why this client is not told any more: f+1 replicas say that its key is not in force, which one correct one does of itself.
+    pub(super) fn refused(&self, shared: &Shared) -> Option<Code> {
+        let codes = || self.tellers.iter().filter_map(|teller| teller.refused);
+        codes().find(|code| codes().filter(|other| other == code).count() as u64 >= u64::from(shared.needed()))
     }
 
     fn agreed(&self, shared: &Shared) -> Option<(Position, Vec<u8>)> {
@@ -159,6 +167,7 @@ impl Stream {
         let Some(teller) = self.tellers.get_mut(replica) else { return };
         let Some((_, behind)) = teller.poll.take_if(|(id, _)| *id == answer.id.to_native()) else { return };
         let code = Code(answer.code.to_native());
+        teller.refused = matches!(code, Code::REVOKED | Code::NOT_VALID).then_some(code);
         let page = if code == Code::DONE { self.decoder.decode(answer.body.as_slice()) } else { None };
         let news = match page {
             Some(page) if is_sound(behind, &page) => {

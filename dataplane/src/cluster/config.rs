@@ -9,7 +9,9 @@ impl Cluster {
     /// cluster file that says more is refused.
     ///
     /// Its settings are every agreed number by its key, `origin`, `genesis` (the hash of the file), `roles` as
-    /// `[[name, [pattern ...]] ...]` and `clients` as `[[key, name, role's name] ...]`.
+    /// `[[name, [pattern ...]] ...]` and `clients` as `[[key, name, role's name] ...]`; where there are any, also
+    /// `administrator_names`, in the order of the administrators' keys, and `reason_required` as `[pattern ...]`.
+    /// [`Identities::genesis`](crate::execution::identities::Identities::genesis) reads them back.
     pub fn put_config_entry(&self, out: &mut Vec<u8>) {
         let members = self.members().iter().map(|member| Member {
             index: member.id.0,
@@ -19,7 +21,9 @@ impl Cluster {
             log_key: member.log_key,
             cosign_key: member.cosign_key,
         });
-        put_config(out, 0, self.created_ms(), 0, &self.policy_text(), members, &[], &self.settings_map());
+        let administrators: Vec<_> = self.administrators().iter().map(|it| it.key).collect();
+        let (policy, settings) = (self.policy_text(), self.settings_map());
+        put_config(out, 0, self.created_ms(), 0, &policy, members, &administrators, &settings);
     }
 
     fn settings_map(&self) -> Vec<u8> {
@@ -56,6 +60,18 @@ impl Cluster {
                 out.array(3).bytes(&client.key.0).text(&client.name).text(self.role_name(client.role));
             }
         });
+        let names: Vec<_> = self.administrators().iter().map(|it| it.name.clone()).collect();
+        let patterns = self.reason_required().iter().map(ToString::to_string).collect();
+        for (name, texts) in [("administrator_names", names), ("reason_required", patterns)] {
+            if !texts.is_empty() {
+                put(name, &|out| {
+                    out.array(texts.len());
+                    texts.iter().for_each(|text| {
+                        out.text(text);
+                    });
+                });
+            }
+        }
         // RFC 8949, 4.2.1: by the bytes of the encoded keys, which all differ.
         pairs.sort_unstable();
         let mut map = Vec::new();

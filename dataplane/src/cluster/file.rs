@@ -11,7 +11,7 @@ use toml::value::Datetime;
 
 use super::error::{ConfigError, MAX_NAME, Problem, Source, read_bounded};
 use super::policy::{check_origin, policy_text};
-use super::roles::{MAX_PATTERNS, MAX_ROLES, Role, RoleId};
+use super::roles::{MAX_PATTERNS, MAX_REASON_PATTERNS, MAX_ROLES, Pattern, Role, RoleId};
 use super::settings::{RawSettings, Settings};
 use super::size::Size;
 use crate::crypto::verify::check_public_key;
@@ -90,6 +90,15 @@ pub struct Client {
     pub role: RoleId,
 }
 
+/// An administrator as the cluster file names it: its statements register, rotate and revoke keys; it has no role.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Administrator {
+    /// Its name, for people.
+    pub name: String,
+    /// Signs key statements and its bundles, and is its identity on links.
+    pub key: PublicKey,
+}
+
 /// A cluster: everything that its file says, with no invalid state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cluster {
@@ -100,7 +109,9 @@ pub struct Cluster {
     size: Size,
     members: Vec<Member>,
     roles: Vec<Role>,
+    reason_required: Vec<Pattern>,
     clients: Vec<Client>,
+    administrators: Vec<Administrator>,
     by_link_key: BTreeMap<PublicKey, ReplicaId>,
     by_client_key: BTreeMap<PublicKey, usize>,
 }
@@ -111,12 +122,16 @@ struct RawCluster {
     origin: Spanned<String>,
     created: Spanned<Datetime>,
     #[serde(default)]
+    reason_required: Vec<Spanned<String>>,
+    #[serde(default)]
     settings: RawSettings,
     replicas: Spanned<Vec<RawMember>>,
     #[serde(default)]
     roles: Vec<RawRole>,
     #[serde(default)]
     clients: Vec<RawClient>,
+    #[serde(default)]
+    administrators: Vec<RawAdministrator>,
 }
 
 #[derive(Deserialize)]
@@ -143,6 +158,13 @@ struct RawClient {
     name: Spanned<String>,
     key: Spanned<String>,
     role: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdministrator {
+    name: Spanned<String>,
+    key: Spanned<String>,
 }
 
 impl Cluster {
@@ -179,7 +201,9 @@ impl Cluster {
         let members = read_members(raw.replicas.into_inner(), &mut once)?;
         let roles = read_roles(raw.roles, &mut once)?;
         let clients_at = raw.clients.first().map_or(replicas_at, |client| client.name.span().start);
+        let reason_required = read_reason_required(raw.reason_required, source)?;
         let clients = read_clients(raw.clients, &roles, &mut once)?;
+        let administrators = read_administrators(raw.administrators, &mut once)?;
         let cluster = Self {
             genesis: sha256(&[context::GENESIS, bytes]),
             origin: raw.origin.into_inner(),
@@ -190,7 +214,9 @@ impl Cluster {
             by_client_key: clients.iter().enumerate().map(|(at, client)| (client.key, at)).collect(),
             members,
             roles,
+            reason_required,
             clients,
+            administrators,
         };
         let mut entry = Vec::new();
         cluster.put_config_entry(&mut entry);
@@ -282,6 +308,27 @@ impl Cluster {
     /// The place in [`Cluster::clients`] of the client with this key.
     pub fn client_index(&self, key: &PublicKey) -> Option<usize> {
         self.by_client_key.get(key).copied()
+    }
+
+    /// The administrators of the genesis in the order of the file; without any, no key can ever be changed.
+    pub fn administrators(&self) -> &[Administrator] {
+        &self.administrators
+    }
+
+    /// The name that the file gives a client's or administrator's key. Keys that were registered later are in the order alone.
+    pub fn name_of(&self, key: &PublicKey) -> Option<&str> {
+        let administrator = || self.administrators.iter().find(|it| it.key == *key).map(|it| it.name.as_str());
+        self.client_by_key(key).map(|client| client.name.as_str()).or_else(administrator)
+    }
+
+    /// Whether a key may be somebody's: the file names it, or has administrators who may have registered it since.
+    pub fn may_know(&self, key: &PublicKey) -> bool {
+        !self.administrators.is_empty() || self.client_by_key(key).is_some()
+    }
+
+    /// What is changed with a reason only.
+    pub fn reason_required(&self) -> &[Pattern] {
+        &self.reason_required
     }
 
     /// The roles in the order of the file; [`RoleId`] is the place.
@@ -414,6 +461,30 @@ fn read_roles(raw: Vec<RawRole>, once: &mut Once<'_>) -> Result<Vec<Role>, Confi
         roles.push(Role { name, write });
     }
     Ok(roles)
+}
+
+fn read_reason_required(raw: Vec<Spanned<String>>, source: &Source<'_>) -> Result<Vec<Pattern>, ConfigError> {
+    let found = raw.len();
+    if let Some(one) = raw.get(MAX_REASON_PATTERNS) {
+        let problem = Problem::TooMany { what: "patterns", found, max: MAX_REASON_PATTERNS };
+        return Err(source.error(one.span().start, "reason_required", problem));
+    }
+    let parse = |pattern: Spanned<String>| {
+        let parsed = pattern.as_ref().parse();
+        parsed.map_err(|e: super::roles::PatternError| source.error(pattern.span().start, "reason_required", e))
+    };
+    raw.into_iter().map(parse).collect()
+}
+
+fn read_administrators(raw: Vec<RawAdministrator>, once: &mut Once<'_>) -> Result<Vec<Administrator>, ConfigError> {
+    let mut administrators = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = |field: &str| format!("administrators[{index}].{field}");
+        // Clients and administrators are one list of people.
+        let name = once.name("client name", raw.name, &key("name"))?;
+        administrators.push(Administrator { name, key: once.key(&raw.key, &key("key"))? });
+    }
+    Ok(administrators)
 }
 
 fn read_clients(raw: Vec<RawClient>, roles: &[Role], once: &mut Once<'_>) -> Result<Vec<Client>, ConfigError> {

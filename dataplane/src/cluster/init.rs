@@ -13,7 +13,7 @@ use super::error::ConfigError;
 use super::file::{Address, Cluster};
 use super::policy::{OriginError, check_origin};
 use super::replica::{KEY_FILES, NEVER_RAN};
-use super::roles::{MAX_PATTERNS, Pattern, PatternError};
+use super::roles::{MAX_PATTERNS, MAX_REASON_PATTERNS, Pattern, PatternError};
 use super::settings::{LocalConfig, LogConfig, NetConfig, Setting, Settings};
 use super::size::{MAX_REPLICAS, MIN_REPLICAS, Size};
 use crate::crypto::SecretKey;
@@ -31,6 +31,9 @@ pub const OPERATOR: &str = "operator";
 /// The client for gateways, which may write what [`InitOptions::gateway_write`] says.
 pub const GATEWAY: &str = "gateway";
 
+/// The administrator, whose statements register, rotate and revoke keys; it writes nothing.
+pub const ADMINISTRATOR: &str = "administrator";
+
 /// What a new cluster is to be.
 #[derive(Clone, Debug)]
 pub struct InitOptions {
@@ -44,13 +47,16 @@ pub struct InitOptions {
     pub created_ms: TimeMs,
     /// Patterns of what the gateway may write.
     pub gateway_write: Vec<String>,
+    /// Patterns of what is changed with a reason only.
+    pub reason_required: Vec<String>,
 }
 
 impl InitOptions {
     /// Four replicas from [`DEFAULT_PORT`] on, a fresh name, and a gateway that may write everything.
     pub fn new(created_ms: TimeMs) -> Self {
         let (origin, gateway_write) = (fresh_origin("atlas.example/plant"), vec!["*".to_owned()]);
-        Self { replicas: MIN_REPLICAS, base_port: DEFAULT_PORT, origin, created_ms, gateway_write }
+        let reason_required = Vec::new();
+        Self { replicas: MIN_REPLICAS, base_port: DEFAULT_PORT, origin, created_ms, gateway_write, reason_required }
     }
 }
 
@@ -74,7 +80,7 @@ pub struct InitSummary {
     pub genesis: Digest,
     /// Each replica's configuration, by index.
     pub replica_files: Vec<PathBuf>,
-    /// Each client's name and key file.
+    /// Each client's name and key file, the administrator's last.
     pub client_keys: Vec<(String, PathBuf)>,
 }
 
@@ -104,7 +110,7 @@ pub enum InitError {
     /// The origin breaks the rules.
     #[error(transparent)]
     Origin(#[from] OriginError),
-    /// A pattern of the gateway breaks the rules.
+    /// A pattern breaks the rules.
     #[error("{text:?}: {fault}")]
     Pattern {
         /// The pattern.
@@ -112,8 +118,8 @@ pub enum InitError {
         /// What is wrong with it.
         fault: PatternError,
     },
-    /// Too many patterns.
-    #[error("{0} patterns for the gateway; at most {MAX_PATTERNS}")]
+    /// Too many patterns for the gateway, or for reasons.
+    #[error("{0} patterns; at most {MAX_PATTERNS}")]
     Patterns(usize),
     /// The time of creation is out of range.
     #[error("{0} ms is no time of creation; set the clock")]
@@ -153,7 +159,9 @@ pub fn init(dir: &Path, options: &InitOptions) -> Result<InitSummary, InitError>
         cluster_file: dir.join(CLUSTER_FILE),
         genesis,
         replica_files: (0..size.n()).map(|i| dir.join(replica_dir(i)).join(REPLICA_FILE)).collect(),
-        client_keys: [OPERATOR, GATEWAY].map(|name| (name.to_owned(), dir.join(client_key(name)))).to_vec(),
+        client_keys: [OPERATOR, GATEWAY, ADMINISTRATOR]
+            .map(|name| (name.to_owned(), dir.join(client_key(name))))
+            .to_vec(),
         dir,
     })
 }
@@ -167,16 +175,18 @@ fn client_key(name: &str) -> String {
 }
 
 fn check_options(options: &InitOptions) -> Result<Size, InitError> {
-    let InitOptions { replicas, base_port: base, ref origin, ref gateway_write, .. } = *options;
+    let InitOptions { replicas, base_port: base, ref origin, ref gateway_write, ref reason_required, .. } = *options;
     let size = Size::new(replicas).ok_or(InitError::Replicas(replicas))?;
     if base == 0 || usize::from(base) + replicas - 1 > usize::from(u16::MAX) {
         return Err(InitError::Ports { base, replicas });
     }
     check_origin(origin)?;
-    if gateway_write.len() > MAX_PATTERNS {
-        return Err(InitError::Patterns(gateway_write.len()));
+    for patterns in [gateway_write, reason_required] {
+        if patterns.len() > MAX_PATTERNS {
+            return Err(InitError::Patterns(patterns.len()));
+        }
     }
-    for text in gateway_write {
+    for text in gateway_write.iter().chain(reason_required) {
         text.parse::<Pattern>().map_err(|fault| InitError::Pattern { text: text.clone(), fault })?;
     }
     Ok(size)
@@ -200,6 +210,8 @@ fn check_target(dir: &Path) -> Result<PathBuf, InitError> {
     }
     Ok(dir)
 }
+
+const _: () = assert!(MAX_PATTERNS <= MAX_REASON_PATTERNS);
 
 /// A directory beside the target, removed with all in it unless it is published.
 struct Staging {
@@ -287,6 +299,7 @@ fn write_cluster(dir: &Path, options: &InitOptions, size: Size) -> Result<Digest
         let key = new_key(&dir.join(client_key(name)))?;
         push_client(&mut text, name, write, &key);
     }
+    push_administrator(&mut text, ADMINISTRATOR, &new_key(&dir.join(client_key(ADMINISTRATOR)))?);
     sync_dir(&clients)?;
     let path = dir.join(CLUSTER_FILE);
     write_file(&path, &text)?;
@@ -297,6 +310,10 @@ fn write_cluster(dir: &Path, options: &InitOptions, size: Size) -> Result<Digest
 /// A text as TOML writes it.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
+}
+
+fn quoted_list(texts: &[String]) -> String {
+    texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ")
 }
 
 fn cluster_head(options: &InitOptions) -> Result<String, InitError> {
@@ -312,8 +329,12 @@ fn cluster_head(options: &InitOptions) -> Result<String, InitError> {
          origin = {}\n\
          created = {created}\n\
          \n\
+         # What is changed with a reason only, as patterns TWIN or TWIN:PROPERTY, such as \"plant/*:brake*\".\n\
+         reason_required = [{}]\n\
+         \n\
          [{}]\n",
         quoted(origin),
+        quoted_list(&options.reason_required),
         Settings::SECTION,
     );
     push_settings(&mut text, Settings::TABLE, "");
@@ -355,7 +376,7 @@ fn push_replica(text: &mut String, index: usize, address: &Address, public: &[Pu
 }
 
 fn push_client(text: &mut String, name: &str, write: &[String], key: &PublicKey) {
-    let patterns = write.iter().map(|pattern| quoted(pattern)).collect::<Vec<_>>().join(", ");
+    let patterns = quoted_list(write);
     push(
         text,
         format_args!(
@@ -368,6 +389,18 @@ fn push_client(text: &mut String, name: &str, write: &[String], key: &PublicKey)
              name = \"{name}\"\n\
              key = \"{key}\"\n\
              role = \"{name}\"\n\n"
+        ),
+    );
+}
+
+fn push_administrator(text: &mut String, name: &str, key: &PublicKey) {
+    push(
+        text,
+        format_args!(
+            "# Who registers, rotates and revokes keys while the cluster runs. Keep the private key where no client runs.\n\
+             [[administrators]]\n\
+             name = \"{name}\"\n\
+             key = \"{key}\"\n\n"
         ),
     );
 }

@@ -2,7 +2,7 @@
 //!
 //! # The cluster file ([`mod@file`])
 //! TOML, the genesis of a cluster: its name (origin), when it was created, the settings that stand in the agreed order,
-//! the replicas with addresses and public keys, the roles and the clients. Its hash,
+//! the replicas with addresses and public keys, the roles, the first clients and the administrators. Its hash,
 //! `SHA-256("atlas-genesis/1" || the file's bytes)`, is bound into links and data directories, so all processes of a
 //! cluster hold the same file byte for byte, comments included. Whoever changes it makes another cluster.
 //!
@@ -17,7 +17,7 @@
 //! number has a default, bounds and a description in one table ([`settings`]), from which `init` writes the comments.
 //!
 //! # Keys
-//! A replica has four key pairs (link, protocol, log lines, cosignatures), a client one. All public keys of a cluster
+//! A replica has four key pairs (link, protocol, log lines, cosignatures), a client or administrator one. All public keys of a cluster
 //! differ, across kinds too: a signature under a key then tells its purpose. Keys of small order are refused.
 //!
 //! # Limits
@@ -45,7 +45,7 @@ pub mod settings;
 pub mod size;
 
 pub use error::ConfigError;
-pub use file::{Client, Cluster, Member};
+pub use file::{Administrator, Client, Cluster, Member};
 pub use replica::{ReplicaConfig, ReplicaKeys, ReplicaSetup};
 pub use roles::RoleId;
 pub use settings::Settings;

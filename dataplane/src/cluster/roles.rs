@@ -1,9 +1,11 @@
-//! Who may write where: roles and their patterns.
+//! Who may write where, and where a reason must be given: roles and patterns.
 
 /// Most roles in a cluster file.
 pub const MAX_ROLES: usize = 64;
 /// Most patterns of one role.
 pub const MAX_PATTERNS: usize = 64;
+/// Most patterns of properties that are changed with a reason only.
+pub const MAX_REASON_PATTERNS: usize = 64;
 /// Longest pattern, in bytes.
 pub const MAX_PATTERN: usize = 512;
 
@@ -20,6 +22,11 @@ pub struct Role {
 }
 
 impl Role {
+    /// A role that may write what the patterns cover.
+    pub fn new(name: String, write: Vec<Pattern>) -> Self {
+        Self { name, write }
+    }
+
     /// What it may write.
     pub fn patterns(&self) -> &[Pattern] {
         &self.write

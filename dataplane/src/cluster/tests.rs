@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::error::Problem;
 use super::file::{Address, MAX_CLUSTER_FILE};
-use super::init::{InitError, InitOptions, InitSummary, init};
+use super::init::{ADMINISTRATOR, InitError, InitOptions, InitSummary, init};
 use super::policy::{check_origin, policy_text, vkey};
 use super::replica::KEY_FILES;
 use super::roles::{MAX_PATTERNS, MAX_ROLES, Pattern, PatternError};
@@ -230,6 +230,40 @@ fn the_genesis_entry_says_what_the_file_says() {
 }
 
 #[test]
+fn administrators_and_reasons_are_read_and_stand_in_the_genesis_entry() {
+    let with = |top: &str, end: &str| good().replacen("created =", &format!("{top}created ="), 1) + end;
+    let chief = format!("[[administrators]]\nname = \"chief\"\nkey = \"{}\"\n", public(120));
+    let cluster = parse(&with("reason_required = [\"plant/*:brake*\", \"depot/a\"]\n", &chief)).unwrap();
+    assert_eq!((cluster.administrators()[0].name.as_str(), cluster.administrators()[0].key), ("chief", public(120)));
+    assert_eq!(cluster.name_of(&public(120)), Some("chief"));
+    assert!(cluster.may_know(&public(99)) && !parse(&good()).unwrap().may_know(&public(99)));
+    let mut entry = Vec::new();
+    cluster.put_config_entry(&mut entry);
+    let Ok(EntryView::Config(view)) = EntryView::decode(&entry) else { panic!("no CONFIG") };
+    assert_eq!(view.administrators().collect::<Vec<_>>(), [public(120)]);
+    assert_eq!(view.setting("administrator_names"), Some(minicbor::to_vec(["chief"]).unwrap().as_slice()));
+    let patterns = minicbor::to_vec(["plant/*:brake*", "depot/a:*"]).unwrap();
+    assert_eq!(view.setting("reason_required"), Some(patterns.as_slice()));
+
+    let wrong = |top: &str, end: &str| {
+        let (_, key, problem) = explain(parse(&with(top, end)).unwrap_err(), "cluster.toml");
+        (key, problem.to_string())
+    };
+    let (key, problem) = wrong("reason_required = [\"a*b\"]\n", "");
+    assert!(key == "reason_required" && problem.contains("only at the end"), "{problem}");
+    let many = format!("reason_required = {:?}\n", vec!["*"; 65]);
+    let (key, problem) = wrong(&many, "");
+    assert_eq!((key.as_str(), problem.as_str()), ("reason_required", "65 patterns; at most 64"));
+    // A client's name, a client's key.
+    let (key, problem) = wrong("", &chief.replace("chief", "gateway-1"));
+    assert!(key == "administrators[0].name" && problem.contains("same client name"), "{problem}");
+    let (key, problem) = wrong("", &chief.replace(&public(120).to_string(), &public(101).to_string()));
+    assert!(key == "administrators[0].key" && problem.contains("same public key"), "{problem}");
+    let (key, _) = wrong("", &format!("{chief}role = \"operator\"\n"));
+    assert_eq!(key, "role");
+}
+
+#[test]
 fn a_file_that_is_not_text_has_its_line() {
     let error = Cluster::parse(b"# one\n# two \xff\n", Path::new("cluster.toml")).unwrap_err();
     assert_eq!(explain(error, "cluster.toml"), (2, "file".to_owned(), Problem::NotText));
@@ -348,7 +382,12 @@ fn a_new_cluster_is_ready() {
             assert_eq!(mode(&config.keys.join(key)), 0o600);
         }
     }
-    for (name, path) in &summary.client_keys {
+    let (administrator, clients) = summary.client_keys.split_last().unwrap();
+    let key = SecretKey::load(&administrator.1).unwrap().public();
+    assert_eq!((administrator.0.as_str(), cluster.name_of(&key)), (ADMINISTRATOR, Some(ADMINISTRATOR)));
+    assert_eq!((cluster.administrators().len(), cluster.client_by_key(&key)), (1, None));
+    assert_eq!(mode(&administrator.1), 0o600);
+    for (name, path) in clients {
         let client = cluster.client_by_key(&SecretKey::load(path).unwrap().public()).unwrap();
         assert_eq!(&client.name, name);
         assert!(cluster.may_write(client.role, "plant/t1", "command/stop"));

@@ -5,12 +5,13 @@
 //! * [`MAGIC`], which holds the version;
 //! * sequence u64;
 //! * length u32 of the history's right edge, and the edge ([`HistoryTree::to_bytes`]);
+//! * length u64 of the table of identities, and the table (`identities::coding`);
 //! * length u64 of the session table, and the table (`sessions::coding`);
 //! * the application's state, up to the end.
 //!
 //! Agreed time and the last STATE entry are not in it: the last entry of the history, which a resuming replica must have, is
 //! the checkpoint's own STATE entry and says both. It holds the application's roots too, so an image whose application is another's is
-//! always found; that edge and session table are the right ones shows by the checkpoint's certificate alone.
+//! always found; that edge, identities and session table are the right ones shows by the checkpoint's certificate alone.
 //!
 //! # Snapshot points
 //! A *snapshot point* is a checkpoint at which enough was executed since the last one, or since the genesis: entries count their bytes
@@ -20,6 +21,7 @@
 
 use std::io;
 
+use super::identities::Identities;
 use super::reading::{Reading, Unreadable};
 use super::{Execution, Sessions};
 use crate::cluster::Cluster;
@@ -31,7 +33,7 @@ use crate::state::{Application, Entries, Frozen, Outcome, StateError};
 use crate::types::{EntryIndex, Sequence};
 
 /// What an image begins with; the last two digits are the version.
-pub const MAGIC: &[u8; 8] = b"ATLIMG01";
+pub const MAGIC: &[u8; 8] = b"ATLIMG02";
 
 /// What an entry counts beside its bytes towards the next snapshot point: its place in the index and its frame in the log.
 pub const ENTRY_GROWTH: u64 = 64;
@@ -102,6 +104,9 @@ pub enum ResumeError {
         /// The last entry.
         entry: EntryIndex,
     },
+    /// The history's nodes cannot be held against the image's edge.
+    #[error("{0}")]
+    Store(String),
     /// The execution is there already; nothing is ever rolled back.
     #[error("image of the state at sequence {found}, while sequence {executed} is executed already")]
     NotAhead {
@@ -124,6 +129,7 @@ pub enum ResumeError {
 struct Parts<'a> {
     sequence: Sequence,
     tree: HistoryTree,
+    identities: Identities,
     sessions: Sessions,
     application: &'a [u8],
     /// Offset of `application` in the image.
@@ -136,13 +142,16 @@ impl<'a> Parts<'a> {
         let input = &mut Reading::new(image);
         let (sequence, edge) = read_edge(input).map_err(malformed)?;
         let tree = HistoryTree::from_bytes(edge)?;
-        let (start, table) = read_sessions(input).map_err(malformed)?;
-        let sessions = Sessions::from_bytes(cluster.settings(), cluster.clients().len(), table)
-            .map_err(|error| ResumeError::Malformed { at: start + error.at, what: error.what })?;
+        let within = |start| move |error: Unreadable| ResumeError::Malformed { at: start + error.at, what: error.what };
+        let (start, table) = read_table(input).map_err(malformed)?;
+        let identities = Identities::from_bytes(Identities::of(cluster), table).map_err(within(start))?;
+        let (start, table) = read_table(input).map_err(malformed)?;
+        let sessions =
+            Sessions::from_bytes(cluster.settings(), identities.all().len(), table).map_err(within(start))?;
         if sequence == 0 || !sequence.is_multiple_of(cluster.settings().checkpoint_interval) {
             return Err(ResumeError::Malformed { at: MAGIC.len(), what: "not the sequence of a checkpoint" });
         }
-        Ok(Self { sequence, tree, sessions, application: input.rest(), start: input.at() })
+        Ok(Self { sequence, tree, identities, sessions, application: input.rest(), start: input.at() })
     }
 
     /// The STATE entry of the checkpoint, which must be the last in the store, and where it is.
@@ -160,6 +169,9 @@ impl<'a> Parts<'a> {
         let is_later = |(used, time_ms)| used >= entry || time_ms > state.time_ms;
         if self.sessions.last_use().is_some_and(is_later) {
             return Err(self.differs("the session table"));
+        }
+        if self.identities.last_entry() >= entry {
+            return Err(self.differs("the table of identities"));
         }
         Ok((entry, state))
     }
@@ -192,10 +204,19 @@ fn read_edge<'a>(input: &mut Reading<'a>) -> Result<(Sequence, &'a [u8]), Unread
     Ok((sequence, input.take(length)?))
 }
 
-/// The session table and where it begins.
-fn read_sessions<'a>(input: &mut Reading<'a>) -> Result<(usize, &'a [u8]), Unreadable> {
+/// A table with its length before it, and where it begins.
+fn read_table<'a>(input: &mut Reading<'a>) -> Result<(usize, &'a [u8]), Unreadable> {
     let length = usize::try_from(input.u64()?).unwrap_or(usize::MAX);
     Ok((input.at(), input.take(length)?))
+}
+
+/// Appends a table with its length before it.
+fn put_table(head: &mut Vec<u8>, table: impl FnOnce(&mut Vec<u8>)) {
+    let length_at = head.len();
+    head.extend_from_slice(&[0; 8]);
+    table(head);
+    let length = (head.len() - length_at - 8) as u64;
+    head[length_at..length_at + 8].copy_from_slice(&length.to_be_bytes());
 }
 
 impl<A: Application, S: EntryStore> Execution<A, S> {
@@ -209,11 +230,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         head.extend_from_slice(&self.sequence.to_be_bytes());
         head.extend_from_slice(&(edge.len() as u32).to_be_bytes());
         head.extend_from_slice(&edge);
-        let length_at = head.len();
-        head.extend_from_slice(&[0; 8]);
-        self.sessions.to_bytes(&mut head);
-        let length = (head.len() - length_at - 8) as u64;
-        head[length_at..length_at + 8].copy_from_slice(&length.to_be_bytes());
+        put_table(&mut head, |head| self.identities.to_bytes(head));
+        put_table(&mut head, |head| self.sessions.to_bytes(head));
         Image { sequence: self.sequence, head, application: self.application.freeze() }
     }
 
@@ -223,14 +241,18 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     ///
     /// # Errors
     /// The image is malformed, or not of this store's last entry.
-    pub fn resume(cluster: &Cluster, mut application: A, store: S, image: &[u8]) -> Result<Self, ResumeError> {
+    pub fn resume(cluster: &Cluster, mut application: A, mut store: S, image: &[u8]) -> Result<Self, ResumeError> {
         let parts = Parts::decode(cluster, image)?;
+        if parts.tree.size() == store.size() {
+            store.hold_nodes(&parts.tree).map_err(|error| ResumeError::Store(error.to_string()))?;
+        }
         let (entry, state) = parts.last_state(&store)?;
         parts.restore(&mut application, &state)?;
         Ok(Self {
             application,
             store,
             tree: parts.tree,
+            identities: parts.identities,
             sessions: parts.sessions,
             cluster: cluster.clone(),
             sequence: parts.sequence,
@@ -262,7 +284,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             (parts.sequence == expected.sequence, "the sequence"),
             (parts.tree.size() == expected.size, "the number of entries"),
             (parts.tree.root() == expected.history_root, "the history root"),
-            (parts.sessions.digest() == expected.sessions, "the session table"),
+            (parts.sessions.digest(&parts.identities.digest()) == expected.sessions, "the session table"),
         ];
         if let Some((_, what)) = compared.into_iter().find(|(is_same, _)| !is_same) {
             return Err(parts.differs(what));
@@ -273,6 +295,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         }
         parts.restore(&mut self.application, &state)?;
         self.tree = parts.tree;
+        self.identities = parts.identities;
         self.sessions = parts.sessions;
         self.sequence = parts.sequence;
         self.time_ms = state.time_ms;

@@ -13,6 +13,10 @@
 //!    roots); else one without it where a bundle was appended since the last STATE entry and `state_interval_ms` of agreed
 //!    time have passed since that entry (since the genesis for the first).
 //!
+//! # Identities
+//! Who may do what is replicated state too, changed by key statements: [`identities`]. An operation `[4, cose_sign1]` is one, and never
+//! comes to the application; where it is carried out its KEY entry follows the bundle's.
+//!
 //! # Sessions: every request runs at most once
 //! * The bundle with session null whose request 0 is `[3]` opens a session, named by the index of that bundle's entry; its further
 //!   requests run in it. A session belongs to the key that opened it.
@@ -22,8 +26,8 @@
 //! * **An outcome other than null uses up its number**, for ever: DONE, the application's refusal, or EXPIRED where agreed time is
 //!   past the request's deadline. Null is everything else: repeated, in conflict, stale, beyond the window. So an auditor finds
 //!   each (session, number) with exactly one outcome.
-//! * A bundle is refused as a whole, without an entry, where it would use up nothing: UNKNOWN_IDENTITY, UNKNOWN_SESSION,
-//!   FOREIGN_SESSION, and EXPIRED for one that may not open a session. So no old bundle can be replayed to make the history grow.
+//! * A bundle is refused as a whole, without an entry, where it would use up nothing: UNKNOWN_IDENTITY, REVOKED, NOT_VALID,
+//!   UNKNOWN_SESSION, FOREIGN_SESSION, and EXPIRED for one that may not open a session. So no old bundle can be replayed to make the history grow.
 //! * An identity's sessions remember at most 8 MiB of executed numbers (some 65,000). Beyond it those used longest ago forget the
 //!   replies below their windows, whose numbers are STALE_NUMBER then; where only numbers in open windows are left, they are closed.
 //!   So STALE_NUMBER says that the number was used up, never that its request did not run.
@@ -65,16 +69,18 @@ use crate::ordering::batch::Batch;
 use crate::state::{Answer, Application, Entries, OperationContext, Outcome};
 use crate::types::{Code, Digest, EntryIndex, Position, Sequence, TimeMs};
 use crate::wire::bundle::{Bundle, Request};
-use crate::wire::limits::MAX_ENTRY;
+use crate::wire::limits::{MAX_BUNDLE_STATEMENTS, MAX_ENTRY};
 use crate::wire::message::Reply;
+use crate::wire::statement::{SignedStatement, carried, is_statement};
 
+mod admission;
+pub mod identities;
 pub mod image;
 mod reading;
 mod sessions;
 
-use sessions::{
-    Executed as Done, MAX_IDENTITY_BYTES, SESSION_BYTES, Session, Sessions, Standing, Target, window_bound,
-};
+use identities::Identities;
+use sessions::{Executed as Done, MAX_IDENTITY_BYTES, SESSION_BYTES, Sessions, Standing, Target, window_bound};
 
 /// Changes and details in the replies to one repeated bundle at most, bytes. Requests beyond it get no reply: the client asks again
 /// with fewer of them.
@@ -189,8 +195,9 @@ pub struct Execution<A: Application, S: EntryStore> {
     application: A,
     store: S,
     tree: HistoryTree,
-    /// Its clients are the identities, each known by its place.
     cluster: Cluster,
+    /// Sessions know each by its place.
+    identities: Identities,
     sessions: Sessions,
     sequence: Sequence,
     time_ms: TimeMs,
@@ -217,11 +224,13 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         }
         let mut config = Vec::with_capacity(MAX_ENTRY);
         cluster.put_config_entry(&mut config);
+        let identities = Identities::of(cluster);
         let mut execution = Self {
             application,
             store,
             tree: HistoryTree::new(),
-            sessions: Sessions::new(cluster.settings(), cluster.clients().len()),
+            sessions: Sessions::new(cluster.settings(), identities.all().len()),
+            identities,
             cluster: cluster.clone(),
             sequence: 0,
             time_ms: cluster.created_ms(),
@@ -234,97 +243,6 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         };
         execution.append()?;
         Ok(execution)
-    }
-
-    /// What can be said of a bundle without any state: before a leader orders it, and before a backup votes for it. Its origin and
-    /// counts were checked when it was parsed, its signature is checked elsewhere.
-    ///
-    /// # Errors
-    /// The code of the first request that the application refuses, or TOO_LARGE where the worst-case entry is.
-    pub fn check(&self, bundle: &Bundle) -> Result<(), Code> {
-        let mut changes = 0usize;
-        for request in bundle.decoded_requests().filter(|request| !request.opens_session()) {
-            changes = changes.saturating_add(self.application.check(request.operation)?);
-        }
-        if changes <= MAX_ENTRY && bundle.fits_entry(changes) { Ok(()) } else { Err(Code::TOO_LARGE) }
-    }
-
-    /// What the present state says of a bundle: whether to order it, or what to answer at once.
-    pub fn admit(&self, bundle: &Bundle) -> Admission {
-        self.admit_counted(bundle, &mut 0)
-    }
-
-    /// As [`Execution::admit`]; adds to `read_bytes` the bytes of the entries that were read for the answer.
-    pub fn admit_counted(&self, bundle: &Bundle, read_bytes: &mut usize) -> Admission {
-        let header = bundle.header();
-        let settled = Settled::new(bundle.digest(), 0);
-        let Some(identity) = self.cluster.client_index(bundle.key()) else {
-            return Admission::Settled(settled.refuse_all(bundle, Code::UNKNOWN_IDENTITY));
-        };
-        // A session whose entry is not executed here yet may well exist by the time that the bundle is.
-        if header.session.is_some_and(|id| id >= self.tree.size()) {
-            return Admission::Order;
-        }
-        match self.sessions.resolve(header, &bundle.digest(), identity, self.time_ms) {
-            Err(code) => Admission::Settled(settled.refuse_all(bundle, code)),
-            Ok(Target::Opens) => Admission::Order,
-            Ok(Target::Known(id)) => match self.sessions.get(id) {
-                Some(session) => self.admit_to((id, session), bundle, settled, read_bytes),
-                None => Admission::Settled(settled.refuse_all(bundle, Code::UNKNOWN_SESSION)),
-            },
-        }
-    }
-
-    fn admit_to(
-        &self,
-        (id, session): (u64, &Session),
-        bundle: &Bundle,
-        mut settled: Settled,
-        read_bytes: &mut usize,
-    ) -> Admission {
-        let mut repeated = Vec::new();
-        for (index, request) in bundle.requests().enumerate() {
-            let number = bundle.header().first + index as u64;
-            match session.standing(number, &sha256(&[request])) {
-                Standing::New => return Admission::Order,
-                Standing::Repeated(done) => repeated.push((number, done)),
-                // The window moves on execution, and the client may know of executions that this replica has yet to see.
-                Standing::Refused(Code::BEYOND_WINDOW) if session.is_soon(number) => return Admission::Order,
-                Standing::Refused(code) => settled.refuse(number, code),
-            }
-        }
-        *read_bytes += self.read_replies(id, &repeated, &mut settled.replies);
-        Admission::Settled(settled)
-    }
-
-    /// Reads the replies to executed requests from their entries, each entry once where they stand together. Gives the bytes read.
-    fn read_replies(&self, session: u64, repeated: &[(u64, &Done)], replies: &mut Vec<Reply>) -> usize {
-        let mut read_bytes = 0;
-        let mut room = MAX_REPEATED_BYTES;
-        for group in repeated.chunk_by(|left, right| left.1.entry == right.1.entry).take(MAX_REPEATED_ENTRIES) {
-            let Some(bytes) = group.first().and_then(|first| self.store.entry(first.1.entry)) else { continue };
-            read_bytes += bytes.len();
-            let Ok(EntryView::Bundle(view)) = EntryView::decode(&bytes) else { continue };
-            let outcomes: Vec<_> = view.outcomes().collect();
-            for (number, done) in group {
-                let Some(Some(outcome)) = outcomes.get(usize::from(done.index)) else { continue };
-                let detail = done.detail.as_deref().unwrap_or_default();
-                let Some(left) = room.checked_sub(outcome.changes.len() + detail.len()) else { return read_bytes };
-                room = left;
-                replies.push(Reply {
-                    session,
-                    number: *number,
-                    sequence: view.sequence,
-                    entry: done.entry,
-                    request: done.index,
-                    time_ms: view.time_ms,
-                    code: outcome.code.0,
-                    changes: outcome.changes.to_vec(),
-                    detail: detail.to_owned(),
-                });
-            }
-        }
-        read_bytes
     }
 
     /// Executes the batch of the next sequence. `out` is overwritten.
@@ -371,25 +289,29 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         let header = bundle.header();
         let digest = bundle.digest();
         let mut settled = Settled::new(digest, usize::from(header.count));
-        let Some(identity) = self.cluster.client_index(bundle.key()) else {
+        let Some(place) = self.identities.place(bundle.key()) else {
             return Ok(settled.refuse_all(bundle, Code::UNKNOWN_IDENTITY));
         };
-        let id = match self.sessions.resolve(header, &digest, identity, self.time_ms) {
+        let barred = self.identities.may(bundle.key(), self.time_ms).err();
+        let id = match self.sessions.resolve(header, &digest, place, self.time_ms) {
             Err(code) => return Ok(settled.refuse_all(bundle, code)),
             Ok(Target::Known(id)) => id,
             Ok(Target::Opens) => {
+                if let Some(code) = barred {
+                    return Ok(settled.refuse_all(bundle, code));
+                }
                 let opening = bundle.decoded_requests().next();
                 let is_late = opening.is_none_or(|request| is_expired(&request, self.time_ms));
                 if is_late || self.sessions.is_ahead(header.client_time_ms, self.time_ms) {
                     return Ok(settled.refuse_all(bundle, Code::EXPIRED));
                 }
                 let id = self.tree.size();
-                self.sessions.open(id, identity, header, digest, self.time_ms);
+                self.sessions.open(id, place, header, digest, self.time_ms);
                 id
             }
         };
         let bytes_before = self.sessions.bytes(id);
-        self.execute_requests(bundle, identity, id, &mut settled);
+        let statement = self.execute_requests(bundle, id, &mut settled);
         if settled.replies.is_empty() {
             return Ok(settled);
         }
@@ -400,15 +322,36 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         let index = self.append()?;
         self.sessions.touch(id, bytes_before, index, self.time_ms);
         self.bundle_since_state = true;
+        if let Some((signed, operation)) = statement {
+            self.append_key(&signed, operation)?;
+        }
         Ok(settled)
     }
 
-    /// Runs what is new in the bundle and builds its entry, which counts only if `settled` has a reply then.
-    fn execute_requests(&mut self, bundle: &Bundle, identity: usize, id: u64, settled: &mut Settled) {
-        let Self { application, sessions, cluster, entry, outcome, .. } = self;
-        let Some(session) = sessions.get_mut(id) else { return };
-        let role = cluster.clients().get(identity).map(|client| client.role);
-        let access = |twin: &str, property: &str| role.is_some_and(|role| cluster.may_write(role, twin, property));
+    /// Carries out a statement that was judged well.
+    fn append_key(&mut self, signed: &SignedStatement<'_>, operation: &[u8]) -> Result<(), ExecutionError> {
+        let known = self.identities.all().len();
+        let applied = self.identities.apply(signed, self.time_ms, self.tree.size());
+        // Nothing happened since it was judged, so it is.
+        let (Ok(()), Some(cose)) = (applied, carried(operation)) else { return Ok(()) };
+        (known..self.identities.all().len()).for_each(|_| self.sessions.add_identity());
+        self.entry.clear();
+        entry::put_key(&mut self.entry, self.sequence, self.time_ms, cose);
+        self.append().map(drop)
+    }
+
+    /// Runs what is new in the bundle and builds its entry, which counts only if `settled` has a reply then. Gives the key statement
+    /// that is to be carried out behind it, and its operation.
+    fn execute_requests<'a>(
+        &mut self,
+        bundle: &'a Bundle,
+        id: u64,
+        settled: &mut Settled,
+    ) -> Option<(SignedStatement<'a>, &'a [u8])> {
+        let Self { application, sessions, identities, entry, outcome, .. } = self;
+        let session = sessions.get_mut(id)?;
+        let rights = identities.may(bundle.key(), self.time_ms);
+        let (mut statement, mut statements) = (None, 0);
         let (entry_index, time_ms, sequence) = (self.tree.size(), self.time_ms, self.sequence);
         entry.clear();
         entry::put_bundle_start(entry, sequence, time_ms, bundle.cose(), bundle.requests());
@@ -416,13 +359,23 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             // No bundle parses whose numbers run past the largest one.
             let number = bundle.header().first + index as u64;
             let digest = sha256(&[bytes]);
-            match (session.standing(number, &digest), Request::decode(bytes)) {
-                (Standing::New, Some(request)) => {
+            match (session.standing(number, &digest), rights, Request::decode(bytes)) {
+                (Standing::New, Ok(rights), Some(request)) => {
                     let position = Position { entry: entry_index, request: index as u16 };
-                    let context = OperationContext { time_ms, position, origin: bundle.key(), access: &access };
+                    let context = OperationContext { time_ms, position, origin: bundle.key(), access: &rights };
                     outcome.clear();
                     if is_expired(&request, time_ms) {
                         outcome.code = Code::EXPIRED;
+                    } else if is_statement(request.operation) {
+                        statements += 1;
+                        if statements > MAX_BUNDLE_STATEMENTS {
+                            outcome.refuse(Code::TOO_LARGE, format_args!("a bundle brings one key statement"));
+                        } else {
+                            match identities.examine(request.operation, time_ms) {
+                                Ok(signed) => statement = Some((signed, request.operation)),
+                                Err(refused) => outcome.refuse(refused.code, format_args!("{}", refused.detail)),
+                            }
+                        }
                     } else if !request.opens_session() {
                         application.execute(&context, request.operation, outcome);
                     }
@@ -442,13 +395,16 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                         detail: outcome.detail.clone(),
                     });
                 }
-                (Standing::Refused(code), _) => {
+                // What was used up or forgotten stays so; what would not be is refused for the key.
+                (Standing::New | Standing::Refused(Code::BEYOND_WINDOW), Err(code), _)
+                | (Standing::Refused(code), _, _) => {
                     entry::put_skipped(entry);
                     settled.refuse(number, code);
                 }
                 _ => entry::put_skipped(entry),
             }
         }
+        statement
     }
 
     fn append_due_state(&mut self) -> Result<(), ExecutionError> {
@@ -477,8 +433,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// Appends the built entry to store and tree.
     fn append(&mut self) -> Result<EntryIndex, ExecutionError> {
-        let index = self.store.append(&self.entry, self.time_ms)?;
-        self.tree.append(&self.entry);
+        let nodes = self.tree.append(&self.entry);
+        let index = self.store.append(&self.entry, self.time_ms, &nodes)?;
         self.grown = self.grown.saturating_add(self.entry.len() as u64 + image::ENTRY_GROWTH);
         Ok(index)
     }
@@ -494,6 +450,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// Answers a query from the state and the history as they are now; `answer` is overwritten. Gives also what it cost: the bytes
     /// of the entries that were read for it, and [`ENTRY_READ_BYTES`] for each.
     pub fn query(&self, query: &[u8], answer: &mut Answer) -> (Code, usize) {
+        if let Some(code) = self.identities.answer(query, answer) {
+            return (code, 0);
+        }
         let entries = CountedEntries { store: &self.store, bytes: Cell::new(0) };
         let code = self.application.query(&entries, query, answer);
         (code, entries.bytes.get())
@@ -529,9 +488,14 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         self.application.state_root()
     }
 
-    /// Digest of the session table.
+    /// Digest of the session table and the identities.
     pub fn session_digest(&mut self) -> Digest {
-        self.sessions.digest()
+        self.sessions.digest(&self.identities.digest())
+    }
+
+    /// Who may do what, as of the last executed sequence.
+    pub fn identities(&self) -> &Identities {
+        &self.identities
     }
 
     /// Open sessions.
@@ -542,17 +506,17 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// One digest of all that is replicated: equal on replicas that executed the same sequences.
     /// `SHA-256("atlas-replica-state/1" || size as u64 big-endian || history root || state root || session table digest)`.
     pub fn state_digest(&mut self) -> Digest {
-        let (state, sessions) = (self.application.state_root(), self.sessions.digest());
+        let (state, sessions) = (self.application.state_root(), self.session_digest());
         let size = self.tree.size().to_be_bytes();
         sha256(&[b"atlas-replica-state/1", &size, &self.tree.root().0, &state.0, &sessions.0])
     }
 
-    /// The most bytes that the session table can take, were every identity to fill it.
+    /// The most bytes that the session table can take, were every identity that is known now to fill it.
     pub fn session_memory_bound(&self) -> u64 {
         let settings = self.cluster.settings();
         let numbers = MAX_IDENTITY_BYTES as u64 + window_bound(settings.session_window);
         let sessions = settings.sessions_per_identity.saturating_mul(SESSION_BYTES as u64);
-        (self.cluster.clients().len() as u64).saturating_mul(numbers.saturating_add(sessions))
+        (self.identities.all().len() as u64).saturating_mul(numbers.saturating_add(sessions))
     }
 
     /// Where the entries are, for transfers: entries of the same history may be staged there.
@@ -563,6 +527,19 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// The right edge of the history, and the store.
     pub fn tree_and_store(&mut self) -> (&HistoryTree, &mut S) {
         (&self.tree, &mut self.store)
+    }
+
+    /// The entries.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The last STATE entry, and whether it is a checkpoint's, while the state is still the one that it names.
+    pub fn stated(&self) -> Option<(EntryIndex, bool)> {
+        let (entry, _) = self.last_state.filter(|_| !self.bundle_since_state)?;
+        let bytes = self.store.entry(entry)?;
+        let EntryView::State(state) = EntryView::decode(&bytes).ok()? else { return None };
+        Some((entry, state.absence_root.is_some()))
     }
 
     /// The application, for reading.

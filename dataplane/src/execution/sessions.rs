@@ -179,6 +179,11 @@ impl Sessions {
         }
     }
 
+    /// One more identity, with the next place.
+    pub(super) fn add_identity(&mut self) {
+        self.identities.push(Identity::default());
+    }
+
     /// As if an identity could keep so many executed numbers without detail.
     #[cfg(test)]
     pub(super) fn keep_numbers(&mut self, numbers: usize) {
@@ -341,9 +346,10 @@ impl Sessions {
         self.table.len()
     }
 
-    /// Digest of the table. Only sessions that changed since it was asked last are hashed again.
-    pub(super) fn digest(&mut self) -> Digest {
-        let mut bytes = b"atlas-sessions/1".to_vec();
+    /// Digest of the table of identities and of this one. Only sessions that changed since it was asked last are hashed again.
+    pub(super) fn digest(&mut self, identities: &Digest) -> Digest {
+        let mut bytes = b"atlas-sessions/2".to_vec();
+        bytes.extend_from_slice(&identities.0);
         for identity in &self.identities {
             bytes.push(u8::from(identity.floor.is_some()));
             bytes.extend_from_slice(&identity.floor.unwrap_or_default().to_be_bytes());

@@ -10,11 +10,13 @@ use super::*;
 use crate::cluster::Settings;
 use crate::cluster::sample::{SampleClient, cluster_text, parse, public};
 use crate::crypto::hash::{leaf_hash, root_by_definition};
+use crate::history::entry::EntryView;
 use crate::history::store::{FileStore, MemoryStore};
 use crate::state::{Change, Entries, Frozen, StateError};
 use crate::types::{PublicKey, Signature};
 
 mod image;
+mod keys;
 mod model;
 
 const ORIGIN: &str = "test.example/cluster";

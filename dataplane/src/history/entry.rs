@@ -6,10 +6,13 @@
 //! * BUNDLE `[1, 1, sequence, time_ms, cose_sign1, [request ...], [outcome ...]]`: the COSE_Sign1 (tag 18 and all) and the
 //!   requests stand there as the items that they are. An outcome is `[code, [[path index, new revision, previous entry / null]
 //!   ...]]`, or null where the request was skipped: an outcome other than null uses up the request's number, once for ever;
-//! * STATE `[1, 2, sequence, time_ms, slot_count, state_root, previous_state_entry / null, absence_root / null]`.
+//! * STATE `[1, 2, sequence, time_ms, slot_count, state_root, previous_state_entry / null, absence_root / null]`;
+//! * KEY `[1, 3, sequence, time_ms, cose_sign1]`: a key statement ([`crate::wire::statement`]) that was carried out, directly behind
+//!   the BUNDLE entry that brought it, in the same sequence. It holds for what comes behind it.
 //!
 //! Reading is strict: deterministic CBOR ([`crate::cbor`]), exact array lengths, as many outcomes as requests, nothing behind
-//! the end. What a bundle and its requests hold is for [`Bundle::parse`](crate::wire::bundle::Bundle::parse); here they are items.
+//! the end. What a bundle and its requests hold is for [`Bundle::parse`](crate::wire::bundle::Bundle::parse); here they are items. So is
+//! a statement, for [`SignedStatement::parse`](crate::wire::statement::SignedStatement::parse).
 
 use crate::cbor::{CborError, Reader, Writer};
 use crate::state::Change;
@@ -22,6 +25,7 @@ const VERSION: u64 = 1;
 const CONFIG: u64 = 0;
 const BUNDLE: u64 = 1;
 const STATE: u64 = 2;
+const KEY: u64 = 3;
 
 /// First byte of a COSE_Sign1: tag 18.
 const TAG_COSE_SIGN1: u8 = 0xd2;
@@ -118,6 +122,11 @@ pub fn put_state(out: &mut Vec<u8>, state: &StateView) {
     });
 }
 
+/// Appends a KEY entry of a statement's COSE_Sign1.
+pub fn put_key(out: &mut Vec<u8>, sequence: Sequence, time_ms: TimeMs, cose: &[u8]) {
+    put_start(out, 5, KEY, sequence, time_ms).items(cose);
+}
+
 fn put_uint(out: &mut Writer<'_>, value: u64) {
     out.uint(value);
 }
@@ -159,6 +168,8 @@ pub enum EntryView<'a> {
     Bundle(BundleView<'a>),
     /// The roots of the state.
     State(StateView),
+    /// A key that was registered, rotated or revoked.
+    Key(KeyView<'a>),
 }
 
 impl<'a> EntryView<'a> {
@@ -173,7 +184,8 @@ impl<'a> EntryView<'a> {
             (VERSION, CONFIG, 9) => Self::Config(ConfigView::read(reader)?),
             (VERSION, BUNDLE, 7) => Self::Bundle(BundleView::read(reader)?),
             (VERSION, STATE, 8) => Self::State(StateView::read(reader)?),
-            (VERSION, CONFIG | BUNDLE | STATE, _) => return Err(EntryError::Malformed(0)),
+            (VERSION, KEY, 5) => Self::Key(KeyView::read(reader)?),
+            (VERSION, CONFIG | BUNDLE | STATE | KEY, _) => return Err(EntryError::Malformed(0)),
             _ => return Err(EntryError::Unknown { version, kind }),
         };
         reader.finish()?;
@@ -186,6 +198,7 @@ impl<'a> EntryView<'a> {
             Self::Config(view) => view.sequence,
             Self::Bundle(view) => view.sequence,
             Self::State(view) => view.sequence,
+            Self::Key(view) => view.sequence,
         }
     }
 
@@ -195,6 +208,7 @@ impl<'a> EntryView<'a> {
             Self::Config(view) => view.time_ms,
             Self::Bundle(view) => view.time_ms,
             Self::State(view) => view.time_ms,
+            Self::Key(view) => view.time_ms,
         }
     }
 }
@@ -401,6 +415,32 @@ impl StateView {
             previous: reader.optional(Reader::uint)?,
             absence_root: reader.optional(Reader::bytes32)?.map(Digest),
         })
+    }
+}
+
+/// A KEY entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyView<'a> {
+    /// Sequence.
+    pub sequence: Sequence,
+    /// Agreed time.
+    pub time_ms: TimeMs,
+    /// The statement's COSE_Sign1.
+    pub cose: &'a [u8],
+}
+
+impl<'a> KeyView<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self> {
+        let (sequence, time_ms) = (reader.uint()?, reader.int()?);
+        if reader.peek() != Some(TAG_COSE_SIGN1) {
+            return reader.unexpected();
+        }
+        Ok(Self { sequence, time_ms, cose: reader.item(ITEM_DEPTH)? })
+    }
+
+    /// The key that signed the statement; `None` where the COSE_Sign1 is none that a statement has.
+    pub fn signer(&self) -> Option<PublicKey> {
+        signer(self.cose)
     }
 }
 

@@ -105,6 +105,26 @@ fn entries_read_back_as_written() {
 }
 
 #[test]
+fn a_key_entry_is_a_statement_at_its_place() {
+    let mut bytes = Vec::new();
+    put_key(&mut bytes, 300, -70_000, &COSE);
+    let mut e = Encoder::new(Vec::new());
+    e.array(5).unwrap().u8(1).unwrap().u8(3).unwrap().u16(300).unwrap().i32(-70_000).unwrap();
+    e.tag(Tag::new(18)).unwrap().array(4).unwrap().bytes(&[]).unwrap().map(0).unwrap();
+    e.bytes(&[]).unwrap().bytes(&[]).unwrap();
+    assert_eq!(bytes, e.into_writer());
+    let view = EntryView::decode(&bytes).unwrap();
+    assert_eq!((view.sequence(), view.time_ms()), (300, -70_000));
+    let EntryView::Key(view) = view else { panic!("no KEY") };
+    assert_eq!((view.cose, view.signer()), (COSE.as_slice(), None));
+    // Without the tag, with a byte more, with an item more.
+    let at = bytes.len() - COSE.len();
+    assert!(EntryView::decode(&[&bytes[..at], &COSE[1..]].concat()).is_err());
+    assert!(EntryView::decode(&[&bytes[..], &[0]].concat()).is_err());
+    assert_eq!(EntryView::decode(&[&[0x86], &bytes[1..], &[0]].concat()).unwrap_err(), EntryError::Malformed(0));
+}
+
+#[test]
 fn other_encodings_are_refused() {
     let good = state_bytes(&state(None));
     // [1, 2, 512, 9, ...]: the kind as 0x18 0x02, and a byte behind the end.
@@ -136,6 +156,7 @@ fn encode_again(view: &EntryView<'_>) -> Option<Vec<u8>> {
     match view {
         EntryView::Config(_) => return None,
         EntryView::State(state) => put_state(&mut bytes, state),
+        EntryView::Key(view) => put_key(&mut bytes, view.sequence, view.time_ms, view.cose),
         EntryView::Bundle(view) => {
             put_bundle_start(&mut bytes, view.sequence, view.time_ms, view.cose, view.requests());
             for outcome in view.outcomes() {
@@ -154,7 +175,7 @@ fn encode_again(view: &EntryView<'_>) -> Option<Vec<u8>> {
 proptest! {
     #[test]
     fn what_is_read_is_the_only_encoding_of_it(
-        kind in 0..3,
+        kind in 0..4,
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in any::<prop::sample::Index>(),
         is_cut in any::<bool>(),
@@ -162,6 +183,11 @@ proptest! {
         let mut bytes = match kind {
             0 => config(),
             1 => bundle(),
+            2 => {
+                let mut bytes = Vec::new();
+                put_key(&mut bytes, 300, 70_000, &COSE);
+                bytes
+            }
             _ => state_bytes(&state(Some(Digest([1; 32])))),
         };
         for (place, value) in edits {

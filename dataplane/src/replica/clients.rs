@@ -34,7 +34,7 @@ const MAX_BUNDLES_A_ROUND: usize = 256;
 const MAX_REPEATS_A_ROUND: usize = 128;
 const MAX_REPEAT_BYTES_A_ROUND: usize = 1 << 20;
 
-/// Keys that are remembered for a bad signature. Only keys of the cluster file get so far, so these are in fact all.
+/// Keys that are remembered for a bad signature. Only keys of identities get so far, so these are in fact all.
 const MAX_SUSPECTS: usize = 4_096;
 
 /// Keys that have a counter of their own for bad signatures; the others share one.
@@ -79,7 +79,8 @@ enum Verdict {
 }
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
-    /// A message from a client with a link key that is registered.
+    /// A message from a client with a link key that is registered. One whose key ended is answered with why, or with what it had
+    /// executed before, and its connection closed.
     ///
     /// # Errors
     /// Malformed: counted here; the shell closes the connection.
@@ -93,15 +94,21 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         shell: &mut impl Shell<D>,
     ) -> Result<(), FrameError> {
         let result = match kind {
-            Kind::Submit => {
-                message::access::<Submit>(body).map(|submit| self.client_bundle(client, key, submit, shell))
-            }
+            Kind::Submit => message::access::<Submit>(body).map(|submit| {
+                self.client_bundle(client, key, submit, shell);
+                self.close_barred(client, key, shell);
+            }),
             Kind::Query => {
                 message::access::<Query>(body).map(|query| self.client_query(client, key, query, now, shell))
             }
-            Kind::StatusQuery => {
-                message::access::<StatusQuery>(body).map(|query| self.client_status(client, key, query.id.to_native()))
-            }
+            Kind::StatusQuery => message::access::<StatusQuery>(body).map(|query| {
+                self.client_status(client, key, query.id.to_native());
+                self.close_barred(client, key, shell);
+            }),
+            Kind::Prove => message::access::<message::Prove>(body).map(|asked| {
+                self.client_proof(client, key, asked, now, shell);
+                self.close_barred(client, key, shell);
+            }),
             _ => Err(Malformed::Direction("this kind of frame")),
         };
         result.map_err(|malformed| {
@@ -111,9 +118,19 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         })
     }
 
+    /// Ends the connection of a key that is not in force and never will be again, once what was sent to it has gone out.
+    pub(super) fn close_barred(&mut self, client: ClientId, key: &PublicKey, shell: &mut impl Shell<D>) {
+        let identity = self.execution.identities().get(key);
+        if identity.is_some_and(|identity| identity.barred(self.execution.time_ms()).is_some()) {
+            self.count("links.closed.barred");
+            shell.close_client(client);
+        }
+    }
+
     /// A client's connection is gone.
     pub fn on_client_gone(&mut self, client: ClientId) {
         self.reads.forget(client);
+        self.proofs.forget(client);
     }
 
     /// This replica is ending: from now on clients' bundles are refused.

@@ -25,6 +25,9 @@ use crate::wire::limits::{HEADER_BYTES, MAX_HANDSHAKE_BODY};
 /// A client key may have this part of `max_clients`; one more is closed at once.
 const CLIENT_SHARE: usize = 4;
 
+/// So many connections may a key have that is not in force: enough to be told so.
+const BARRED_SHARE: usize = 2;
+
 /// Handshakes that a round begins for those who connected; the others wait for the next, which follows at once.
 pub(super) const HANDSHAKES_A_ROUND: usize = 16;
 
@@ -75,6 +78,8 @@ pub(super) struct Links {
     connections: BTreeMap<ConnectionId, Connection>,
     peers: Vec<Option<ConnectionId>>,
     clients: BTreeMap<ClientId, ConnectionId>,
+    /// Keys of identities, those that ended included: who holds one is told so. As many as the replicated table had last.
+    identities: BTreeSet<PublicKey>,
     max_clients: usize,
     /// Each client key's connections, the oldest first.
     of_key: BTreeMap<PublicKey, BTreeSet<ClientId>>,
@@ -117,6 +122,7 @@ impl Links {
             connections: BTreeMap::new(),
             peers: vec![None; cluster.n()],
             clients: BTreeMap::new(),
+            identities: BTreeSet::new(),
             max_clients: config.net.max_clients as usize,
             of_key: BTreeMap::new(),
             strangers: Strangers::default(),
@@ -293,14 +299,19 @@ impl Links {
         if self.keep_early(id, bytes) {
             return;
         }
+        // Keys come to it and never go.
+        let all = node.execution().identities().all();
+        if all.len() != self.identities.len() {
+            self.identities = all.iter().map(|identity| identity.key).collect();
+        }
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Connection { session: Some(session), role, number, .. } = connection else { return };
         let (client, ending) = (ClientId(*number), self.ending);
-        let (cluster, me) = (&self.cluster, self.me);
+        let (cluster, identities, me) = (&self.cluster, &self.identities, self.me);
         let admit = |key: &PublicKey| match cluster.replica_by_link_key(key) {
             // Of two replicas the one with the higher index dials.
             Some(peer) => (peer > me).then_some(Sender::Replica),
-            None => cluster.client_by_key(key).map(|_| Sender::Client),
+            None => identities.contains(key).then_some(Sender::Client),
         };
         let result = session.receive(bytes, &mut self.reply, admit, |peer, kind, body| {
             // The first frames may come with the last message of the handshake.
@@ -405,7 +416,10 @@ impl Links {
         reactor.set_send_limit(id, CLIENT_QUEUE_BYTES);
         let of_key = self.of_key.entry(key).or_default();
         of_key.insert(client);
-        let closed = if of_key.len() > (self.max_clients / CLIENT_SHARE).max(1) {
+        let execution = node.execution();
+        let is_in_force = execution.identities().may(&key, execution.time_ms()).is_ok();
+        let share = if is_in_force { self.max_clients / CLIENT_SHARE } else { BARRED_SHARE };
+        let closed = if of_key.len() > share.max(1) {
             Some((id, "its identity has as many connections as one may have"))
         } else if self.clients.len() > self.max_clients {
             let most = self.of_key.values().max_by_key(|links| links.len());

@@ -231,9 +231,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.reads.queue(Read { client, key: *key, id, question, seen_size: None });
     }
 
-    /// Queues a question for the status; one too many is dropped, and asked again.
+    /// Queues a question for the status; one too many is dropped, and asked again. A key that is not in force gets no answer.
     pub(super) fn client_status(&mut self, client: ClientId, key: &PublicKey, id: u64) {
-        if self.reads.has_room(key) {
+        let is_in_force = self.execution.identities().may(key, self.execution.time_ms()).is_ok();
+        if is_in_force && self.reads.has_room(key) {
             self.reads.queue(Read { client, key: *key, id, question: Question::Status, seen_size: None });
         }
     }
@@ -266,7 +267,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let late = *until_us <= now.mono_us;
         let mut answer = Answer::default();
         let has_grown = size >= *min_size || mutants::on(Mutant::ReadsEarly);
-        let (code, bytes) = if has_grown { self.execution.query(query, &mut answer) } else { (Code::UNAVAILABLE, 0) };
+        // Judged where it is answered: at the size that was asked for, and by the agreed time there.
+        let (code, bytes) = match self.execution.identities().may(&read.key, self.execution.time_ms()) {
+            _ if !has_grown => (Code::UNAVAILABLE, 0),
+            Err(code) => (code, 0),
+            Ok(_) => self.execution.query(query, &mut answer),
+        };
         if !late && (!has_grown || (code == Code::DONE && answer.wait)) {
             read.seen_size = Some(size);
             if self.reads.park(read).is_err() {
@@ -276,6 +282,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         let bytes = bytes + answer.body.len();
         self.answer(client, id, code, answer, shell);
+        self.close_barred(client, &read.key, shell);
         bytes
     }
 

@@ -279,10 +279,11 @@ impl Bundle {
     }
 }
 
-struct Cose<'a> {
-    key: PublicKey,
-    payload: &'a [u8],
-    signature: Signature,
+/// A COSE_Sign1 as clients and administrators make it, read in place.
+pub(super) struct Cose<'a> {
+    pub(super) key: PublicKey,
+    pub(super) payload: &'a [u8],
+    pub(super) signature: Signature,
 }
 
 /// The protected header `{1: -8, 4: kid}`: 38 bytes.
@@ -294,7 +295,7 @@ fn protected_header(key: &PublicKey) -> [u8; 38] {
     out
 }
 
-fn decode_cose(bytes: &[u8]) -> Result<Cose<'_>, CborError> {
+pub(super) fn decode_cose(bytes: &[u8]) -> Result<Cose<'_>, CborError> {
     let reader = &mut Reader::new(bytes);
     if reader.tag()? != COSE_SIGN1 {
         return reader.unexpected();
@@ -317,14 +318,19 @@ pub fn signer(cose: &[u8]) -> Option<PublicKey> {
     decode_cose(cose).ok().map(|cose| cose.key)
 }
 
-fn encode_cose(key: &PublicKey, payload: &[u8], signature: &Signature) -> Vec<u8> {
+/// What a bundle's COSE_Sign1 says, for whatever cluster; `None` where the bytes are none of a bundle. Nothing is verified.
+pub fn signed_header(cose: &[u8]) -> Option<BundleHeader> {
+    decode_payload(decode_cose(cose).ok()?.payload).ok().map(|(_, header)| header)
+}
+
+pub(super) fn encode_cose(key: &PublicKey, payload: &[u8], signature: &Signature) -> Vec<u8> {
     let mut cose = Vec::with_capacity(payload.len() + 128);
     let mut out = Writer(&mut cose);
     out.tag(COSE_SIGN1).array(4).bytes(&protected_header(key)).map(0).bytes(payload).bytes(&signature.0);
     cose
 }
 
-fn signature_structure(key: &PublicKey, payload: &[u8]) -> Vec<u8> {
+pub(super) fn signature_structure(key: &PublicKey, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(payload.len() + 80);
     Writer(&mut bytes).array(4).text("Signature1").bytes(&protected_header(key)).bytes(&[]).bytes(payload);
     bytes

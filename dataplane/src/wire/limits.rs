@@ -65,6 +65,12 @@ pub const MAX_EVIDENCE_BYTES: usize = 128 << 10;
 /// Digests, and signed messages, of one piece of evidence.
 pub const MAX_EVIDENCE_PARTS: usize = MAX_REPLICAS;
 
+/// Longest key statement, bytes of its COSE_Sign1. Beyond: TOO_LARGE.
+pub const MAX_STATEMENT: usize = 2_048;
+
+/// Most key statements in one bundle. Beyond: TOO_LARGE, before ordering.
+pub const MAX_BUNDLE_STATEMENTS: usize = 1;
+
 /// Deepest nesting of arrays, maps and tags in an operation. Beyond: the bundle is refused.
 pub const MAX_OPERATION_DEPTH: usize = 16;
 

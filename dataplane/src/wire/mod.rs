@@ -15,6 +15,10 @@
 //! That holds down to the operation, whose bytes enter the history as they are: an item that is not deterministic or nested too
 //! deep never gets as far as a batch. What it means is the application's affair.
 //!
+//! # Key statements
+//! What an administrator signs to register, rotate or revoke a key ([`statement`]): COSE_Sign1 as well, since it is a leaf of the
+//! history. It travels inside a bundle, as the operation `[4, cose_sign1]`.
+//!
 //! # Limits
 //! All in [`limits`]. A decoder looks at a length before it believes it: a frame's length is checked against the limit of who
 //! sent it before one byte of the body is kept, and the buffer that joins a split frame grows only with bytes that arrived.
@@ -28,6 +32,8 @@ pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod message;
+mod proofs;
+pub mod statement;
 
 #[cfg(test)]
 mod tests;

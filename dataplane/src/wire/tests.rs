@@ -3,3 +3,4 @@
 mod bundle;
 mod frame;
 mod message;
+mod statement;

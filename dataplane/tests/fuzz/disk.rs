@@ -8,7 +8,7 @@ use atlas_dataplane::cluster::{Cluster, ConfigError};
 use atlas_dataplane::crypto::SecretKey;
 use atlas_dataplane::crypto::link::{Handshake, LinkIdentity};
 use atlas_dataplane::history::entry::{
-    EntryView, Member, StateView, put_bundle_start, put_config, put_outcome, put_skipped, put_state,
+    EntryView, Member, StateView, put_bundle_start, put_config, put_key, put_outcome, put_skipped, put_state,
 };
 use atlas_dataplane::log::{Record as _, carried_by};
 use atlas_dataplane::ordering::record::Record;
@@ -28,7 +28,8 @@ pub(crate) fn entry(rng: &mut Rng) -> Vec<u8> {
 fn sample_entry(rng: &mut Rng) -> Vec<u8> {
     let (sequence, time_ms) = (rng.number(), rng.number() as i64);
     let mut out = Vec::new();
-    match rng.below(4) {
+    match rng.below(5) {
+        4 => put_key(&mut out, sequence, time_ms, &samples::statement(rng)),
         0 => {
             let key = |rng: &mut Rng| PublicKey([rng.next() as u8; 32]);
             let member = |rng: &mut Rng, index| Member {
@@ -78,7 +79,7 @@ fn sample_entry(rng: &mut Rng) -> Vec<u8> {
 /// What is accepted encodes to the same bytes, as far as it can be encoded from what is offered.
 pub(crate) fn run_entry(input: &[u8]) -> Reached {
     let Ok(view) = counted(input.len(), || EntryView::decode(input)) else {
-        return if matches!(input, [0x87..=0x89, 1, 0..=2, ..]) { Reached::Header } else { Reached::Nothing };
+        return if matches!(input, [0x85 | 0x87..=0x89, 1, 0..=3, ..]) { Reached::Header } else { Reached::Nothing };
     };
     let mut again = Vec::new();
     match &view {
@@ -89,6 +90,7 @@ pub(crate) fn run_entry(input: &[u8]) -> Reached {
             return Reached::Body;
         }
         EntryView::State(state) => put_state(&mut again, state),
+        EntryView::Key(key) => put_key(&mut again, key.sequence, key.time_ms, key.cose),
         EntryView::Bundle(bundle) => {
             put_bundle_start(&mut again, bundle.sequence, bundle.time_ms, bundle.cose, bundle.requests());
             for outcome in bundle.outcomes() {

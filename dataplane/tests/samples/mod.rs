@@ -2,14 +2,16 @@
 
 mod random;
 
+use atlas_dataplane::crypto::SecretKey;
 use atlas_dataplane::types::{PublicKey, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Header, Kind};
 use atlas_dataplane::wire::message::{
-    Answer, Batch, Checkpoint, Counter, Decided, Evidence, FetchBatch, FetchPieces, Heard, NewView, Offer, OpenSlot,
-    Piece, PieceHash, Pieces, PrePrepare, Query, Refused, Relay, Replies, Reply, Sealed, Stable, Status, StatusAnswer,
-    StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
+    Answer, Batch, Checkpoint, Cosignature, Counter, Decided, Evidence, FetchBatch, FetchPieces, Heard, NewView, Offer,
+    OpenSlot, Piece, PieceHash, Pieces, PrePrepare, Proof, Prove, Query, Refused, Relay, Replies, Reply, Sealed,
+    Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
 };
+use atlas_dataplane::wire::statement::{KeyChange, KeyStatement, Validity};
 pub(crate) use random::Rng;
 
 /// The cluster that sampled bundles are signed for.
@@ -138,6 +140,25 @@ pub(crate) fn bundle(rng: &mut Rng) -> Bundle {
         .expect("a sampled bundle is valid")
 }
 
+/// A key statement's COSE_Sign1; its signature is random.
+pub(crate) fn statement(rng: &mut Rng) -> Vec<u8> {
+    let from_ms = rng.one_in(2).then(|| rng.number() as u32 as i64);
+    let until_ms = rng.one_in(2).then(|| (1 << 33) + (rng.number() as u32 as i64));
+    let validity = Validity { from_ms, until_ms };
+    let change = match rng.below(3) {
+        0 => {
+            let role = rng.one_in(2).then(|| format!("role-{}", rng.number()));
+            KeyChange::Register { name: format!("Née {}", rng.number()), role, validity }
+        }
+        1 => KeyChange::Rotate { replaces: PublicKey(rng.array()), validity },
+        _ => KeyChange::Revoke,
+    };
+    let reason = rng.one_in(2).then(|| rng.text(30));
+    let key = SecretKey::from_seed(&rng.array()).public();
+    let statement = KeyStatement { number: rng.number(), key, change, reason };
+    statement.sign(ORIGIN, PublicKey(rng.array()), |_| Signature(rng.array()))
+}
+
 pub(crate) fn wire_bundle(rng: &mut Rng) -> WireBundle {
     let bundle = bundle(rng);
     WireBundle { cose: bundle.cose().to_vec(), requests: bundle.requests().map(<[u8]>::to_vec).collect() }
@@ -212,6 +233,31 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
         ),
         Kind::Piece => encode(
             &Piece { sequence: rng.number(), of_state: rng.one_in(2), first: rng.number(), bytes: rng.bytes(500) },
+            &mut out,
+        ),
+        Kind::Prove => encode(
+            &Prove {
+                id: rng.number(),
+                wait_ms: rng.number() as u32,
+                what: rng.number() as u8,
+                first: rng.number(),
+                count: rng.number(),
+                name: rng.bytes(40),
+            },
+            &mut out,
+        ),
+        Kind::Proof => encode(
+            &Proof { id: rng.number(), code: rng.number() as u16, size: rng.number(), body: rng.bytes(200) },
+            &mut out,
+        ),
+        Kind::Cosignature => encode(
+            &Cosignature {
+                size: rng.number(),
+                root: rng.array(),
+                time_s: rng.number(),
+                signature: rng.array(),
+                again: rng.one_in(2),
+            },
             &mut out,
         ),
         Kind::Submit => encode(&Submit { bundle: wire_bundle(rng) }, &mut out),

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use super::around::{AFTER_MS, BEFORE_MS, Bins, Bucket};
 use super::report::{FaultReport, Report};
+use crate::svg::{Anchor, text_at};
 
 const WIDTH: f64 = 960.0;
 /// Height of what stands above the panels.
@@ -178,12 +179,7 @@ fn scale(out: &mut String, area: Area, values: impl Iterator<Item = f64>, steps:
         let class = if tick == 0 { "a" } else { "g" };
         writeln!(out, "<path class=\"{class}\" d=\"M{:.1} {y:.1}H{:.1}\"/>", area.left, area.right)?;
         let label = format!("{value}");
-        writeln!(
-            out,
-            "<text class=\"s\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
-            area.left - 6.0,
-            y + 4.0
-        )?;
+        text_at(out, (area.left - 6.0, y + 4.0), Anchor::End, "s", &label)?;
     }
     Ok(top)
 }
@@ -198,15 +194,11 @@ fn y(area: Area, share: f64) -> f64 {
 }
 
 fn text(out: &mut String, x: f64, y: f64, class: &str, text: &str) -> fmt::Result {
-    writeln!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", escaped(text))
+    text_at(out, (x, y), Anchor::Start, class, text)
 }
 
 fn centred(out: &mut String, x: f64, y: f64, class: &str, text: &str) -> fmt::Result {
-    writeln!(out, "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{}</text>", escaped(text))
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text_at(out, (x, y), Anchor::Middle, class, text)
 }
 
 #[cfg(test)]

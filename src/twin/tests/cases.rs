@@ -231,3 +231,72 @@ fn bytes_that_are_no_operation_are_refused_the_same_before_and_after_ordering() 
     assert_eq!(world.store.check(&delete("a/b", None).encode()), Ok(MAX_TWIN_PROPERTIES));
     assert_eq!(world.store.slot_count(), 0);
 }
+
+/// Who may write everything, but properties `brake...` and all of `safe/...` with a reason only.
+struct Policy;
+
+impl atlas_dataplane::state::Access for Policy {
+    fn may_write(&self, _: &str, _: &str) -> bool {
+        true
+    }
+
+    fn needs_reason(&self, twin: &str, property: &str) -> bool {
+        property.starts_with("brake") || twin.starts_with("safe/")
+    }
+}
+
+#[test]
+fn what_the_policy_names_is_changed_with_a_reason_only() {
+    let mut world = World::new(10);
+    let mut entry = 0;
+    let mut run = |operation: &Operation| {
+        entry += 1;
+        let mut outcome = atlas_dataplane::state::Outcome::default();
+        let position = atlas_dataplane::types::Position { entry, request: 0 };
+        let context =
+            atlas_dataplane::state::OperationContext { time_ms: 1, position, origin: &ALICE, access: &Policy };
+        world.store.execute(&context, &operation.encode(), &mut outcome);
+        assert!(outcome.code == Code::DONE || outcome.changes.is_empty());
+        (outcome.code, outcome.detail)
+    };
+    let because = |operation: Operation, why: &str| {
+        let why = || Some(why.to_owned());
+        match operation {
+            Operation::Write(Write::Set { twin, properties, .. }) => {
+                Operation::Write(Write::Set { twin, properties, reason: why() })
+            }
+            Operation::Write(Write::Delete { twin, paths, .. }) => {
+                Operation::Write(Write::Delete { twin, paths, reason: why() })
+            }
+            Operation::Transaction { conditions, writes, .. } => {
+                Operation::Transaction { conditions, writes, reason: why() }
+            }
+        }
+    };
+    let refused = |what: &str| (Code::REASON_REQUIRED, format!("{what}: not without a reason"));
+    let done = (Code::DONE, String::new());
+    assert_eq!(run(&set("a/b", "power", "1")), done);
+    let brake = set("a/b", "brake/left", "1");
+    assert_eq!(run(&brake), refused("a/b brake/left"));
+    for nothing in ["", " ", " \t\n"] {
+        assert_eq!(run(&because(brake.clone(), nothing)), refused("a/b brake/left"));
+    }
+    assert_eq!(run(&because(brake, "inspection")), done);
+    assert_eq!(run(&set("safe/x", "p", "1")), refused("safe/x p"));
+    // A whole twin: where one of its properties wants it. After the twin's deletion none exists that does.
+    assert_eq!(run(&delete("a/b", Some(&["brake/left"]))), refused("a/b brake/left"));
+    assert_eq!(run(&delete("a/b", None)), refused("a/b brake/left"));
+    assert_eq!(run(&because(delete("a/b", Some(&["brake/left"])), "gone")), done);
+    assert_eq!(run(&delete("a/b", None)), done);
+    // A transaction: the reason of the write, or else of the whole; and before the conditions are looked at.
+    let Operation::Write(write) = set("a/b", "brake", "1") else { panic!() };
+    let Operation::Write(other) = because(set("safe/x", "p", "1"), "its own") else { panic!() };
+    let test = Condition { twin: "a/b".to_owned(), path: "none".to_owned(), test: Test::Exists };
+    let transaction = |conditions| {
+        let writes = vec![other.clone(), write.clone()];
+        Operation::Transaction { conditions, writes, reason: None }
+    };
+    assert_eq!(run(&transaction(vec![test.clone()])), refused("a/b brake"));
+    assert_eq!(run(&because(transaction(vec![test]), "both")).0, Code::CONDITION_FAILED);
+    assert_eq!(run(&because(transaction(vec![]), "both")), done);
+}

@@ -78,14 +78,14 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-type Bundle = (bool, u8, Vec<Option<Operation>>);
+pub(super) type Bundle = (bool, u8, Vec<Option<Operation>>);
 
-fn history() -> impl Strategy<Value = Vec<Bundle>> {
+pub(super) fn history() -> impl Strategy<Value = Vec<Bundle>> {
     let bundle = (any::<bool>(), 0u8..3, prop::collection::vec(prop::option::weighted(0.9, operation()), 1..5));
     prop::collection::vec(bundle, 1..25)
 }
 
-fn play(max: usize, bundles: &[Bundle]) -> World {
+pub(super) fn play(max: usize, bundles: &[Bundle]) -> World {
     let mut world = World::new(max);
     let mut time = 1000;
     for (guest, pause, operations) in bundles {

@@ -57,7 +57,7 @@ impl Sessions {
         let mut table = Self::new(settings, identities);
         let input = &mut Reading::new(bytes);
         if input.u32()? as usize != identities {
-            return input.wrong("the cluster has another number of clients");
+            return input.wrong("there is another number of identities");
         }
         for identity in &mut table.identities {
             identity.floor = match (input.array()?, input.time()?) {

@@ -42,12 +42,7 @@ fn limit(execution: &mut Replica, numbers: usize, snapshot_bytes: u64) {
 
 /// The first entries of a store.
 fn prefix(store: &MemoryStore, size: u64) -> MemoryStore {
-    let mut prefix = MemoryStore::new();
-    for index in 0..size {
-        let entry = store.entry(index).unwrap();
-        prefix.append(&entry, EntryView::decode(&entry).unwrap().time_ms()).unwrap();
-    }
-    prefix
+    store.first(size).unwrap()
 }
 
 fn next(execution: &mut Replica, batch: &Batch) -> Expected {
@@ -259,7 +254,7 @@ fn only_the_right_store_and_checkpoint_are_resumed() {
     let short = resume(&prefix(&store, size - 1), &image).err();
     assert_eq!(short, Some(ResumeError::StoreSize { expected: size, found: size - 1 }));
     let mut other = prefix(&store, size - 1);
-    other.append(&store.entry(1).unwrap(), START).unwrap();
+    other.append(&store.entry(1).unwrap(), START, &[]).unwrap();
     assert_eq!(resume(&other, &image).err(), Some(ResumeError::NoState { sequence: 5, entry: size - 1 }));
     // Nothing is rolled back.
     let behind = execution.install(&image, &expected);
@@ -299,7 +294,7 @@ fn a_table_that_no_replica_can_have_is_refused() {
     let low = first + 8 + 4 + 32 + 8 + 8 + 8;
     let number = first + 88;
     let cases: [(usize, Vec<u8>, &str); 10] = [
-        (0, 5u32.to_be_bytes().to_vec(), "the cluster has another number of clients"),
+        (0, 5u32.to_be_bytes().to_vec(), "there is another number of identities"),
         (4, vec![2], "a floor is there or not"),
         (first - 4, u32::MAX.to_be_bytes().to_vec(), "more is counted than is there"),
         (first + 8, 4u32.to_be_bytes().to_vec(), "a session's owner is no client"),
