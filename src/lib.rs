@@ -1,6 +1,7 @@
 //! Atlas: Byzantine-fault-tolerant state of digital twins. This crate is the product; the replica's inside is in
 //! `atlas_dataplane`.
 
+pub mod audit;
 pub mod bench;
 pub mod cli;
 pub mod client;

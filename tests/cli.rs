@@ -4,8 +4,10 @@ use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const COMMANDS: [&str; 13] =
-    ["init", "replica", "set", "delete", "get", "list", "history", "txn", "watch", "key", "status", "bench", "sim"];
+const COMMANDS: [&str; 18] = [
+    "init", "replica", "set", "delete", "get", "list", "history", "txn", "watch", "key", "status", "prove", "export",
+    "bench", "sim", "verify", "audit", "serve",
+];
 
 fn atlas(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atlas"));

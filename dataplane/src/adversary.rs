@@ -16,6 +16,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::crypto::context;
+use crate::history::cosign::Head;
+use crate::history::notary::Notary;
 use crate::ordering::Agreed;
 use crate::ordering::batch::batch_digest;
 use crate::ordering::checkpoint::forged;
@@ -177,6 +179,7 @@ pub(crate) struct Adversary {
     me: ReplicaId,
     agreed: Agreed,
     seals: Arc<Seals>,
+    notary: Arc<Notary>,
 }
 
 impl Adversary {
@@ -201,6 +204,7 @@ impl Adversary {
             me: config.me,
             agreed: config.agreed,
             seals: Arc::clone(&config.seals),
+            notary: Arc::clone(&config.notary),
             forged_for,
             forged_operation,
             kept: Vec::new(),
@@ -245,6 +249,7 @@ impl Adversary {
             Kind::NewView if self.does(Tactic::Restless) && self.random.chance(800) => return,
             Kind::ViewChange | Kind::NewView if self.does(Tactic::LieInChange) => body = self.change(to, kind, body),
             Kind::Checkpoint if self.does(Tactic::LieInChange) && self.is_victim(to) => body = self.checkpoint(body),
+            Kind::Cosignature if self.does(Tactic::LieInChange) && self.is_victim(to) => body = self.cosignature(&body),
             Kind::Offer | Kind::Pieces | Kind::Piece if self.does(Tactic::LieInTransfer) => {
                 match self.supply(kind, &body) {
                     Some(supplied) => body = supplied,
@@ -425,6 +430,22 @@ impl Adversary {
         let signature = self.seals.sign(context::CHECKPOINT, &body);
         let mut out = Vec::new();
         message::encode(&message::Checkpoint { body, signature: signature.0 }, &mut out);
+        out
+    }
+
+    /// Another root, signed.
+    fn cosignature(&self, body: &[u8]) -> Vec<u8> {
+        let Ok(message) = message::access::<message::Cosignature>(body) else { return body.to_vec() };
+        let mut root = message.root;
+        root[7] ^= 1;
+        let head = Head { size: message.size.to_native(), root: Digest(root) };
+        let claim = self.notary.cosign(head, message.time_s.to_native());
+        let (time_s, signature) = (claim.time_s, claim.signature.0);
+        let mut out = Vec::new();
+        message::encode(
+            &message::Cosignature { size: head.size, root, time_s, signature, again: message.again },
+            &mut out,
+        );
         out
     }
 

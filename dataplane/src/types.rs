@@ -216,6 +216,8 @@ codes! {
     BAD_QUERY = 306, "bad query";
     /// The cluster's policy wants a reason for a change of this property.
     REASON_REQUIRED = 307, "a reason is required";
+    /// What should be proved absent is there.
+    EXISTS = 308, "it exists";
     /// The key statement's number is not the next: another came first, or this one was carried out before.
     STATEMENT_NUMBER = 320, "not the next key statement";
     /// The key stands for somebody already, or did once.

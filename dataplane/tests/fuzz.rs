@@ -6,6 +6,8 @@
 
 #[path = "fuzz/disk.rs"]
 mod disk;
+#[path = "fuzz/evidence.rs"]
+mod evidence;
 #[path = "fuzz/harness.rs"]
 mod harness;
 #[path = "fuzz/images.rs"]
@@ -49,6 +51,13 @@ fn targets() -> Vec<Target> {
     targets.push(Target::new("image", images::image, images::run_image));
     targets.push(Target::new("anchor", disk::anchor, disk::run_anchor));
     targets.push(Target::new("cluster file", disk::cluster, disk::run_cluster));
+    targets.push(Target::new("checkpoint", evidence::note, evidence::run_note));
+    targets.push(Target::new("policy", evidence::policy, evidence::run_policy));
+    targets.push(Target::new("proof", evidence::proof, evidence::run_proof));
+    targets.push(Target::new("proof's extra", evidence::payload, evidence::run_payload));
+    targets.push(Target::new("slot leaf", evidence::leaf, evidence::run_leaf));
+    targets.push(Target::new("entry bundle", evidence::entries, evidence::run_entries));
+    targets.push(Target::new("tile path", evidence::tile, evidence::run_tile));
     targets.push(Target::new("handshake", disk::handshake, disk::run_handshake));
     targets
 }

@@ -185,7 +185,7 @@ fn check_filled(result: Result<Completion, Error>) -> Result<(), BenchError> {
             Some(refused) => Err(BenchError::Refused { code: refused.code, detail: refused.detail }),
             None => Ok(()),
         },
-        Ok(Completion::Read(_) | Completion::Status(_)) => Ok(()),
+        Ok(Completion::Read(_) | Completion::Status(_) | Completion::Proof { .. }) => Ok(()),
         Err(Error::Operation { source: ClientError::Refused { code, .. }, .. }) => {
             Err(BenchError::Refused { code, detail: String::new() })
         }

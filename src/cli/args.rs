@@ -9,8 +9,10 @@ use atlas_dataplane::types::Position;
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
+use super::audit::{AuditArgs, ServeArgs, VerifyArgs};
 use super::bench::BenchArgs;
 use super::parse::{self, Assignment};
+use super::proofs::{ExportArgs, ProveArgs};
 use super::sim::SimArgs;
 use crate::demo::DemoArgs;
 use crate::twin::operation::{Condition, SetProperty, Write};
@@ -85,6 +87,16 @@ pub enum Command {
     Key(keys::KeyArgs),
     /// Show how each replica is
     Status(StatusArgs),
+    /// Prove what a property is or was, or that it never was
+    Prove(ProveArgs),
+    /// Write the history, certified, into a directory that anybody can check
+    Export(ExportArgs),
+    /// Check checkpoints, receipts and proofs in files, without a cluster
+    Verify(VerifyArgs),
+    /// Check a whole export, without a cluster
+    Audit(AuditArgs),
+    /// Serve an export over HTTP, read-only
+    Serve(ServeArgs),
     /// Measure latency, throughput, or how long a leader's failure is felt
     Bench(BenchArgs),
     /// Simulate clusters under faults and attacks, from seeds, and check every rule
@@ -240,6 +252,9 @@ pub struct SetArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,
@@ -266,6 +281,9 @@ pub struct DeleteArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,
@@ -347,6 +365,9 @@ pub struct TxnArgs {
     /// Why, kept in the history
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
+    /// Wait for the certificate, and write the operation's receipt there
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,

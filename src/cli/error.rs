@@ -35,6 +35,8 @@ pub enum CliError {
     },
     /// See [`EXIT_NO_QUORUM`].
     NoQuorum(String),
+    /// See [`EXIT_PROOF`].
+    Proof(String),
     /// Whoever read the output has gone; there is nobody to tell.
     OutputClosed,
 }
@@ -52,6 +54,7 @@ impl CliError {
             Self::Usage(_) => EXIT_USAGE,
             Self::Refused { .. } => EXIT_REFUSED,
             Self::NoQuorum(_) => EXIT_NO_QUORUM,
+            Self::Proof(_) => EXIT_PROOF,
             Self::OutputClosed => EXIT_DONE,
         })
     }
@@ -64,6 +67,7 @@ impl fmt::Display for CliError {
             Self::Refused { code, detail } if detail.is_empty() => write!(f, "refused: {code}"),
             Self::Refused { code, detail } => write!(f, "refused: {code}: {detail}"),
             Self::NoQuorum(text) => write!(f, "no quorum: {text}"),
+            Self::Proof(text) => write!(f, "does not hold: {text}"),
             Self::OutputClosed => f.write_str("the output was closed"),
         }
     }

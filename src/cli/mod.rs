@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
-//!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`;
+//!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -11,6 +11,7 @@
 //! (`atlas list '' | head`) ends at once and counts as done. Nothing is buffered across lines in `watch`.
 
 pub mod args;
+pub mod audit;
 pub mod bench;
 pub mod changes;
 pub mod error;
@@ -21,6 +22,7 @@ pub mod interrupt;
 pub mod keys;
 pub mod output;
 pub mod parse;
+pub mod proofs;
 pub mod read;
 pub mod session;
 pub mod sim;
@@ -73,6 +75,11 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Watch(args) => watch::watch(args, out, style),
         Command::Key(args) => keys::key(args, out, style),
         Command::Status(args) => status::status(args, out, style),
+        Command::Prove(args) => proofs::prove(args, out, style),
+        Command::Export(args) => proofs::export(args, out, style),
+        Command::Verify(args) => audit::verify(args, out, style),
+        Command::Audit(args) => audit::audit(args, out, style),
+        Command::Serve(args) => audit::serve(args, out),
         Command::Bench(args) => bench::bench(args, out),
         Command::Sim(args) => sim::sim(args, out, style),
         Command::Demo(args) => crate::demo::demo(args, out, style),

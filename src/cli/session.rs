@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use atlas_dataplane::cluster::{Cluster, ConfigError};
 use atlas_dataplane::crypto::SecretKey;
-use atlas_dataplane::types::{Code, Position, PublicKey};
+use atlas_dataplane::types::{Code, Position, PublicKey, ReplicaId};
 
 use super::args::{Connection, Freshness};
 use super::changes::{TwinChanges, decode};
 use super::error::CliError;
 use crate::client::{
-    Client, ClientConfig, ClientError, Error, LinkDown, ReadResult, ReplicaReport, RequestResult, Said, Strength,
-    Subscription,
+    Client, ClientConfig, ClientError, Error, LinkDown, ProofQuestion, ReadResult, ReplicaReport, RequestResult, Said,
+    Strength, Subscription,
 };
 use crate::twin::operation::{Condition, Operation, Test, Write};
 use crate::twin::query::{ChangeSet, Query};
@@ -172,6 +172,38 @@ impl Session {
             Ok(read) if read.code == Code::DONE => Ok(read),
             Ok(read) => Err(CliError::Refused { code: read.code, detail: subject.to_owned() }),
             Err(error) => Err(self.explain(error)),
+        }
+    }
+
+    /// How long each thing may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Asks one replica for a proof.
+    ///
+    /// # Errors
+    /// It gives none, or nothing within `timeout`.
+    pub fn prove(&mut self, question: &ProofQuestion, of: ReplicaId, timeout: Duration) -> Result<Vec<u8>, Error> {
+        self.client.prove(question, of, timeout)
+    }
+
+    /// Asks one replica for a proof that it can give once the order has come further, and orders what changes nothing until it does.
+    ///
+    /// # Errors
+    /// As [`Session::prove`]; nothing can be ordered.
+    pub fn prove_while_ordering(
+        &mut self,
+        question: &ProofQuestion,
+        of: ReplicaId,
+        timeout: Duration,
+    ) -> Result<Vec<u8>, Error> {
+        let ticket = self.client.begin_proof(question, of, timeout)?;
+        loop {
+            if let Some(result) = self.client.take_proof(ticket, of) {
+                return result;
+            }
+            self.client.execute(vec![nothing()])?;
         }
     }
 

@@ -1,6 +1,7 @@
 //! `atlas set`, `atlas delete`, `atlas txn`: one operation each, signed, ordered, executed.
 
 use std::io;
+use std::path::Path;
 
 use atlas_dataplane::types::Code;
 
@@ -8,6 +9,7 @@ use super::args::{Connection, DeleteArgs, Format, SetArgs, TxnArgs, set_properti
 use super::error::CliError;
 use super::output::{Style, WriteResult, WrittenChange, agreed_time, json_line, printable};
 use super::parse;
+use super::proofs::keep_receipt;
 use super::session::Session;
 use crate::client::RequestResult;
 use crate::twin::operation::{Operation, Write};
@@ -22,7 +24,7 @@ pub fn set(args: &SetArgs, out: &mut impl io::Write, style: Style) -> Result<(),
     let (twin, reason) = (args.twin.clone(), args.reason.clone());
     let properties = set_properties(args.properties.clone(), args.quality, args.source_time);
     let operation = Operation::Write(Write::Set { twin, properties, reason });
-    execute(&operation, &args.connection, args.format, out, style)
+    execute(&operation, &args.connection, args.receipt.as_deref(), args.format, out, style)
 }
 
 /// `atlas delete`.
@@ -33,7 +35,7 @@ pub fn delete(args: &DeleteArgs, out: &mut impl io::Write, style: Style) -> Resu
     let (twin, reason) = (args.twin.clone(), args.reason.clone());
     let paths = Some(args.paths.clone()).filter(|paths| !paths.is_empty());
     let operation = Operation::Write(Write::Delete { twin, paths, reason });
-    execute(&operation, &args.connection, args.format, out, style)
+    execute(&operation, &args.connection, args.receipt.as_deref(), args.format, out, style)
 }
 
 /// `atlas txn`.
@@ -43,12 +45,13 @@ pub fn delete(args: &DeleteArgs, out: &mut impl io::Write, style: Style) -> Resu
 pub fn txn(args: &TxnArgs, out: &mut impl io::Write, style: Style) -> Result<(), CliError> {
     let (conditions, writes, reason) = (args.conditions.clone(), args.writes.0.clone(), args.reason.clone());
     let operation = Operation::Transaction { conditions, writes, reason };
-    execute(&operation, &args.connection, args.format, out, style)
+    execute(&operation, &args.connection, args.receipt.as_deref(), args.format, out, style)
 }
 
 fn execute(
     operation: &Operation,
     connection: &Connection,
+    receipt: Option<&Path>,
     format: Format,
     out: &mut impl io::Write,
     style: Style,
@@ -57,6 +60,10 @@ fn execute(
     let mut session = Session::open(connection)?;
     let result = session.submit(bytes.clone())?;
     let shown = show(&bytes, &result)?;
+    // A refused operation stands in the history too.
+    if let Some(file) = receipt {
+        keep_receipt(&mut session, result.position, &bytes, file)?;
+    }
     if format.json {
         json_line(out, &shown)?;
     } else if result.code == Code::DONE {

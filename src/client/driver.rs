@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atlas_dataplane::client::{
-    ClientCore, ClientError, ClientMessage, Completion, CoreConfig, Output, PageDecoder, ReadOptions, Signer,
-    SubmitOptions, Subscription, Ticket,
+    ClientCore, ClientError, ClientMessage, Completion, CoreConfig, Output, PageDecoder, ProofQuestion, ReadOptions,
+    Signer, SubmitOptions, Subscription, Ticket,
 };
 use atlas_dataplane::cluster::Cluster;
 use atlas_dataplane::cluster::file::Address;
@@ -166,6 +166,21 @@ impl Driver {
     ) -> Result<Ticket, Error> {
         let now = self.now();
         Ok(self.core(client)?.read_ordered(barrier, query, options, now)?)
+    }
+
+    /// Asks one replica for something with its proof, see [`ClientCore::prove`].
+    ///
+    /// # Errors
+    /// [`Error::Submit`], [`Error::NoClient`].
+    pub fn prove(
+        &mut self,
+        client: ClientId,
+        question: &ProofQuestion,
+        of: ReplicaId,
+        timeout: Duration,
+    ) -> Result<Ticket, Error> {
+        let now = self.now();
+        Ok(self.core(client)?.prove(question, of, milliseconds(timeout), now)?)
     }
 
     /// Asks every replica how it is, see [`ClientCore::status`].

@@ -6,7 +6,7 @@ use atlas_dataplane::client::{ClientError, Said, SubmitError};
 use atlas_dataplane::crypto::link::LinkError;
 use atlas_dataplane::crypto::session::SessionError;
 use atlas_dataplane::net::{CloseReason, NetError};
-use atlas_dataplane::types::PublicKey;
+use atlas_dataplane::types::{Code, PublicKey, ReplicaId};
 
 /// Why a call of the client failed.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,19 @@ pub enum Error {
     /// It was not begun.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// A replica gave no proof.
+    #[error(
+        "replica {replica}, which has {size} entries, gives no proof: code {} ({}){}", code.0, code.text(),
+        if *code == Code::UNAVAILABLE { "; no certificate covers it yet: is a quorum of replicas up?" } else { "" }
+    )]
+    NoProof {
+        /// Which replica.
+        replica: ReplicaId,
+        /// Its refusal.
+        code: Code,
+        /// Entries that it has.
+        size: u64,
+    },
     /// It was begun and ended without a result.
     #[error("{source}{}", reasons(source, links))]
     Operation {

@@ -20,13 +20,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use atlas_dataplane::client::{
-    ClientError, Completion, Evidence, NotAfter, Page, PageDecoder, ReadOptions, ReadResult, ReplicaStatus,
-    RequestResult, Said, SubmitError, SubmitOptions, Subscription, Ticket,
+    ClientError, Completion, Evidence, NotAfter, Page, PageDecoder, ProofQuestion, ReadOptions, ReadResult,
+    ReplicaStatus, RequestResult, Said, SubmitError, SubmitOptions, Subscription, Ticket,
 };
 use atlas_dataplane::cluster::Cluster;
 use atlas_dataplane::cluster::file::Address;
 use atlas_dataplane::crypto::SecretKey;
-use atlas_dataplane::types::Position;
+use atlas_dataplane::types::{Code, Position, ReplicaId};
 
 mod driver;
 mod error;
@@ -269,6 +269,29 @@ impl Client {
         Ok(answers.into_iter().zip(links).map(|(status, link)| ReplicaReport { status, link }).collect())
     }
 
+    /// Asks one replica for something with its proof, and waits for it up to `timeout`. Whoever asks verifies what comes.
+    ///
+    /// # Errors
+    /// [`Error::Submit`], [`Error::Operation`] where nothing came in time, [`Error::NoProof`] with the replica's refusal, [`Error::Net`].
+    pub fn prove(&mut self, question: &ProofQuestion, of: ReplicaId, timeout: Duration) -> Result<Vec<u8>, Error> {
+        let ticket = self.begin_proof(question, of, timeout)?;
+        proved(self.wait_for(ticket), of)
+    }
+
+    /// Begins to ask one replica for a proof; [`Client::take_proof`] has it once it is there.
+    ///
+    /// # Errors
+    /// [`Error::Submit`].
+    pub fn begin_proof(&mut self, question: &ProofQuestion, of: ReplicaId, timeout: Duration) -> Result<Ticket, Error> {
+        self.driver.prove(self.id, question, of, timeout)
+    }
+
+    /// The outcome of [`Client::begin_proof`], if another call has seen it come.
+    pub fn take_proof(&mut self, ticket: Ticket, of: ReplicaId) -> Option<Result<Vec<u8>, Error>> {
+        let place = self.ended.iter().position(|done| done.ticket == ticket)?;
+        Some(proved(self.ended.remove(place)?.result, of))
+    }
+
     /// Highest history size that f+1 replicas have proved to this client.
     pub fn highest_size(&mut self) -> u64 {
         self.driver.core(self.id).map_or(0, |core| core.highest_size())
@@ -297,5 +320,14 @@ impl Client {
             }
             self.turn(self.timeout)?;
         }
+    }
+}
+
+/// What a question after a proof ended with.
+fn proved(result: Result<Completion, Error>, of: ReplicaId) -> Result<Vec<u8>, Error> {
+    match result? {
+        Completion::Proof { code: Code::DONE, body, .. } => Ok(body),
+        Completion::Proof { code, size, .. } => Err(Error::NoProof { replica: of, code, size }),
+        _ => Err(Error::WrongCompletion),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use atlas_dataplane::crypto::hash::leaf_hash;
 use atlas_dataplane::state::tree::DenseTree;
-use atlas_dataplane::state::{Answer, Application, Entries, Frozen, OperationContext, Outcome, StateError};
+use atlas_dataplane::state::{Answer, Application, Entries, Frozen, Located, OperationContext, Outcome, StateError};
 use atlas_dataplane::types::{Code, Digest, EntryIndex};
 
 use super::answer;
@@ -174,6 +174,17 @@ impl TwinStore {
         }
     }
 
+    /// The slot that stands at `place` in the order of names.
+    fn named(&self, place: usize) -> Option<SlotIndex> {
+        self.places.iter().position(|other| *other as usize == place).map(|index| index as SlotIndex)
+    }
+
+    fn located(&self, index: SlotIndex, place: usize, tree: &DenseTree) -> Option<Located> {
+        let mut leaf = Vec::new();
+        self.slots.get(index as usize)?.encode_leaf(u64::from(index), &mut Writer(&mut leaf));
+        Some(Located { index: place as u64, leaf, path: tree.path(place)? })
+    }
+
     fn read_snapshot(&self, bytes: &[u8]) -> Result<Self, StateError> {
         let malformed = |error: CborError| StateError::Malformed { at: error.at, what: "not a list of slot leaves" };
         let mut store = Self::new(self.max_properties);
@@ -261,6 +272,27 @@ impl Application for TwinStore {
         self.by_name.root()
     }
 
+    fn locate(&self, name: &[u8]) -> Result<Located, Code> {
+        let (twin, property) = slot_name(name)?;
+        let twin = self.twin(twin).ok_or(Code::UNKNOWN_TWIN)?;
+        let index = twin.find(property).map_err(|_| Code::UNKNOWN_PROPERTY)?;
+        self.located(index, index as usize, &self.by_number).ok_or(Code::UNAVAILABLE)
+    }
+
+    fn locate_absent(&self, name: &[u8]) -> Result<Vec<Located>, Code> {
+        let wanted = slot_name(name)?;
+        if self.find(wanted.0, wanted.1).is_some() {
+            return Err(Code::EXISTS);
+        }
+        if self.places.len() != self.slots.len() {
+            return Err(Code::UNAVAILABLE);
+        }
+        let before = self.slots.iter().filter(|slot| (&*slot.twin, &*slot.property) < wanted).count();
+        let neighbours = [before.checked_sub(1), (before < self.slots.len()).then_some(before)];
+        let locate = |place| self.located(self.named(place)?, place, &self.by_name);
+        neighbours.into_iter().flatten().map(|place| locate(place).ok_or(Code::UNAVAILABLE)).collect()
+    }
+
     /// The slots say it all: names and roots follow from them.
     fn freeze(&self) -> Box<dyn Frozen> {
         Box::new(FrozenStore(self.slots.clone()))
@@ -270,6 +302,19 @@ impl Application for TwinStore {
         *self = self.read_snapshot(bytes)?;
         Ok(())
     }
+}
+
+/// Reads how a slot is named where it is asked for by name: CBOR `[twin, property]`.
+fn slot_name(name: &[u8]) -> Result<(&str, &str), Code> {
+    let read = || {
+        let reader = &mut Reader::new(name);
+        reader.array_of(2)?;
+        let name = (reader.text()?, reader.text()?);
+        reader.finish()?;
+        Ok(name)
+    };
+    let (twin, property) = read().map_err(|_: CborError| Code::BAD_QUERY)?;
+    if is_twin(twin) && is_property(property) { Ok((twin, property)) } else { Err(Code::BAD_NAME) }
 }
 
 /// The slots as they were.

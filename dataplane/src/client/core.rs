@@ -8,13 +8,13 @@ use super::limits::{MAX_READS, MAX_SUBSCRIPTIONS, RESEND_FIRST_MS, RESEND_LONGES
 use super::read::{Asked, Heard, OpenRead};
 use super::submit::{Submission, Submits};
 use super::types::{
-    ClientError, ClientMessage, Completion, CoreConfig, Output, ReadOptions, ReplicaSet, ReplicaStatus, Said, Signer,
-    SubmitError, SubmitOptions, Subscription, Ticket, bit,
+    ClientError, ClientMessage, Completion, CoreConfig, Output, ProofQuestion, ReadOptions, ReplicaSet, ReplicaStatus,
+    Said, Signer, SubmitError, SubmitOptions, Subscription, Ticket, bit,
 };
 use crate::types::{Code, Now, Position, ReplicaId};
 use crate::wire::frame::Kind;
 use crate::wire::limits::{MAX_QUERY, MAX_REPLICAS};
-use crate::wire::message::{self, ArchivedAnswer, ArchivedStatusAnswer, StatusQuery};
+use crate::wire::message::{self, ArchivedAnswer, ArchivedProof, ArchivedStatusAnswer, StatusQuery};
 
 /// What comes due; the number is that of the bundle, ticket, question or subscription.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -106,6 +106,12 @@ enum Stage {
         /// Asked again then, us, and how often that was done.
         due_us: u64,
         attempt: u32,
+    },
+    /// One replica was asked.
+    Proof {
+        id: u64,
+        of: u8,
+        body: Arc<[u8]>,
     },
 }
 
@@ -209,6 +215,28 @@ impl ClientCore {
         Ok(self.add_ticket(ticket, timeout_ms, stage, None, false, now))
     }
 
+    /// Asks one replica for something with its proof, or for what an export is made of. It is asked again when its link comes up; the
+    /// caller verifies what comes, and asks another if it is not right.
+    ///
+    /// # Errors
+    /// [`SubmitError::TooManyReads`], [`SubmitError::QueryTooLong`].
+    pub fn prove(
+        &mut self,
+        question: &ProofQuestion,
+        of: ReplicaId,
+        timeout_ms: u32,
+        now: Now,
+    ) -> Result<Ticket, SubmitError> {
+        let (ticket, id) = (self.shared.id(), self.shared.id());
+        let message = question.message(id, timeout_ms);
+        self.check_read(&message.name)?;
+        let mut body = Vec::new();
+        message::encode(&message, &mut body);
+        let body: Arc<[u8]> = body.into();
+        self.shared.send(bit(of.index()), Kind::Prove, &body);
+        Ok(self.add_ticket(ticket, timeout_ms, Stage::Proof { id, of: of.0, body }, None, false, now))
+    }
+
     /// Begins to follow the events after `from`. Take them with [`ClientCore::next_change`].
     ///
     /// # Errors
@@ -300,10 +328,12 @@ impl ClientCore {
             read.resend_to(bit, &mut self.shared);
         }
         for state in self.tickets.values() {
-            if let Stage::Status { body, answers, .. } = &state.stage
-                && answers[replica.index()].is_none()
-            {
-                self.shared.send(bit, Kind::StatusQuery, body);
+            match &state.stage {
+                Stage::Status { body, answers, .. } if answers[replica.index()].is_none() => {
+                    self.shared.send(bit, Kind::StatusQuery, body);
+                }
+                Stage::Proof { body, of, .. } if *of == replica.0 => self.shared.send(bit, Kind::Prove, body),
+                _ => {}
             }
         }
         let streams: Vec<u64> = self.streams.keys().copied().collect();
@@ -321,6 +351,7 @@ impl ClientCore {
             ClientMessage::Refused(refused) => self.submits.on_refused(replica, refused, now, &mut self.shared),
             ClientMessage::Answer(answer) => self.on_answer(replica, answer, now),
             ClientMessage::Status(answer) => self.on_status(replica, answer),
+            ClientMessage::Proof(proof) => self.on_proof(replica, proof),
         }
         self.settle(now);
     }
@@ -353,10 +384,9 @@ impl ClientCore {
         if query.len() > MAX_QUERY {
             return Err(SubmitError::QueryTooLong(query.len()));
         }
-        let reads = self
-            .tickets
-            .values()
-            .filter(|state| state.then.is_some() || matches!(state.stage, Stage::Read(_) | Stage::Status { .. }));
+        let reads = self.tickets.values().filter(|state| {
+            state.then.is_some() || matches!(state.stage, Stage::Read(_) | Stage::Status { .. } | Stage::Proof { .. })
+        });
         if reads.take(MAX_READS).count() < MAX_READS { Ok(()) } else { Err(SubmitError::TooManyReads) }
     }
 
@@ -409,7 +439,7 @@ impl ClientCore {
                     self.status_ids.remove(&id);
                     self.shared.stop(Timer::Status(ticket), due_us);
                 }
-                Stage::Queued | Stage::Bundle(_) => {}
+                Stage::Queued | Stage::Bundle(_) | Stage::Proof { .. } => {}
             }
             self.shared.outputs.push_back(Output::Done { ticket: Ticket(ticket), result });
         }
@@ -516,6 +546,16 @@ impl ClientCore {
         }
     }
 
+    fn on_proof(&mut self, replica: usize, proof: &ArchivedProof) {
+        let asked = proof.id.to_native();
+        let is_it = |state: &TicketState| matches!(&state.stage, Stage::Proof { id, of, .. } if *id == asked && usize::from(*of) == replica);
+        let Some(ticket) = self.tickets.iter().find(|(_, state)| is_it(state)).map(|(ticket, _)| *ticket) else {
+            return;
+        };
+        let (code, size) = (Code(proof.code.to_native()), proof.size.to_native());
+        self.finish(ticket, Ok(Completion::Proof { code, size, body: proof.body.to_vec() }));
+    }
+
     /// Asks those again that have not answered.
     fn resend_status(&mut self, ticket: u64, now: Now) {
         let Some(TicketState { stage: Stage::Status { body, answers, due_us, attempt, .. }, .. }) =
@@ -552,6 +592,7 @@ impl ClientCore {
             }
             Stage::Bundle(bundle) => self.submits.abandon(*bundle, &self.shared),
             Stage::Read(id) => self.reads.get(id).map(|read| read.said(&self.shared)).unwrap_or_default(),
+            Stage::Proof { .. } => (0..self.shared.replicas).map(|replica| self.shared.silence(replica)).collect(),
         };
         let error = ClientError::Timeout { needed: self.shared.faults + 1, answered: said, sent: state.sent };
         self.finish(ticket, Err(error));

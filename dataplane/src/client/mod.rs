@@ -61,6 +61,7 @@ mod types;
 pub use self::core::ClientCore;
 pub use changes::{Page, PageDecoder};
 pub use types::{
-    ClientError, ClientMessage, Completion, CoreConfig, Evidence, NotAfter, Output, ReadOptions, ReadResult,
-    ReplicaSet, ReplicaStatus, RequestResult, Said, Signer, SubmitError, SubmitOptions, Subscription, Ticket,
+    ClientError, ClientMessage, Completion, CoreConfig, Evidence, NotAfter, Output, ProofQuestion, ReadOptions,
+    ReadResult, ReplicaSet, ReplicaStatus, RequestResult, Said, Signer, SubmitError, SubmitOptions, Subscription,
+    Ticket,
 };

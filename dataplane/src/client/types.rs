@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::evidence::Sealed;
-use crate::types::{Code, Position, PublicKey, ReplicaId, Signature, TimeMs};
+use crate::types::{Code, EntryIndex, Position, PublicKey, ReplicaId, Signature, TimeMs};
 use crate::wire::error::{BundleError, Malformed};
 use crate::wire::frame::Kind;
 use crate::wire::limits::MAX_REPLICAS;
 use crate::wire::message::{
-    self, ArchivedAnswer, ArchivedEvidence, ArchivedRefused, ArchivedReplies, ArchivedStatusAnswer,
+    self, ASKS_ABSENCE, ASKS_CHECKPOINT, ASKS_ENTRIES, ASKS_LEAVES, ASKS_RECEIPT, ASKS_STATE, ArchivedAnswer,
+    ArchivedEvidence, ArchivedProof, ArchivedRefused, ArchivedReplies, ArchivedStatusAnswer, Prove,
 };
 
 /// Signs bundles in the name of the core's identity.
@@ -248,6 +249,47 @@ pub enum Completion {
     Read(ReadResult),
     /// What each replica said about itself, `None` where it said nothing in time.
     Status(Vec<Option<ReplicaStatus>>),
+    /// What one replica gave for a question after a proof. Nothing of it is to be believed before it is verified.
+    Proof {
+        /// DONE, or why it gave none.
+        code: Code,
+        /// Entries that it has.
+        size: u64,
+        /// What was asked for.
+        body: Vec<u8>,
+    },
+}
+
+/// What to ask a replica to prove ([`crate::replica`]).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ProofQuestion {
+    /// The newest certified checkpoint, once it has so many entries: a C2SP note.
+    Checkpoint(u64),
+    /// The receipt of an entry: a C2SP tlog-proof.
+    Receipt(EntryIndex),
+    /// A slot, as the application names it, in the next STATE entry that is not before this entry: a C2SP tlog-proof.
+    State(EntryIndex, Vec<u8>),
+    /// That there is no such slot, in the next checkpoint's STATE entry that is not before this entry: a C2SP tlog-proof.
+    Absence(EntryIndex, Vec<u8>),
+    /// Entries from the first on, at most so many: each with its length (u32, little-endian) before it.
+    Entries(EntryIndex, u64),
+    /// Leaf hashes from the first on, at most so many.
+    Leaves(EntryIndex, u64),
+}
+
+impl ProofQuestion {
+    /// The message that asks it.
+    pub(super) fn message(&self, id: u64, wait_ms: u32) -> Prove {
+        let (what, first, count, name) = match self {
+            Self::Checkpoint(size) => (ASKS_CHECKPOINT, *size, 0, &[][..]),
+            Self::Receipt(entry) => (ASKS_RECEIPT, *entry, 0, &[][..]),
+            Self::State(entry, name) => (ASKS_STATE, *entry, 0, &name[..]),
+            Self::Absence(entry, name) => (ASKS_ABSENCE, *entry, 0, &name[..]),
+            Self::Entries(first, count) => (ASKS_ENTRIES, *first, *count, &[][..]),
+            Self::Leaves(first, count) => (ASKS_LEAVES, *first, *count, &[][..]),
+        };
+        Prove { id, wait_ms, what, first, count, name: name.to_vec() }
+    }
 }
 
 /// What the core wants done.
@@ -282,6 +324,8 @@ pub enum ClientMessage<'a> {
     Answer(&'a ArchivedAnswer),
     /// The answer to a status question.
     Status(&'a ArchivedStatusAnswer),
+    /// The answer to a question after a proof.
+    Proof(&'a ArchivedProof),
 }
 
 impl<'a> ClientMessage<'a> {
@@ -295,6 +339,7 @@ impl<'a> ClientMessage<'a> {
             Kind::Refused => message::access::<message::Refused>(body).map(Self::Refused),
             Kind::Answer => message::access::<message::Answer>(body).map(Self::Answer),
             Kind::StatusAnswer => message::access::<message::StatusAnswer>(body).map(Self::Status),
+            Kind::Proof => message::access::<message::Proof>(body).map(Self::Proof),
             _ => Err(Malformed::Direction("this kind of frame")),
         }
     }

@@ -17,7 +17,7 @@
 //! number has a default, bounds and a description in one table ([`settings`]), from which `init` writes the comments.
 //!
 //! # Keys
-//! A replica has four key pairs (link, protocol, log lines, cosignatures), a client one. All public keys of a cluster
+//! A replica has four key pairs (link, protocol, log lines, cosignatures), a client or administrator one. All public keys of a cluster
 //! differ, across kinds too: a signature under a key then tells its purpose. Keys of small order are refused.
 //!
 //! # Limits

@@ -130,7 +130,7 @@ settings! {
         /// A session is closed after so much agreed time without a request.
         session_idle_ms = 3_600_000, 1000..=2_592_000_000, "milliseconds";
         /// The state root enters the history at least this often while anything changes.
-        state_interval_ms = 10_000, 100..=3_600_000, "milliseconds";
+        state_interval_ms = 1_000, 100..=3_600_000, "milliseconds";
         /// A snapshot of the state is kept whenever the history has grown by so much since the last, at a checkpoint; by more
         /// where the store is large, so that snapshots stay a small part of what is written.
         snapshot_mib = 64, 1..=65_536, "MiB";
@@ -191,6 +191,8 @@ settings! {
         /// With less than so much free where its data lies it takes no new writes; everything else goes on. More than two log
         /// segments should fit. 0: it takes writes until the disk is full, and then ends.
         low_space_mib = 512, 0..=1_073_741_824, "MiB";
+        /// It cosigns the history at most this often, beside all other work: receipts wait for it, and each signature costs.
+        cosign_interval_ms = 5, 1..=60_000, "milliseconds";
         /// For replicas that are behind the log it reads at most so much history and state in a second, to hash or to supply it.
         transfer_mib_s = 64, 1..=65_536, "MiB/s";
     }

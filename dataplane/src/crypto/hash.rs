@@ -75,11 +75,18 @@ impl RootBuilder {
     }
 
     /// Appends a leaf that is hashed already ([`leaf_hash`]).
-    pub fn push_hash(&mut self, mut hash: Digest) {
+    pub fn push_hash(&mut self, hash: Digest) {
+        self.push_hash_with(hash, |_| {});
+    }
+
+    /// The same, and tells the root of each perfect subtree that the leaf completes, from the leaf itself upwards.
+    pub fn push_hash_with(&mut self, mut hash: Digest, mut completed: impl FnMut(&Digest)) {
         let mut top = self.size.count_ones() as usize;
+        completed(&hash);
         for _ in 0..self.size.trailing_ones() {
             top -= 1;
             hash = node_hash(&self.subtrees[top], &hash);
+            completed(&hash);
         }
         self.subtrees[top] = hash;
         self.size += 1;

@@ -52,6 +52,7 @@ use format::MAX_STATEMENT;
 
 use crate::cluster::Cluster;
 use crate::crypto::{context, verify};
+use crate::history::note::verify_cofactorless;
 use crate::ordering::seal::signed_bytes;
 use crate::types::{Digest, ReplicaId, Sequence, Signature, TimeMs, View};
 use crate::wire::error::Misbehaviour;
@@ -74,19 +75,23 @@ pub const COUNTED_EACH: u64 = 64;
 /// A message that its sender signed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sealed {
-    /// CHECKPOINT, VIEW-CHANGE or NEW-VIEW.
+    /// CHECKPOINT, VIEW-CHANGE, NEW-VIEW or a cosignature.
     pub kind: Kind,
     /// Who signed it.
     pub replica: ReplicaId,
     /// The signed bytes; empty where they are too long to be held in memory.
     pub body: Vec<u8>,
-    /// The signature over context, epoch, origin and body ([`crate::ordering::seal`]).
+    /// The signature over context, epoch, origin and body ([`crate::ordering::seal`]); a cosignature's is over the body alone.
     pub signature: Signature,
 }
 
 impl Sealed {
     /// Whether its signer signed it, by nothing but the cluster file.
     pub fn holds(&self, cluster: &Cluster) -> bool {
+        if self.kind == Kind::Cosignature {
+            let key = cluster.member(self.replica).map(|member| member.cosign_key);
+            return key.is_some_and(|key| verify_cofactorless(&key, &self.body, &self.signature.0));
+        }
         let context = match self.kind {
             Kind::Checkpoint => context::CHECKPOINT,
             Kind::ViewChange => context::VIEW_CHANGE,

@@ -17,7 +17,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// counts were checked when it was parsed, its signature is checked elsewhere.
     ///
     /// # Errors
-    /// The code of the first request that the application refuses, or of a key statement that cannot be carried out ever; TOO_LARGE
+    /// The code of the first request that the application refuses, or of a key statement that is none; TOO_LARGE
     /// where the worst-case entry is, or more statements come than one bundle may have.
     pub fn check(&self, bundle: &Bundle) -> Result<(), Code> {
         let (mut changes, mut statements) = (0usize, 0);

@@ -17,12 +17,13 @@
 //! # When a statement is carried out
 //! It comes as an operation `[4, cose_sign1]` in a bundle of any identity that is in force; execution judges it, not the application.
 //! In this order, the first refusal counts, and nothing changes:
-//! 1. form, origin, signature: as [`crate::wire::statement`] has the codes;
+//! 1. form and origin: as [`crate::wire::statement`] has the codes;
 //! 2. the signer is an administrator in force: NOT_ADMINISTRATOR, REVOKED, NOT_VALID;
 //! 3. its number is the next: STATEMENT_NUMBER;
-//! 4. for a new key: KEY_TAKEN, IDENTITIES_FULL; for an earlier one: UNKNOWN_KEY, KEY_ENDED; then UNKNOWN_ROLE, NAME_TAKEN;
+//! 4. for a new key: KEY_TAKEN, IDENTITIES_FULL, BAD_KEY; for an earlier one: UNKNOWN_KEY, KEY_ENDED; then UNKNOWN_ROLE, NAME_TAKEN;
 //! 5. an administrator is in force afterwards: LAST_ADMINISTRATOR. (Validities that run out may leave none: give some administrator
 //!    a key without end.)
+//! 6. its signature holds (ZIP 215): BAD_SIGNATURE. Last, since it is what costs, and one statement in a bundle bounds it.
 //!
 //! The BUNDLE entry has the outcome like any other; a KEY entry follows it where it was carried out. **It holds from behind the KEY
 //! entry on**: all requests of the bundle that brought it are judged by the table before.
@@ -46,7 +47,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::Cluster;
 use crate::cluster::roles::{Pattern, Role, RoleId};
 use crate::crypto::hash::sha256;
-use crate::state::{Access, Outcome};
+use crate::crypto::verify::check_public_key;
+use crate::state::Access;
 use crate::types::{Code, Digest, EntryIndex, PublicKey, TimeMs};
 use crate::wire::statement::{KeyChange, KeyStatement, SignedStatement, StatementError, Validity};
 
@@ -245,7 +247,7 @@ impl Identities {
             return refuse(Code::NOT_ADMINISTRATOR, format!("{} is no administrator", signed.signer));
         };
         if let Err(code) = signer.in_force(time_ms) {
-            return refuse(code, format!("the administrator {:?} signed", signer.name));
+            return refuse(code, format!("the administrator {} signed", signer.name));
         }
         let (statement, next) = (&signed.statement, self.number + 1);
         if statement.number != next {
@@ -307,23 +309,17 @@ impl Identities {
         Ok(())
     }
 
-    /// Judges an operation that [`crate::wire::statement::is_statement`]: `outcome` becomes DONE or its refusal. Gives the statement
-    /// where it is to be carried out.
-    pub(super) fn execute<'a>(
-        &self,
-        operation: &'a [u8],
-        time_ms: TimeMs,
-        outcome: &mut Outcome,
-    ) -> Option<SignedStatement<'a>> {
-        outcome.clear();
-        let judged = SignedStatement::of_operation(operation, &self.origin).map_err(Refused::from);
-        let judged = judged.and_then(|signed| self.judge(&signed, time_ms).map(|()| signed));
-        match judged {
-            Ok(signed) => Some(signed),
-            Err(refused) => {
-                outcome.refuse(refused.code, format_args!("{}", refused.detail));
-                None
-            }
+    /// Judges an operation that [`crate::wire::statement::is_statement`], its signature included: the statement that is to be carried out,
+    /// or the outcome of the request. (The second of a bundle is TOO_LARGE, whatever it says.)
+    ///
+    /// # Errors
+    /// The first refusal, in the order of the module.
+    pub fn examine<'a>(&self, operation: &'a [u8], time_ms: TimeMs) -> Result<SignedStatement<'a>, Refused> {
+        let signed = SignedStatement::of_operation(operation, &self.origin)?;
+        self.judge(&signed, time_ms)?;
+        match signed.holds() {
+            true => Ok(signed),
+            false => refuse(Code::BAD_SIGNATURE, "the statement's signature does not hold".to_owned()),
         }
     }
 
@@ -349,17 +345,17 @@ impl Identities {
                 format!("{} keys are known, at most {MAX_IDENTITIES}", self.all.len()),
             );
         }
-        Ok(())
+        check_public_key(key).or_else(|weak| refuse(Code::BAD_KEY, weak.to_string()))
     }
 
     fn judge_register(&self, key: &PublicKey, name: &str, role: Option<&str>) -> Result<(), Refused> {
         self.judge_new(key)?;
         if let Some(role) = role.filter(|role| self.role_of_name(role).is_none()) {
             let roles: Vec<_> = self.roles.iter().map(|role| role.name.as_str()).collect();
-            return refuse(Code::UNKNOWN_ROLE, format!("{role:?}; the roles are {}", roles.join(", ")));
+            return refuse(Code::UNKNOWN_ROLE, format!("{role}; the roles are {}", roles.join(", ")));
         }
         if self.all.iter().any(|identity| identity.name == name) {
-            return refuse(Code::NAME_TAKEN, format!("{name:?}; its next key comes by rotation"));
+            return refuse(Code::NAME_TAKEN, format!("{name}; its next key comes by rotation"));
         }
         Ok(())
     }

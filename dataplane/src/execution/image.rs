@@ -104,6 +104,9 @@ pub enum ResumeError {
         /// The last entry.
         entry: EntryIndex,
     },
+    /// The history's nodes cannot be held against the image's edge.
+    #[error("{0}")]
+    Store(String),
     /// The execution is there already; nothing is ever rolled back.
     #[error("image of the state at sequence {found}, while sequence {executed} is executed already")]
     NotAhead {
@@ -238,8 +241,11 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     ///
     /// # Errors
     /// The image is malformed, or not of this store's last entry.
-    pub fn resume(cluster: &Cluster, mut application: A, store: S, image: &[u8]) -> Result<Self, ResumeError> {
+    pub fn resume(cluster: &Cluster, mut application: A, mut store: S, image: &[u8]) -> Result<Self, ResumeError> {
         let parts = Parts::decode(cluster, image)?;
+        if parts.tree.size() == store.size() {
+            store.hold_nodes(&parts.tree).map_err(|error| ResumeError::Store(error.to_string()))?;
+        }
         let (entry, state) = parts.last_state(&store)?;
         parts.restore(&mut application, &state)?;
         Ok(Self {

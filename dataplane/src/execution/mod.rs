@@ -62,7 +62,7 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::crypto::hash::sha256;
-use crate::history::entry::{self, StateView};
+use crate::history::entry::{self, EntryView, StateView};
 use crate::history::store::{EntryStore, StoreError};
 use crate::history::tree::HistoryTree;
 use crate::ordering::batch::Batch;
@@ -371,8 +371,10 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                         if statements > MAX_BUNDLE_STATEMENTS {
                             outcome.refuse(Code::TOO_LARGE, format_args!("a bundle brings one key statement"));
                         } else {
-                            let signed = identities.execute(request.operation, time_ms, outcome);
-                            statement = signed.map(|signed| (signed, request.operation));
+                            match identities.examine(request.operation, time_ms) {
+                                Ok(signed) => statement = Some((signed, request.operation)),
+                                Err(refused) => outcome.refuse(refused.code, format_args!("{}", refused.detail)),
+                            }
                         }
                     } else if !request.opens_session() {
                         application.execute(&context, request.operation, outcome);
@@ -393,7 +395,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                         detail: outcome.detail.clone(),
                     });
                 }
-                (Standing::Refused(code), Ok(_), _) | (Standing::New | Standing::Refused(_), Err(code), _) => {
+                // What was used up or forgotten stays so; what would not be is refused for the key.
+                (Standing::New | Standing::Refused(Code::BEYOND_WINDOW), Err(code), _)
+                | (Standing::Refused(code), _, _) => {
                     entry::put_skipped(entry);
                     settled.refuse(number, code);
                 }
@@ -429,8 +433,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// Appends the built entry to store and tree.
     fn append(&mut self) -> Result<EntryIndex, ExecutionError> {
-        let index = self.store.append(&self.entry, self.time_ms)?;
-        self.tree.append(&self.entry);
+        let nodes = self.tree.append(&self.entry);
+        let index = self.store.append(&self.entry, self.time_ms, &nodes)?;
         self.grown = self.grown.saturating_add(self.entry.len() as u64 + image::ENTRY_GROWTH);
         Ok(index)
     }
@@ -523,6 +527,19 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// The right edge of the history, and the store.
     pub fn tree_and_store(&mut self) -> (&HistoryTree, &mut S) {
         (&self.tree, &mut self.store)
+    }
+
+    /// The entries.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The last STATE entry, and whether it is a checkpoint's, while the state is still the one that it names.
+    pub fn stated(&self) -> Option<(EntryIndex, bool)> {
+        let (entry, _) = self.last_state.filter(|_| !self.bundle_since_state)?;
+        let bytes = self.store.entry(entry)?;
+        let EntryView::State(state) = EntryView::decode(&bytes).ok()? else { return None };
+        Some((entry, state.absence_root.is_some()))
     }
 
     /// The application, for reading.

@@ -23,7 +23,9 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::proof::NodeHashes;
 use super::store::{EntryStore, StoreError, bisect};
+use super::tree::{HistoryTree, node_count, node_position};
 use crate::state::{Entries, run_of};
 use crate::types::{Digest, EntryIndex, TimeMs};
 use crate::wire::limits::MAX_ENTRY;
@@ -32,6 +34,7 @@ const MAGIC: &[u8; 8] = b"ATLSHIST";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 64;
 const RECORD_BYTES: usize = 24;
+const NODE_BYTES: usize = 32;
 
 /// Bytes of a file of entries, its header included; the next entry that would pass it starts a new file.
 pub(super) const SEGMENT_BYTES: u64 = 256 << 20;
@@ -58,6 +61,7 @@ pub struct FileStore {
     genesis: Digest,
     segment_bytes: u64,
     index: File,
+    nodes: File,
     tail: Tail,
     /// Where entries that peers supply are written, while they are.
     staged: Option<Tail>,
@@ -68,7 +72,7 @@ pub struct FileStore {
 }
 
 /// An end at which entries are added.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Tail {
     /// Entries whose records are in the index file.
     written: u64,
@@ -77,6 +81,8 @@ struct Tail {
     segment: u64,
     offset: u64,
     bytes: Vec<u8>,
+    /// Nodes that the entries behind `written` complete.
+    nodes: Vec<u8>,
 }
 
 impl Tail {
@@ -200,17 +206,67 @@ impl FileStore {
         let parent = directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all());
         made.and(parent).map_err(|source| io_error(directory, source))?;
         let index = open_file(&directory.join("index"), genesis)?;
+        let nodes = open_file(&directory.join("nodes"), genesis)?;
         let first = open_file(&segment_path(directory, 0), genesis)?;
         Ok(Self {
             directory: directory.to_path_buf(),
             genesis,
             segment_bytes,
             index,
-            tail: Tail { written: 0, records: Vec::new(), segment: 0, offset: HEADER_BYTES as u64, bytes: Vec::new() },
+            nodes,
+            tail: Tail { offset: HEADER_BYTES as u64, ..Tail::default() },
             staged: None,
             unsynced: Some(0),
             open: RefCell::new(vec![(0, first)]),
         })
+    }
+
+    /// Whether the nodes file has what the leaf hashes in it give, up to this edge.
+    fn nodes_hold(&self, edge: &HistoryTree) -> bool {
+        let (mut tree, mut bytes, mut end) = (HistoryTree::new(), Vec::new(), 0);
+        while tree.size() < edge.size() {
+            let first = node_count(tree.size());
+            if first == end {
+                let last = edge.size().min(tree.size() + READ_BYTES as u64 / (2 * NODE_BYTES as u64));
+                end = node_count(last);
+                bytes.resize((end - first) as usize * NODE_BYTES, 0);
+                if self.nodes.read_exact_at(&mut bytes, node_offset(first)).is_err() {
+                    return false;
+                }
+            }
+            let at = bytes.len() - (end - first) as usize * NODE_BYTES;
+            let Some(leaf) = bytes[at..].first_chunk::<NODE_BYTES>() else { return false };
+            let completed = tree.append_hash(Digest(*leaf));
+            let found = bytes[at..].as_chunks::<NODE_BYTES>().0;
+            if !completed.iter().zip(found).all(|(node, found)| node.0 == *found) {
+                return false;
+            }
+        }
+        tree.subtrees() == edge.subtrees()
+    }
+
+    /// Makes the nodes again from the entries.
+    fn make_nodes(&self, edge: &HistoryTree) -> Result<(), StoreError> {
+        let lost = |entry| StoreError::Lost { path: self.directory.clone(), entry };
+        let write = |bytes: &[u8], first: EntryIndex| {
+            let written = self.nodes.write_all_at(bytes, node_offset(node_count(first)));
+            written.map_err(|source| io_error(&self.directory.join("nodes"), source))
+        };
+        let (mut tree, mut bytes, mut first) = (HistoryTree::new(), Vec::with_capacity(READ_BYTES), 0);
+        while tree.size() < edge.size() {
+            let index = tree.size();
+            let completed = tree.append(&self.entry(index).ok_or_else(|| lost(index))?);
+            completed.iter().for_each(|node| bytes.extend_from_slice(&node.0));
+            if bytes.len() >= READ_BYTES {
+                write(&bytes, first)?;
+                first = tree.size();
+                bytes.clear();
+            }
+        }
+        write(&bytes, first)?;
+        let failed = |source| io_error(&self.directory.join("nodes"), source);
+        self.nodes.sync_data().map_err(failed)?;
+        if tree.subtrees() == edge.subtrees() { Ok(()) } else { Err(lost(edge.size().saturating_sub(1))) }
     }
 
     fn record(&self, index: EntryIndex) -> Option<Record> {
@@ -277,16 +333,20 @@ impl FileStore {
     fn write(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
         self.write_bytes(tail)?;
         if !tail.records.is_empty() {
+            self.nodes
+                .write_all_at(&tail.nodes, node_offset(node_count(tail.written)))
+                .map_err(|source| io_error(&self.directory.join("nodes"), source))?;
             self.index
                 .write_all_at(&tail.records, record_offset(tail.written))
                 .map_err(|source| io_error(&self.directory.join("index"), source))?;
             tail.written = tail.size();
             tail.records.clear();
+            tail.nodes.clear();
         }
         Ok(())
     }
 
-    fn add(&mut self, tail: &mut Tail, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError> {
+    fn add(&mut self, tail: &mut Tail, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<(), StoreError> {
         if entry.len() > MAX_ENTRY {
             return Err(StoreError::TooLarge(entry.len()));
         }
@@ -306,6 +366,7 @@ impl FileStore {
         };
         tail.bytes.extend_from_slice(entry);
         tail.records.extend_from_slice(&record.to_bytes());
+        nodes.iter().for_each(|node| tail.nodes.extend_from_slice(&node.0));
         Ok(())
     }
 
@@ -314,8 +375,7 @@ impl FileStore {
         &mut self,
         work: impl FnOnce(&mut Self, &mut Tail) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let empty = Tail { written: 0, records: Vec::new(), segment: 0, offset: 0, bytes: Vec::new() };
-        let mut tail = std::mem::replace(&mut self.tail, empty);
+        let mut tail = std::mem::take(&mut self.tail);
         let result = work(self, &mut tail);
         self.tail = tail;
         result
@@ -384,22 +444,47 @@ impl Entries for FileStore {
     }
 }
 
+impl NodeHashes for FileStore {
+    fn node(&self, level: u8, index: u64) -> Option<Digest> {
+        let position = node_position(level, index)?;
+        let written = node_count(self.tail.written);
+        let mut node = Digest::NULL;
+        match position.checked_sub(written) {
+            Some(buffered) => {
+                let start = usize::try_from(buffered).ok()?.checked_mul(NODE_BYTES)?;
+                node.0.copy_from_slice(self.tail.nodes.get(start..start.checked_add(NODE_BYTES)?)?);
+            }
+            None => self.nodes.read_exact_at(&mut node.0, node_offset(position)).ok()?,
+        }
+        Some(node)
+    }
+}
+
 impl EntryStore for FileStore {
-    fn append(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<EntryIndex, StoreError> {
+    fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError> {
         self.staged = None;
         let index = self.size();
-        self.at_tail(|store, tail| store.add(tail, entry, time_ms))?;
+        self.at_tail(|store, tail| store.add(tail, entry, time_ms, nodes))?;
         Ok(index)
+    }
+
+    fn hold_nodes(&mut self, edge: &HistoryTree) -> Result<bool, StoreError> {
+        self.flush()?;
+        if self.nodes_hold(edge) {
+            return Ok(false);
+        }
+        self.make_nodes(edge)?;
+        Ok(true)
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
         self.at_tail(Self::write)
     }
 
-    fn stage(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError> {
+    fn stage(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<(), StoreError> {
         self.flush()?;
         let mut staged = self.staged.take().unwrap_or_else(|| self.tail.clone());
-        let result = self.add(&mut staged, entry, time_ms);
+        let result = self.add(&mut staged, entry, time_ms, nodes);
         self.staged = Some(staged);
         result
     }
@@ -434,7 +519,10 @@ impl EntryStore for FileStore {
         let Some(first) = self.unsynced.take() else { return Ok(Vec::new()) };
         let last = self.tail.segment.max(self.staged.as_ref().map_or(0, |staged| staged.segment));
         let segments = (first..=last).map(|segment| segment_path(&self.directory, segment));
-        Ok(segments.chain([self.directory.join("index"), self.directory.clone()]).collect())
+        Ok(segments
+            .chain(["index", "nodes"].map(|file| self.directory.join(file)))
+            .chain([self.directory.clone()])
+            .collect())
     }
 }
 
@@ -456,6 +544,10 @@ fn checksum(entry: &[u8]) -> u32 {
 
 fn record_offset(index: EntryIndex) -> u64 {
     (HEADER_BYTES as u64).saturating_add(index.saturating_mul(RECORD_BYTES as u64))
+}
+
+fn node_offset(position: u64) -> u64 {
+    (HEADER_BYTES as u64).saturating_add(position.saturating_mul(NODE_BYTES as u64))
 }
 
 fn segment_path(directory: &Path, segment: u64) -> PathBuf {

@@ -2,6 +2,7 @@
 //!
 //! * [`entry`]: the bytes of an entry, written once and read in place.
 //! * [`tree`]: the right edge of the tree, so that (size, root) is known after every sequence.
+//! * [`cosign`]: which heads this replica signs, and what certifies one; [`notary`] has the keys.
 //! * [`store`]: where the entries are kept: in memory for simulations, in `DIR/history/` for a replica.
 //!
 //! # What is durable when
@@ -12,7 +13,15 @@
 //!
 //! Entries that a replica missed come from its peers ([`crate::transfer`]) and are staged until all of them hash to a certified root.
 
+pub mod cosign;
 pub mod entry;
 mod file_store;
+pub mod notary;
+pub mod note;
+pub mod proof;
+pub mod slot_leaf;
 pub mod store;
+pub mod tiles;
+pub mod tlog_policy;
+pub mod tlog_proof;
 pub mod tree;

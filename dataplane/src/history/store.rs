@@ -5,17 +5,34 @@ use std::io;
 use std::path::PathBuf;
 
 pub use super::file_store::FileStore;
+use super::proof::NodeHashes;
+use super::tree::{HistoryTree, node_count, node_position};
 use crate::state::Entries;
 use crate::types::{Digest, EntryIndex, TimeMs};
 use crate::wire::limits::MAX_ENTRY;
 
 /// Keeps entries in their order. Positions start at 0 whenever a store is opened; see [`FileStore`].
-pub trait EntryStore: Entries {
-    /// Appends an entry of agreed time `time_ms`, which is never before that of the entry before. It can be read at once.
+pub trait EntryStore: Entries + NodeHashes {
+    /// Appends an entry of agreed time `time_ms`, which is never before that of the entry before, and the nodes of the tree that it
+    /// completes. It can be read at once.
     ///
     /// # Errors
     /// Nothing was appended.
-    fn append(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<EntryIndex, StoreError>;
+    fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError>;
+
+    /// Hashes of the entries from `first` on, at most `count`.
+    fn leaf_hashes(&self, first: EntryIndex, count: u64) -> Vec<Digest> {
+        (first..first.saturating_add(count)).map_while(|index| self.node(0, index)).collect()
+    }
+
+    /// Makes sure that the nodes of all entries are those under this edge of the tree, as a resumed snapshot has it; nodes that are
+    /// not are made again from the entries. Gives whether that was needed.
+    ///
+    /// # Errors
+    /// [`StoreError::Lost`] where the entries do not hash to this edge; and as [`EntryStore::flush`].
+    fn hold_nodes(&mut self, _edge: &HistoryTree) -> Result<bool, StoreError> {
+        Ok(false)
+    }
 
     /// Hands what was appended to the operating system; called once per poll. It may be called again after an error.
     ///
@@ -28,7 +45,7 @@ pub trait EntryStore: Entries {
     ///
     /// # Errors
     /// Nothing was staged.
-    fn stage(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError>;
+    fn stage(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<(), StoreError>;
 
     /// Entries, the staged ones included.
     fn staged(&self) -> EntryIndex;
@@ -123,7 +140,9 @@ pub struct MemoryStore {
     bytes: Vec<u8>,
     /// End in `bytes`, and agreed time, of each entry.
     index: Vec<(usize, TimeMs)>,
-    staged: Vec<(Vec<u8>, TimeMs)>,
+    /// The tree's nodes in the order of their completion.
+    nodes: Vec<Digest>,
+    staged: Vec<(Vec<u8>, TimeMs, Vec<Digest>)>,
 }
 
 impl MemoryStore {
@@ -136,7 +155,8 @@ impl MemoryStore {
     pub fn first(&self, size: EntryIndex) -> Option<Self> {
         let index = self.index.get(..usize::try_from(size).ok()?)?.to_vec();
         let end = index.last().map_or(0, |last| last.0);
-        Some(Self { bytes: self.bytes.get(..end)?.to_vec(), index, staged: Vec::new() })
+        let nodes = self.nodes.get(..usize::try_from(node_count(size)).ok()?)?.to_vec();
+        Some(Self { bytes: self.bytes.get(..end)?.to_vec(), index, nodes, staged: Vec::new() })
     }
 }
 
@@ -157,8 +177,14 @@ impl Entries for MemoryStore {
     }
 }
 
+impl NodeHashes for MemoryStore {
+    fn node(&self, level: u8, index: u64) -> Option<Digest> {
+        self.nodes.get(usize::try_from(node_position(level, index)?).ok()?).copied()
+    }
+}
+
 impl EntryStore for MemoryStore {
-    fn append(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<EntryIndex, StoreError> {
+    fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError> {
         if entry.len() > MAX_ENTRY {
             return Err(StoreError::TooLarge(entry.len()));
         }
@@ -166,6 +192,7 @@ impl EntryStore for MemoryStore {
         self.unstage();
         self.bytes.extend_from_slice(entry);
         self.index.push((self.bytes.len(), time_ms));
+        self.nodes.extend_from_slice(nodes);
         Ok(index)
     }
 
@@ -173,11 +200,11 @@ impl EntryStore for MemoryStore {
         Ok(())
     }
 
-    fn stage(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError> {
+    fn stage(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<(), StoreError> {
         if entry.len() > MAX_ENTRY {
             return Err(StoreError::TooLarge(entry.len()));
         }
-        self.staged.push((entry.to_vec(), time_ms));
+        self.staged.push((entry.to_vec(), time_ms, nodes.to_vec()));
         Ok(())
     }
 
@@ -190,8 +217,8 @@ impl EntryStore for MemoryStore {
     }
 
     fn adopt(&mut self) -> Result<(), StoreError> {
-        for (entry, time_ms) in std::mem::take(&mut self.staged) {
-            self.append(&entry, time_ms)?;
+        for (entry, time_ms, nodes) in std::mem::take(&mut self.staged) {
+            self.append(&entry, time_ms, &nodes)?;
         }
         Ok(())
     }

@@ -11,18 +11,34 @@ fn sample(i: u64) -> (Vec<u8>, TimeMs) {
     (vec![(i % 251) as u8; length], 1_000 + i as TimeMs / 3)
 }
 
+/// The tree of the first `size` samples.
+fn tree(size: u64) -> HistoryTree {
+    let mut tree = HistoryTree::new();
+    for i in 0..size {
+        tree.append(&sample(i).0);
+    }
+    tree
+}
+
 fn fill(store: &mut impl EntryStore, count: u64, flush_every: u64) {
+    let mut tree = HistoryTree::new();
     for i in 0..count {
         let (entry, time) = sample(i);
-        assert_eq!(store.append(&entry, time).unwrap(), i);
+        let nodes = tree.append(&entry);
+        assert_eq!(store.append(&entry, time, &nodes).unwrap(), i);
         if i % flush_every == flush_every - 1 {
             store.flush().unwrap();
         }
     }
 }
 
-fn assert_equal(left: &impl Entries, right: &impl Entries) {
+fn assert_equal(left: &impl EntryStore, right: &impl EntryStore) {
     assert_eq!(left.size(), right.size());
+    for level in 0..10 {
+        for i in 0..(left.size() >> level) + 2 {
+            assert_eq!(left.node(level, i), right.node(level, i), "node {level} {i}");
+        }
+    }
     for i in 0..left.size() + 2 {
         assert_eq!(left.entry(i), right.entry(i), "entry {i}");
     }
@@ -134,11 +150,11 @@ fn a_full_disk_and_an_entry_beyond_the_limit_have_their_errors() {
 
     let directory = tempfile::tempdir().unwrap();
     let mut store = FileStore::open_sized(directory.path(), GENESIS, 70_000).unwrap();
-    assert!(matches!(store.append(&vec![0; MAX_ENTRY + 1], 0), Err(StoreError::TooLarge(_))));
-    store.append(&vec![1; MAX_ENTRY], 0).unwrap();
+    assert!(matches!(store.append(&vec![0; MAX_ENTRY + 1], 0, &[]), Err(StoreError::TooLarge(_))));
+    store.append(&vec![1; MAX_ENTRY], 0, &[]).unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("entries-1")).unwrap();
     // The first waits in the buffer; the second belongs to the file that cannot grow, and stays readable.
-    store.append(&vec![2; MAX_ENTRY], 0).unwrap();
+    store.append(&vec![2; MAX_ENTRY], 0, &[]).unwrap();
     assert!(matches!(store.flush(), Err(StoreError::Full { .. })));
     assert_eq!((store.size(), store.entry(1).unwrap()[0]), (2, 2));
 }
@@ -155,9 +171,10 @@ fn a_store_goes_on_with_the_entries_that_it_had() {
     for size in [0, 1, 90, 199, 200] {
         let mut store = open().resume(size).unwrap();
         assert_eq!(store.size(), size);
+        let mut tree = tree(size);
         for i in size..200 {
             let (entry, time) = sample(i);
-            assert_eq!(store.append(&entry, time).unwrap(), i);
+            assert_eq!(store.append(&entry, time, &tree.append(&entry)).unwrap(), i);
         }
         let mut memory = MemoryStore::new();
         fill(&mut memory, 200, 200);
@@ -183,6 +200,12 @@ fn any_damage_is_found_when_a_store_is_opened_again() {
             bytes[at] ^= 1 << (at % 8);
             fs::write(&path, &bytes).unwrap();
             let opened = open().resume(40);
+            if name == "nodes" {
+                // They follow from the entries, and are made again.
+                assert!(opened.unwrap().hold_nodes(&tree(40)).unwrap(), "byte {at}");
+                assert_eq!(fs::read(&path).unwrap(), whole);
+                continue;
+            }
             // Times are not in the checksum: they only serve to find entries.
             let is_time = name == "index" && (8..16).contains(&((at - 64) % 24));
             assert_eq!(opened.is_ok(), is_time, "{name} byte {at}");
@@ -196,18 +219,20 @@ fn what_is_staged_counts_once_it_is_adopted() {
     let directory = tempfile::tempdir().unwrap();
     let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
     fill(&mut store, 50, 7);
+    let mut edge = tree(50);
     for i in 50..120 {
         let (entry, time) = sample(i);
-        store.stage(&entry, time).unwrap();
+        store.stage(&entry, time, &edge.append(&entry)).unwrap();
     }
     assert_eq!((store.size(), store.staged(), store.entry(50)), (50, 120, None));
     // An append forgets them: they are the same entries all the same.
     let (entry, time) = sample(50);
-    store.append(&entry, time).unwrap();
+    store.append(&entry, time, &tree(50).append(&entry)).unwrap();
     assert_eq!((store.size(), store.staged()), (51, 51));
+    let mut edge = tree(51);
     for i in 51..120 {
         let (entry, time) = sample(i);
-        store.stage(&entry, time).unwrap();
+        store.stage(&entry, time, &edge.append(&entry)).unwrap();
     }
     let written = store.written_files().unwrap();
     assert!(written.contains(&directory.path().join("index")) && written.len() > 3, "{written:?}");
@@ -235,4 +260,25 @@ fn runs_of_entries_are_the_same_from_files_and_from_memory() {
             }
         }
     }
+}
+
+#[test]
+fn nodes_that_are_gone_are_made_again_and_another_history_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut store = open();
+    fill(&mut store, 300, 50);
+    assert!(!store.hold_nodes(&tree(300)).unwrap());
+    drop(store);
+    fs::remove_file(directory.path().join("nodes")).unwrap();
+    let mut store = open().resume(300).unwrap();
+    assert!(store.hold_nodes(&tree(300)).unwrap());
+    assert!(!store.hold_nodes(&tree(300)).unwrap());
+    let mut memory = MemoryStore::new();
+    fill(&mut memory, 300, 300);
+    assert_equal(&store, &memory);
+    assert_eq!(store.leaf_hashes(298, 9), memory.leaf_hashes(298, 9));
+    let mut other = tree(299);
+    other.append(b"another entry");
+    assert!(matches!(store.hold_nodes(&other), Err(StoreError::Lost { .. })));
 }

@@ -1,14 +1,46 @@
 //! The append-only Merkle tree of the history (RFC 6962, 2.1).
 //!
 //! Only the right edge is kept: the roots of the perfect subtrees that the size's binary digits name, largest first.
-//! So appending costs two hashes on average, the root at most 64, and memory does not grow. Proofs need the leaves
-//! and are made elsewhere.
+//! So appending costs two hashes on average, the root at most 64, and memory does not grow. Proofs need the nodes further left: each
+//! leaf completes some ([`Completed`]), which the [store](super::store) keeps beside the entries at places that follow from their
+//! numbers ([`node_position`]).
 
-use crate::crypto::hash::RootBuilder;
+use crate::crypto::hash::{RootBuilder, leaf_hash};
 use crate::types::Digest;
 
 /// The most leaves a tree may claim to have; the edge is then at most 63 roots.
 pub const MAX_SIZE: u64 = i64::MAX as u64;
+
+/// The most nodes that one leaf completes: itself, and one at each level.
+const MAX_COMPLETED: usize = 64;
+
+/// The roots of the perfect subtrees that a leaf completes: first its own hash, then upwards.
+#[derive(Clone, Copy, Debug)]
+pub struct Completed {
+    nodes: [Digest; MAX_COMPLETED],
+    count: usize,
+}
+
+impl std::ops::Deref for Completed {
+    type Target = [Digest];
+
+    fn deref(&self) -> &[Digest] {
+        &self.nodes[..self.count]
+    }
+}
+
+/// How many nodes the first `size` leaves complete.
+pub fn node_count(size: u64) -> u64 {
+    // `size < 2^63`, see MAX_SIZE.
+    (2 * size).saturating_sub(u64::from(size.count_ones()))
+}
+
+/// Where the root of the perfect subtree `index` of `2^level` leaves stands among all nodes in the order of their completion;
+/// `None` where no tree has it.
+pub fn node_position(level: u8, index: u64) -> Option<u64> {
+    let end = index.checked_add(1)?.checked_mul(1u64.checked_shl(u32::from(level))?)?;
+    (end <= MAX_SIZE).then(|| node_count(end - 1) + u64::from(level))
+}
 
 /// The right edge of an append-only tree.
 #[derive(Clone, Default, Debug)]
@@ -46,9 +78,24 @@ impl HistoryTree {
         self.0.size()
     }
 
-    /// Appends the leaf that holds `entry` and returns its hash.
-    pub fn append(&mut self, entry: &[u8]) -> Digest {
-        self.0.push(entry)
+    /// Appends the leaf that holds `entry` and gives the nodes that it completes.
+    pub fn append(&mut self, entry: &[u8]) -> Completed {
+        self.append_hash(leaf_hash(entry))
+    }
+
+    /// The same for a leaf that is hashed already.
+    pub fn append_hash(&mut self, leaf: Digest) -> Completed {
+        let mut completed = Completed { nodes: [Digest::NULL; MAX_COMPLETED], count: 0 };
+        self.0.push_hash_with(leaf, |node| {
+            completed.nodes[completed.count] = *node;
+            completed.count += 1;
+        });
+        completed
+    }
+
+    /// The roots of the perfect subtrees at the right edge, largest first.
+    pub fn subtrees(&self) -> &[Digest] {
+        self.0.subtrees()
     }
 
     /// The root over all leaves.

@@ -15,7 +15,7 @@ fn roots_equal_the_independent_vectors() {
     assert_eq!(tree.root().to_string(), vectors["empty"].as_str().unwrap());
     let mut compared = 0;
     for i in 0..70_000u64 {
-        let leaf = tree.append(format!("entry-{i}").as_bytes());
+        let leaf = tree.append(format!("entry-{i}").as_bytes())[0];
         if i == 0 {
             assert_eq!(leaf.to_string(), vectors["leaf(entry-0)"].as_str().unwrap());
         }
@@ -34,7 +34,7 @@ fn every_small_size_equals_the_definition() {
     let mut tree = HistoryTree::new();
     for size in 0..130u8 {
         assert_eq!(tree.root(), root_by_definition(&leaves[..usize::from(size)]), "size {size}");
-        assert_eq!(tree.append(&[size]), leaves[usize::from(size)]);
+        assert_eq!(tree.append(&[size])[0], leaves[usize::from(size)]);
     }
     assert_eq!(tree.root(), root_by_definition(&leaves));
 }
@@ -66,4 +66,26 @@ fn bytes_of_another_length_are_no_edge() {
     }
     let endless = [[0xff; 8].as_slice(), &[0; 64 * 32]].concat();
     assert_eq!(error(&endless), Some(EdgeError::Size(u64::MAX)));
+}
+
+#[test]
+fn nodes_stand_where_their_numbers_say() {
+    let leaves: Vec<Digest> = (0..200u8).map(|i| leaf_hash(&[i])).collect();
+    let (mut tree, mut nodes) = (HistoryTree::new(), Vec::new());
+    for i in 0..200u8 {
+        assert_eq!(node_count(u64::from(i)), nodes.len() as u64);
+        nodes.extend_from_slice(&tree.append(&[i]));
+    }
+    let mut found = 0;
+    for level in 0..8u8 {
+        for (index, leaves) in leaves.chunks_exact(1 << level).enumerate() {
+            let at = node_position(level, index as u64).unwrap();
+            assert_eq!(nodes[at as usize], root_by_definition(leaves), "{level} {index}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, nodes.len());
+    assert_eq!(node_position(63, 0), None);
+    assert_eq!(node_position(0, u64::MAX), None);
+    assert_eq!(node_position(200, 1), None);
 }

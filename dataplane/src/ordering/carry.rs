@@ -1,6 +1,6 @@
 //! What the oldest records of the log left standing, once they are let go ([`crate::log::Record::carry`]).
 //!
-//! The list, in this order: [`Record::Begins`]; [`Record::Voted`]; the highest [`Record::Checkpoint`] and those above the stable one;
+//! The list, in this order: [`Record::Begins`]; [`Record::Voted`]; the last [`Record::Cosigned`]; the highest [`Record::Checkpoint`] and those above the stable one;
 //! the highest [`Record::Stable`]; then of [`Record::Leaves`], [`Record::Enters`], [`Record::Abstains`] and [`Record::Leads`] what still
 //! counts, as it stood in the log. Read before the records that are left it gives the same replica as the whole log, if all that was
 //! let go is about sequences at or below the stable checkpoint and the state up to there is kept elsewhere:
@@ -16,7 +16,7 @@
 //!   those that are not stable are compared with the state that is executed to.
 //!
 //! # Limits
-//! Seven records and [`MAX_CHECKPOINTS`]. VIEW-CHANGE and NEW-VIEW are by far the longest: together less than twice
+//! Eight records and [`MAX_CHECKPOINTS`]. VIEW-CHANGE and NEW-VIEW are by far the longest: together less than twice
 //! [`crate::log::MAX_RECORD`], half of what an anchor holds.
 
 use std::sync::Arc;
@@ -38,6 +38,10 @@ pub(super) fn carry(kept: &mut Vec<Record>, record: &Record) {
         Record::Prepared { .. } | Record::Decided { .. } | Record::Learned { .. } => {}
         Record::Begins if kept.contains(record) => {}
         Record::Begins => insert(kept, record.clone()),
+        Record::Cosigned(_) => {
+            kept.retain(|kept| !matches!(kept, Record::Cosigned(_)));
+            insert(kept, record.clone());
+        }
         Record::Checkpoint(statement) => {
             let again = |kept: &Record| matches!(kept, Record::Checkpoint(old) if old.sequence == statement.sequence);
             kept.retain(|kept| !again(kept));
@@ -76,15 +80,16 @@ pub(super) fn bound(kept: &[Record]) -> Sequence {
 }
 
 /// The part of the list in which the order of the log counts.
-const VIEWS: u8 = 4;
+const VIEWS: u8 = 5;
 
 /// Where in the list a record stands.
 fn rank(record: &Record) -> u8 {
     match record {
         Record::Begins => 0,
         Record::Voted { .. } => 1,
-        Record::Checkpoint(_) => 2,
-        Record::Stable(_) => 3,
+        Record::Cosigned(_) => 2,
+        Record::Checkpoint(_) => 3,
+        Record::Stable(_) => 4,
         _ => VIEWS,
     }
 }

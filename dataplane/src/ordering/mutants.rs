@@ -52,6 +52,10 @@ pub(crate) enum Mutant {
     OneVoucher,
     /// A VIEW-CHANGE is said to conceal votes that a stable checkpoint has made needless.
     AccusesRashly,
+    /// A head of the history is cosigned before the promise of it is durable.
+    CosignsBeforeSync,
+    /// A replica that restarts has forgotten which head it promised.
+    ForgetsPromises,
 }
 
 #[cfg(test)]

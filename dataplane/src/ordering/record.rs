@@ -7,6 +7,7 @@ use super::bytes::Input;
 use super::carry;
 use super::checkpoint::{Certificate, Statement};
 use super::view_change::SignedNewView;
+use crate::history::cosign::Head;
 use crate::log::{Durable, Record as LogRecord, Sink};
 use crate::types::{Digest, Sequence, TimeMs, View};
 use crate::wire::bundle::Bundle;
@@ -80,6 +81,8 @@ pub enum Record {
     Checkpoint(Statement),
     /// A checkpoint with the signatures of a quorum. Nothing waits for it: peers have it as well.
     Stable(Arc<Certificate>),
+    /// This replica will sign this head of the history, and none that is smaller ([`crate::history::cosign`]).
+    Cosigned(Head),
     /// What this replica voted in records that were let go: it stands in for them in the log's anchor and is never staged.
     Voted {
         /// The last view in which it voted, or for which it asked.
@@ -107,13 +110,14 @@ impl Record {
             | Self::Leads { .. }
             | Self::Checkpoint(_)
             | Self::Stable(_)
+            | Self::Cosigned(_)
             | Self::Voted { .. } => 0,
         }
     }
 
     /// Whether something waits for the record to be durable; the others ride along with the next sync.
     pub fn is_urgent(&self) -> bool {
-        !matches!(self, Self::Decided { .. } | Self::Learned { .. } | Self::Stable(_))
+        !matches!(self, Self::Decided { .. } | Self::Learned { .. } | Self::Stable(_) | Self::Cosigned(_))
     }
 }
 
@@ -130,6 +134,7 @@ const ENTERS: u8 = 10;
 const BEGINS: u8 = 11;
 const ABSTAINS: u8 = 12;
 const VOTED: u8 = 13;
+const COSIGNED: u8 = 14;
 
 impl LogRecord for Record {
     fn kind(&self) -> u8 {
@@ -147,6 +152,7 @@ impl LogRecord for Record {
             Self::Checkpoint(_) => CHECKPOINT,
             Self::Stable(_) => STABLE,
             Self::Voted { .. } => VOTED,
+            Self::Cosigned(_) => COSIGNED,
         }
     }
 
@@ -180,6 +186,10 @@ impl LogRecord for Record {
             Self::Begins | Self::Abstains => {}
             Self::Checkpoint(statement) => out.put(&statement.bytes()),
             Self::Stable(certificate) => out.put(&certificate.bytes()),
+            Self::Cosigned(head) => {
+                out.put(&head.size.to_le_bytes());
+                out.put(&head.root.0);
+            }
             Self::Voted { view, sequence, time_ms } => {
                 out.put(&view.to_le_bytes());
                 out.put(&sequence.to_le_bytes());
@@ -207,6 +217,7 @@ impl LogRecord for Record {
             ABSTAINS => Self::Abstains,
             CHECKPOINT => Self::Checkpoint(Statement::read(&mut input)?),
             STABLE => Self::Stable(Arc::new(Certificate::read(&mut input)?)),
+            COSIGNED => Self::Cosigned(Head { size: input.u64()?, root: input.digest()? }),
             VOTED => Self::Voted { view: input.u64()?, sequence: input.u64()?, time_ms: input.i64()? },
             _ => return None,
         };
@@ -304,6 +315,7 @@ impl DurableVote {
             | Record::Leads { .. }
             | Record::Checkpoint(_)
             | Record::Stable(_)
+            | Record::Cosigned(_)
             | Record::Voted { .. } => None,
         }
     }

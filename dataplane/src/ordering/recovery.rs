@@ -97,7 +97,7 @@ impl Ordering {
                 slot.batch = Some(Arc::clone(batch));
                 slot.logged = Some(batch.digest());
             }
-            Record::Decided { .. } | Record::Learned { .. } => {}
+            Record::Decided { .. } | Record::Learned { .. } | Record::Cosigned(_) => {}
             Record::Leaves { .. } if mutants::on(Mutant::ForgetsView) => {}
             Record::Leaves { view, .. } => {
                 self.standing.says(*view, 0);

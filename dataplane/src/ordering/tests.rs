@@ -191,6 +191,7 @@ fn short(effects: &[Effect]) -> Vec<String> {
         Effect::Log(Record::Checkpoint(statement)) => format!("log checkpoint {}", statement.sequence),
         Effect::Log(Record::Stable(certificate)) => format!("log stable {}", certificate.sequence()),
         Effect::Log(Record::Voted { sequence, .. }) => format!("log voted {sequence}"),
+        Effect::Log(Record::Cosigned(head)) => format!("log cosigned {}", head.size),
         Effect::Diverged(sequence) => format!("diverged {sequence}"),
         Effect::Send(to, message) => {
             let to = if let To::One(peer) = to { format!("to {peer} ") } else { String::new() };

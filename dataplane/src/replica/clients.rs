@@ -105,6 +105,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 self.client_status(client, key, query.id.to_native());
                 self.close_barred(client, key, shell);
             }),
+            Kind::Prove => message::access::<message::Prove>(body).map(|asked| {
+                self.client_proof(client, key, asked, now, shell);
+                self.close_barred(client, key, shell);
+            }),
             _ => Err(Malformed::Direction("this kind of frame")),
         };
         result.map_err(|malformed| {
@@ -126,6 +130,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// A client's connection is gone.
     pub fn on_client_gone(&mut self, client: ClientId) {
         self.reads.forget(client);
+        self.proofs.forget(client);
     }
 
     /// This replica is ending: from now on clients' bundles are refused.

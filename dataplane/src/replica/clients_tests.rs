@@ -8,6 +8,7 @@ use crate::cluster::sample::{cluster_text, parse};
 use crate::cluster::{Settings, Size};
 use crate::crypto::SecretKey;
 use crate::execution::Execution;
+use crate::history::notary::Notary;
 use crate::history::store::MemoryStore;
 use crate::log::{Log, LogError, MIN_SEGMENT_BYTES, SimDisk};
 use crate::ordering::batch::Batch;
@@ -131,6 +132,8 @@ fn node() -> TestNode {
         genesis: cluster.genesis(),
         agreed: Agreed { size: Size::new(4).unwrap(), window: 16, interval: 16, drift_ms: 5_000 },
         seals: crate::ordering::seal::sample(1),
+        notary: Arc::new(Notary::new(&cluster, ReplicaId(1), secret(50), secret(51))),
+        cosign_interval_us: 5_000,
         timing: Timing::default(),
         segment_bytes: MIN_SEGMENT_BYTES,
         never_ran: true,

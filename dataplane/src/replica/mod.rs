@@ -18,6 +18,12 @@
 //! [`Node::turn`]. Whatever came together in a round is verified, voted and written together: batches form by themselves under
 //! load, and an idle replica waits for nothing.
 //!
+//! # Whose connections
+//! Links are accepted from replicas and from every key that the replicated table of identities knows
+//! ([`crate::execution::identities`]), those registered a moment ago included. A key that ended or is not valid may connect too, twice
+//! at most, so that it can be told: its requests and queries are answered REVOKED or NOT_VALID, by agreed time where they are answered,
+//! and where that lasts the connection is closed behind the answer. Questions for the status it gets no answer to.
+//!
 //! # Limits
 //! What one client or peer gets done in a round is bounded, so a flood costs its sender and not its neighbours. A round takes at
 //! most 256 bundles of one key, and none for which the pool has no room; a client whose bundle has a bad signature is told so and
@@ -29,6 +35,7 @@
 //! Routes from bundles to connections: pruned to what the core still holds.
 
 mod clients;
+mod cosigning;
 mod counters;
 mod crash;
 mod links;
@@ -37,6 +44,7 @@ mod outbox;
 mod outgoing;
 mod peers;
 pub mod process;
+mod proofs;
 mod reads;
 mod resolver;
 mod snapshot_files;

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::clients::Inbox;
+use super::cosigning::{Cosigning, root_at};
 use super::counters::Counters;
 use super::outgoing::encode;
+use super::proofs::Proofs;
 use super::reads::Reads;
 use super::snapshots::{Begun, Save, Snapshots};
 use super::space::Full;
@@ -15,15 +17,18 @@ use crate::crypto::session::SessionError;
 use crate::evidence::Book;
 use crate::execution::image::{Image, ResumeError};
 use crate::execution::{Admission, Executed, Execution, ExecutionError};
+use crate::history::cosign::Head;
+use crate::history::notary::Notary;
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
 use crate::ordering::checkpoint::{Certificate, Statement};
+use crate::ordering::mutants::{self, Mutant};
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
 use crate::state::Application;
 use crate::transfer::{Kept, SNAPSHOTS_KEPT, Shelf};
-use crate::types::{Digest, Now, ReplicaId, Sequence};
+use crate::types::{Digest, EntryIndex, Now, ReplicaId, Sequence};
 use crate::wire::frame::Kind;
 
 /// Records that may wait for room in the log's buffers.
@@ -126,6 +131,21 @@ pub enum NodeError {
         /// Up to here the log was let go.
         dropped: Sequence,
     },
+    /// This replica has another history than the one that a quorum cosigned.
+    #[error(
+        "this replica's history of {size} entries has the root {own}, and a quorum of the others cosigned {certified}: its disk, its memory \
+         or its program is at fault; keep the data directory for inspection and start it again with an empty one"
+    )]
+    DivergedHistory {
+        /// Entries.
+        size: EntryIndex,
+        /// The own root over them.
+        own: Digest,
+        /// The others'.
+        certified: Digest,
+        /// The others' signatures, as a note.
+        note: String,
+    },
     /// This replica came to another state than a quorum.
     #[error(
         "this replica's state at sequence {sequence} is not the one that a quorum signed: its disk, its memory or its program is at \
@@ -150,6 +170,10 @@ pub struct NodeConfig {
     pub agreed: Agreed,
     /// What this replica signs with.
     pub seals: Arc<Seals>,
+    /// What it cosigns with.
+    pub notary: Arc<Notary>,
+    /// It cosigns a head at most once in this time, us.
+    pub cosign_interval_us: u64,
     /// Local timing and resources.
     pub timing: Timing,
     /// Bytes of a log segment.
@@ -198,6 +222,8 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) counters: Counters,
     pub(super) evidence: Book,
     pub(super) snapshots: Snapshots,
+    pub(super) cosigning: Cosigning,
+    pub(super) proofs: Proofs,
     /// Whether new writes are refused for want of room on the disk.
     pub(super) low_space: bool,
     /// The log has no room for its next segment.
@@ -240,6 +266,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             snapshots: shelf.all().iter().map(Kept::sequence).collect(),
             certificates: Vec::new(),
             images: Vec::new(),
+            promised: None,
             failed: None,
         };
         let resumed = replay.execution.sequence();
@@ -248,9 +275,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             replay.ordering.resume(statement(&mut replay.execution, resumed, config.genesis), certificate);
         }
         let recovered = log::recover(device, config.genesis, config.segment_bytes, |record| replay.record(&record))?;
-        let Replay { mut ordering, mut execution, executed, certificates, images, failed, .. } = replay;
+        let Replay { mut ordering, mut execution, executed, certificates, images, promised, failed, .. } = replay;
         if let Some(error) = failed {
             return Err(error);
+        }
+        if let Some(promised) = promised {
+            holds_promise(execution.store(), promised)?;
         }
         if recovered.log.dropped_below() > resumed {
             return Err(NodeError::NoSnapshot { dropped: recovered.log.dropped_below() });
@@ -279,7 +309,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let told = vec![Told::default(); config.agreed.size.n()];
         let mut snapshots = Snapshots::new(config.me, config.agreed.size, shelf, config.transfer_bytes_per_second);
         snapshots.begun = begun;
-        let node = Self {
+        let cosigning = Cosigning::new(&config.notary, config.agreed.size, config.cosign_interval_us, promised);
+        let mut node = Self {
             config,
             ordering,
             log,
@@ -293,6 +324,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             counters: Counters::default(),
             evidence: Book::default(),
             snapshots,
+            cosigning,
+            proofs: Proofs::default(),
             low_space: false,
             full: None,
             executed,
@@ -301,6 +334,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             relayed: vec![0; told.len()],
             told,
         };
+        // The head at which it starts is a head like all others.
+        node.note_head();
         Ok((node, found))
     }
 
@@ -309,6 +344,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let bit = 1 << peer.0;
         self.links = if up { self.links | bit } else { self.links & !bit };
         self.ordering.on_link(peer, up);
+        if up {
+            self.cosigning.link_up(peer);
+        }
     }
 
     /// The log's write completed: the bytes written, or the error number.
@@ -330,8 +368,15 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn published(&mut self, now: Now) -> Result<(), NodeError> {
+        let mut promised = None;
         for record in self.log.drain_durable() {
             self.ordering.synced(&record, now);
+            if let Record::Cosigned(head) = *record {
+                promised = Some(head);
+            }
+        }
+        if let Some(head) = promised {
+            self.cosigned_durable(head, now);
         }
         while let Some(record) = self.backlog.pop_front() {
             if !self.stage(record)? {
@@ -354,23 +399,28 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
         self.transfer(now, shell)?;
+        self.cosign(now, shell)?;
         self.execution.flush()?;
         self.prune_routes();
         self.told.fill(Told::default());
         self.relayed.fill(0);
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
-        let is_due = self.log.durable() < self.urgent || idle || !self.backlog.is_empty();
+        let is_due =
+            self.log.durable() < self.urgent || idle || !self.backlog.is_empty() || self.cosigning.must_write(now);
         if is_due && now.mono_us >= self.write_again_us() {
             self.start_write(now, shell)?;
             // What no write took, since one is in flight or its segment is being made, is looked at again later.
-            self.lazy_since_us = (self.log.last() > self.log.written()).then_some(now.mono_us);
+            let took_all = self.log.last() <= self.log.written();
+            self.lazy_since_us = (!took_all).then_some(now.mono_us);
+            self.cosigning.wrote(took_all, now);
         }
         // The disk works meanwhile.
         for record in self.evidence.take_records() {
             shell.keep_evidence(record);
         }
         self.answer_reads(now, shell);
+        self.answer_proofs(now, shell);
         Ok(())
     }
 
@@ -384,8 +434,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let idle_write = self.lazy_since_us.map(|since| since + self.config.idle_write_us);
         let idle_write = idle_write.map(|due| due.max(self.write_again_us()));
         let reads = self.reads.next_deadline_us();
-        let deadlines =
-            [Some(self.ordering.next_deadline_us()), idle_write, Some(reads), Some(self.snapshots.due_us())];
+        let promise = self.cosigning.write_by_us().map(|due| due.max(self.write_again_us()));
+        let history = self.cosigning.due_us(self.ordering.abstains().is_some()).min(self.proofs.due_us());
+        let ordering = self.ordering.next_deadline_us().min(history);
+        let deadlines = [Some(ordering), idle_write, promise, Some(reads), Some(self.snapshots.due_us())];
         deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -408,6 +460,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 Effect::Execute(sequence, batch) => {
                     self.execution.execute(sequence, &batch, &mut self.executed)?;
                     self.reply(shell);
+                    self.note_head();
+                    self.take_states();
                     if sequence.is_multiple_of(self.config.agreed.interval) {
                         let statement = statement(&mut self.execution, sequence, self.config.genesis);
                         self.ordering.checkpoint(statement);
@@ -458,7 +512,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         *relayed <= MAX_RELAYED_PER_ROUND
     }
 
-    fn append(&mut self, record: Record, now: Now) -> Result<(), NodeError> {
+    pub(super) fn append(&mut self, record: Record, now: Now) -> Result<(), NodeError> {
         if !record.is_urgent() {
             self.lazy_since_us.get_or_insert(now.mono_us);
         }
@@ -595,6 +649,17 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 }
 
+/// The history has the root that was promised: a promise lies behind all that it rests on in the log.
+fn holds_promise(store: &impl EntryStore, promised: Head) -> Result<(), NodeError> {
+    match root_at(store, promised.size) {
+        Some(own) if own != promised.root => {
+            let Head { size, root } = promised;
+            Err(NodeError::DivergedHistory { size, own, certified: root, note: String::new() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The state after a sequence, as a checkpoint states it.
 fn statement<A: Application, S: EntryStore>(
     execution: &mut Execution<A, S>,
@@ -623,6 +688,8 @@ struct Replay<A: Application, S: EntryStore> {
     certificates: Vec<Arc<Certificate>>,
     /// The latest snapshots that were due and are not on the shelf.
     images: Vec<(Statement, Image)>,
+    /// The head that was promised last.
+    promised: Option<Head>,
     failed: Option<NodeError>,
 }
 
@@ -646,6 +713,11 @@ impl<A: Application, S: EntryStore> Replay<A, S> {
             && self.snapshots.contains(&certificate.sequence())
         {
             self.certificates.push(Arc::clone(certificate));
+        }
+        if let Record::Cosigned(head) = **record
+            && !mutants::on(Mutant::ForgetsPromises)
+        {
+            self.promised = Some(head);
         }
         self.ordering.replay(record);
         while let Some(effect) = self.ordering.next_effect() {

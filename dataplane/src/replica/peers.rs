@@ -46,7 +46,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
         let adds_records = !matches!(
             kind,
-            Kind::Status | Kind::FetchBatch | Kind::Offer | Kind::FetchPieces | Kind::Pieces | Kind::Piece
+            Kind::Status
+                | Kind::FetchBatch
+                | Kind::Offer
+                | Kind::FetchPieces
+                | Kind::Pieces
+                | Kind::Piece
+                | Kind::Cosignature
         );
         if adds_records && self.backlog.len() > MAX_BACKLOG {
             self.counters.add("frames.dropped.backlog", 1);
@@ -78,6 +84,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 self.peer_asks_pieces(from, question);
             }
             Kind::Pieces => self.peer_hashes(from, message::access::<message::Pieces>(body)?),
+            Kind::Cosignature => self.peer_cosignature(from, message::access::<message::Cosignature>(body)?),
             Kind::Piece => self.peer_piece(from, message::access::<message::Piece>(body)?),
             _ => return Err(Malformed::Direction("this kind of frame").into()),
         }

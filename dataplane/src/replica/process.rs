@@ -36,6 +36,7 @@ use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
 use crate::evidence::EvidenceFile;
 use crate::execution::ExecutionError;
+use crate::history::notary::Notary;
 use crate::history::store::StoreError;
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
 use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
@@ -345,6 +346,8 @@ impl<A: Application> Process<A> {
                 window: cluster.settings().window,
                 drift_ms: cluster.settings().drift_ms as i64,
             },
+            notary: Arc::new(Notary::new(&cluster, config.replica, keys.log, keys.cosign)),
+            cosign_interval_us: config.local.cosign_interval_ms * 1_000,
             timing: Timing {
                 open_batches: config.local.max_open_batches,
                 pool_bytes: (config.local.pool_mib as usize) << 20,

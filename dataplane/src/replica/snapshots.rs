@@ -233,6 +233,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         store.adopt()?;
         self.execution.install(image, statement).map_err(NodeError::Install)?;
         self.ordering.install(certificate);
+        self.note_head();
         self.counters.add("transfer.installed", 1);
         let since_us = self.snapshots.taking_since_us.take().unwrap_or(now.mono_us);
         self.counters.add("transfer.us", now.mono_us - since_us);

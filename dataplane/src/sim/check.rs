@@ -10,12 +10,13 @@ use ring::digest::{SHA256, digest};
 
 use super::application::{Applied, Operation};
 use super::client::Accepted;
+use super::heads::Heads;
 use super::linear::Linear;
 use super::reads::Found;
 use crate::log::SimDisk;
 use crate::types::{Digest, Position, PublicKey};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, Checkpoint, Decided, NewView, PrePrepare, ViewChange, Votes};
+use crate::wire::message::{self, Checkpoint, Cosignature, Decided, NewView, PrePrepare, ViewChange, Votes};
 
 /// Records that may wait for a log, beside what a window gives.
 const MOST_WAITING: u64 = 512;
@@ -30,6 +31,8 @@ struct DurableVotes {
     votes: BTreeSet<Vote>,
     /// Views that the replica asked for.
     left: BTreeSet<u64>,
+    /// Heads that it promised to sign.
+    promised: BTreeSet<(u64, [u8; 32])>,
 }
 
 impl DurableVotes {
@@ -73,6 +76,7 @@ impl DurableVotes {
                     self.votes.insert((Kind::Prepare, number(&rest[..8]), number(sequence), voted));
                 }
                 6 => drop(self.left.insert(number(&rest[..8]))),
+                14 => drop(self.promised.insert((number(&rest[..8]), digest_at(&rest[8..])))),
                 _ => {}
             }
         }
@@ -155,6 +159,7 @@ pub(super) struct Checker {
     written: BTreeMap<(u8, u64), u64>,
     accepted_at: BTreeSet<Position>,
     linear: Linear,
+    heads: Heads,
     /// The cluster's window of sequences.
     pub(super) window: u64,
     /// Replicas that are Byzantine or lacked records without noticing: their votes are not noted, and may be anything.
@@ -195,6 +200,7 @@ impl Checker {
             written: BTreeMap::new(),
             accepted_at: BTreeSet::new(),
             linear: Linear::default(),
+            heads: Heads::new(n),
             window: u64::MAX / 2,
             faulty: BTreeSet::new(),
             voted_in: vec![0; n],
@@ -275,6 +281,16 @@ impl Checker {
                     number(&message.body[..8])
                 ))
             };
+        }
+        if kind == Kind::Cosignature {
+            let message =
+                message::access::<Cosignature>(body).map_err(|error| format!("replica {replica}: {error}"))?;
+            let disk = disk.filter(|_| self.check_disk);
+            if let Some(disk) = disk {
+                self.durable[replica].read_on(disk);
+            }
+            let durable = disk.map(|_| &self.durable[replica].promised);
+            return self.heads.leaves(replica, message, &self.entries, durable);
         }
         if kind == Kind::ViewChange {
             return self.view_change_leaves(replica, body, disk);

@@ -23,6 +23,7 @@ pub(super) fn event(event: &Event, n: usize) -> String {
         Event::Saved { replica, .. } => format!("snapshot of replica {replica} is durable"),
         Event::DiskDone { replica, .. } => format!("replica {replica}: write done"),
         Event::Client { client } => format!("client {client}: timer"),
+        Event::KeyChange => "the administrator says something".to_owned(),
         Event::Restart { replica } => format!("replica {replica}: restart"),
         Event::Falls { replica, .. } => format!("replica {replica}: goes down"),
         Event::Readable { replica } => format!("replica {replica}: its disk can be read again"),

@@ -44,6 +44,7 @@
 //!
 //! Sources: TigerBeetle's VOPR (swarm, safety then liveness), Groce et al., "Swarm Testing" (ISSTA 2012).
 
+mod administrator;
 mod application;
 mod check;
 mod client;
@@ -52,6 +53,7 @@ mod converge;
 mod describe;
 mod disks;
 mod faults;
+mod heads;
 #[cfg(test)]
 mod leaders;
 mod linear;

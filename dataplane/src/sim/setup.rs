@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::administrator::administrator_key;
 use super::application::Operation;
 use super::client::SESSION_WINDOW;
 use super::machine::Machine;
@@ -12,6 +13,7 @@ use super::{MAX_REPLICAS, SimConfig};
 use crate::adversary::{Adversary, Plot};
 use crate::cluster::{Cluster, Size};
 use crate::crypto::keys::SecretKey;
+use crate::history::notary::Notary;
 use crate::log::SimDisk;
 use crate::ordering::Agreed;
 use crate::ordering::seal::Seals;
@@ -67,6 +69,13 @@ pub(super) fn node_config(
         genesis: cluster.genesis(),
         agreed: Agreed { size, window: plan.window, interval: plan.window, drift_ms: plan.drift_ms },
         seals: Arc::new(seals(plan, cluster, replica)),
+        notary: Arc::new(Notary::new(
+            cluster,
+            ReplicaId(replica as u8),
+            replica_key(replica, 2),
+            replica_key(replica, 3),
+        )),
+        cosign_interval_us: 5_000,
         timing: plan.timing,
         segment_bytes: plan.segment_bytes,
         never_ran,
@@ -112,6 +121,8 @@ pub(super) fn cluster(plan: &Plan) -> Result<Cluster, String> {
         let key = client_key(index).public();
         text += &format!("\n[[clients]]\nname = \"client-{index}\"\nkey = \"{key}\"\nrole = \"writer\"\n");
     }
+    let key = administrator_key().public();
+    text += &format!("\n[[administrators]]\nname = \"administrator\"\nkey = \"{key}\"\n");
     let cluster = Cluster::parse(text.as_bytes(), Path::new("the simulated cluster file"));
     cluster.map(|cluster| cluster.with_interval(plan.window)).map_err(|error| error.to_string())
 }

@@ -27,7 +27,7 @@ fn run(seed: u64) -> Result<Report, Box<Failure>> {
 #[test]
 fn replicas_come_back_behind_the_logs_and_the_source_that_lies_is_seen() {
     let (mut taken, mut seen) = (0, 0);
-    for seed in 0..12 {
+    for seed in 0..30 {
         let report = run(seed).unwrap();
         assert!(report.converged, "seed {seed}");
         taken += report.faults.get("state taken from others").copied().unwrap_or(0);
@@ -40,10 +40,10 @@ fn replicas_come_back_behind_the_logs_and_the_source_that_lies_is_seen() {
 
 #[test]
 fn finds_pieces_that_are_believed() {
-    with(Mutant::BelievesPieces, || assert!((0..40).any(|seed| run(seed).is_err())));
+    with(Mutant::BelievesPieces, || assert!((0..120).any(|seed| run(seed).is_err())));
 }
 
 #[test]
 fn finds_one_voucher_that_is_enough() {
-    with(Mutant::OneVoucher, || assert!((0..40).any(|seed| run(seed).is_err())));
+    with(Mutant::OneVoucher, || assert!((0..120).any(|seed| run(seed).is_err())));
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::administrator::{Administrator, administrator_key};
 use super::application::Registers;
 use super::check::{Checker, View};
 use super::client::SimClient;
@@ -36,7 +37,7 @@ const SLOW_DISK: u64 = 30;
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    /// A message between nodes: replicas first, then clients.
+    /// A message between nodes: replicas first, then clients, then the administrator.
     Deliver {
         from: usize,
         to: usize,
@@ -63,6 +64,8 @@ pub(super) enum Event {
     Client {
         client: usize,
     },
+    /// The administrator's turn.
+    KeyChange,
     Restart {
         replica: usize,
     },
@@ -117,6 +120,7 @@ pub(super) struct World {
     pub(super) chain: u64,
     pub(super) machines: Vec<Machine>,
     pub(super) clients: Vec<SimClient>,
+    pub(super) administrator: Administrator,
     pub(super) network: Network,
     pub(super) random: Random,
     pub(super) checker: Checker,
@@ -158,7 +162,8 @@ impl World {
                 random.fork(),
             ));
         }
-        let network = Network::new(plan.n + plan.clients, &plan, random.fork());
+        let network = Network::new(plan.n + plan.clients + 1, &plan, random.fork());
+        let administrator = Administrator::new(random.fork());
         let mut checker = Checker::new(plan.n, config.check_disk);
         checker.window = plan.window;
         checker.faulty.extend((0..plan.n).filter(|replica| plan.is_byzantine(*replica)));
@@ -173,6 +178,7 @@ impl World {
             chain: 0,
             machines,
             clients,
+            administrator,
             network,
             random,
             checker,
@@ -189,6 +195,11 @@ impl World {
         Ok(world)
     }
 
+    /// The cluster's name.
+    pub(super) fn origin(&self) -> String {
+        self.cluster.origin().to_owned()
+    }
+
     fn begin(&mut self) -> Result<(), String> {
         for replica in 0..self.plan.n {
             self.restart(replica)?;
@@ -196,6 +207,7 @@ impl World {
         for client in 0..self.clients.len() {
             self.schedule(self.now_us, Event::Client { client });
         }
+        self.schedule(self.now_us, Event::KeyChange);
         if !self.plan.faults.is_empty() {
             let gap = self.random.between(1, 2 * self.plan.fault_gap_us);
             self.schedule(self.now_us + gap, Event::Fault);
@@ -295,6 +307,10 @@ impl World {
             Event::DiskDone { replica, life } => self.alive(replica, life, event, Self::disk_done),
             Event::Saved { replica, life } => self.alive(replica, life, event, Self::saved),
             Event::Client { client } => self.tick_client(client),
+            Event::KeyChange => {
+                self.tick_administrator();
+                Ok(())
+            }
             Event::Restart { replica } => self.restart(replica),
             Event::Falls { replica, life } => {
                 if self.machines[replica].life == life {
@@ -372,7 +388,7 @@ impl World {
             }
             node.on_peer(ReplicaId(from as u8), kind, &body, now)
         } else {
-            let key = self.clients[from - n].key();
+            let key = self.clients.get(from - n).map_or_else(|| administrator_key().public(), SimClient::key);
             let id = ClientId((u64::from(machine.life) << 32) | from as u64);
             node.on_client(id, &key, kind, &body, now, &mut machine.outbox)
         };

@@ -166,6 +166,17 @@ pub struct Answer {
     pub wait: bool,
 }
 
+/// A slot's leaf and where it stands in a tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Located {
+    /// Its place in the tree.
+    pub index: u64,
+    /// The bytes of the leaf.
+    pub leaf: Vec<u8>,
+    /// From the leaf to the root, lowest sibling first.
+    pub path: Vec<Digest>,
+}
+
 /// Why a snapshot cannot be restored; the state stays as it was.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum StateError {
@@ -206,6 +217,23 @@ pub trait Application: Send {
 
     /// The root over the slots by name.
     fn absence_root(&mut self) -> Digest;
+
+    /// The slot of this name in the tree of the [state root](Application::state_root) that was asked for last, with nothing executed since.
+    ///
+    /// # Errors
+    /// The code of the refusal: no name, no such slot, or no slots that have names.
+    fn locate(&self, _name: &[u8]) -> Result<Located, Code> {
+        Err(Code::BAD_QUERY)
+    }
+
+    /// The slots between which this name would stand in the tree of the [absence root](Application::absence_root) that was asked for
+    /// last, with nothing executed since: one or two neighbours, or none where there is no slot.
+    ///
+    /// # Errors
+    /// The code of the refusal: no name, a slot that is there, or no slots that have names.
+    fn locate_absent(&self, _name: &[u8]) -> Result<Vec<Located>, Code> {
+        Err(Code::BAD_QUERY)
+    }
 
     /// The state as it is now, to be written later by another thread while this one goes on executing. It copies little: what
     /// it shares with the state is copied when that changes.

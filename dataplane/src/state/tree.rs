@@ -60,6 +60,23 @@ impl DenseTree {
         true
     }
 
+    /// The inclusion path of leaf `index`, lowest sibling first, in the tree that [`DenseTree::root`] was asked for last; `None` where
+    /// there is no such leaf, or a leaf has changed since.
+    pub fn path(&self, index: usize) -> Option<Vec<Digest>> {
+        if index >= self.len() || !self.dirty.is_empty() {
+            return None;
+        }
+        let mut path = Vec::with_capacity(self.levels.len());
+        let (mut at, mut level) = (index, 0);
+        while let Some(nodes) = self.levels.get(level).filter(|nodes| nodes.len() > 1) {
+            // A node without a neighbour rises as it is.
+            path.extend(nodes.get(at ^ 1));
+            at /= 2;
+            level += 1;
+        }
+        Some(path)
+    }
+
     /// The root over all leaves; hashes what changed since it was asked last.
     pub fn root(&mut self) -> Digest {
         for &index in &self.dirty {

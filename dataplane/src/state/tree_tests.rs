@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::crypto::hash::{RootBuilder, leaf_hash};
+use crate::crypto::hash::{RootBuilder, leaf_hash, verify_path};
 
 fn sequential_root(leaves: &[Digest]) -> Digest {
     let mut tree = RootBuilder::default();
@@ -69,6 +69,15 @@ proptest! {
                 Step::Root => prop_assert_eq!(tree.root(), sequential_root(&leaves)),
             }
         }
-        prop_assert_eq!(tree.root(), sequential_root(&leaves));
+        let root = tree.root();
+        prop_assert_eq!(root, sequential_root(&leaves));
+        for (index, leaf) in leaves.iter().enumerate() {
+            let path = tree.path(index).unwrap();
+            prop_assert!(verify_path(leaf, index as u64, leaves.len() as u64, &path, &root));
+        }
+        prop_assert_eq!(tree.path(leaves.len()), None);
+        if tree.set(0, leaf_hash(b"changed")) {
+            prop_assert_eq!(tree.path(0), None);
+        }
     }
 }

@@ -426,8 +426,8 @@ impl Receiver {
                 return Ok(());
             };
             for (entry, time_ms) in entries {
-                store.stage(entry, time_ms)?;
-                tree.append(entry);
+                let nodes = tree.append(entry);
+                store.stage(entry, time_ms, &nodes)?;
             }
             *next += front.entries;
             history.wanted.pop_front();

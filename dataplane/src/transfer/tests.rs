@@ -43,8 +43,7 @@ fn source(count: u64, bytes: usize) -> Source {
     let (mut history, mut tree) = (MemoryStore::new(), HistoryTree::new());
     for index in 0..count {
         let bytes = bundle_entry(index, (index as usize * 7_919) % 60_000);
-        tree.append(&bytes);
-        history.append(&bytes, 1_000 + index as i64).unwrap();
+        history.append(&bytes, 1_000 + index as i64, &tree.append(&bytes)).unwrap();
     }
     Source { history, tree, image: (0..bytes).map(|at| (at * 31 % 251) as u8).collect() }
 }
@@ -306,10 +305,10 @@ fn a_history_without_the_certified_root_is_not_used() {
     source.tree.append(b"something else");
     let mut longer = MemoryStore::new();
     for index in 0..50 {
-        longer.append(&source.history.entry(index).unwrap(), 0).unwrap();
+        longer.append(&source.history.entry(index).unwrap(), 0, &[]).unwrap();
     }
     let last = bundle_entry(50, 77);
-    longer.append(&last, 5_000).unwrap();
+    longer.append(&last, 5_000, &[]).unwrap();
     source.history = longer;
     let mut store = MemoryStore::new();
     let outcome = take(&source, [Manner::Honest; 3], &mut store, &HistoryTree::new(), |_| false);

@@ -73,13 +73,15 @@ pub enum Misbehaviour {
         "a piece of the {what} at the snapshot of sequence {sequence}, or its hash, that is not what f+1 replicas have"
     )]
     WrongPiece { sequence: u64, what: &'static str },
+    #[error("a cosignature of {size} entries whose root is not the one that a quorum signed")]
+    WrongCosignature { size: u64 },
     #[error("a frame of kind {kind:?} whose content is malformed")]
     Malformed { kind: Kind },
 }
 
 impl Misbehaviour {
     /// The names of all kinds, as counters, evidence and `atlas status --json` have them.
-    pub const KINDS: [&str; 18] = [
+    pub const KINDS: [&str; 19] = [
         "equivocation",
         "not_leader",
         "wrong_digest",
@@ -98,6 +100,7 @@ impl Misbehaviour {
         "two_new_views",
         "malformed",
         "wrong_piece",
+        "wrong_cosignature",
     ];
 
     /// Its kind, of [`Misbehaviour::KINDS`].
@@ -120,6 +123,7 @@ impl Misbehaviour {
             Self::InvalidNewView { .. } => "invalid_new_view",
             Self::TwoNewViews { .. } => "two_new_views",
             Self::WrongPiece { .. } => "wrong_piece",
+            Self::WrongCosignature { .. } => "wrong_cosignature",
             Self::Malformed { .. } => "malformed",
         }
     }

@@ -60,11 +60,17 @@ pub enum Kind {
     StatusQuery = 37,
     /// Replica to client: what an operator wants to know first.
     StatusAnswer = 38,
+    /// Client to replica: asks for something that can be proved ([`crate::replica`]).
+    Prove = 39,
+    /// Replica to client: what was asked for, with its proof.
+    Proof = 40,
+    /// Replica to replica: the sender's signature under a head of the history.
+    Cosignature = 48,
 }
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Kind; 24] = [
+    pub const ALL: [Kind; 27] = [
         Kind::Handshake,
         Kind::PrePrepare,
         Kind::Prepare,
@@ -89,6 +95,9 @@ impl Kind {
         Kind::Answer,
         Kind::StatusQuery,
         Kind::StatusAnswer,
+        Kind::Prove,
+        Kind::Proof,
+        Kind::Cosignature,
     ];
 
     fn from_byte(byte: u8) -> Result<Self, Malformed> {
@@ -197,9 +206,11 @@ impl Header {
         let byte = self.kind as u8;
         let allowed = match sender {
             Sender::Unknown => self.kind == Kind::Handshake,
-            Sender::Replica => (16..32).contains(&byte),
-            Sender::Client => matches!(self.kind, Kind::Submit | Kind::Query | Kind::StatusQuery),
-            Sender::Server => matches!(self.kind, Kind::Replies | Kind::Refused | Kind::Answer | Kind::StatusAnswer),
+            Sender::Replica => (16..32).contains(&byte) || (48..64).contains(&byte),
+            Sender::Client => matches!(self.kind, Kind::Submit | Kind::Query | Kind::StatusQuery | Kind::Prove),
+            Sender::Server => {
+                matches!(self.kind, Kind::Replies | Kind::Refused | Kind::Answer | Kind::StatusAnswer | Kind::Proof)
+            }
         };
         if allowed { Ok(()) } else { Err(Malformed::Direction("this kind of frame")) }
     }

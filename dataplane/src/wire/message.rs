@@ -345,6 +345,8 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+pub use super::proofs::*;
+
 /// How is the replica?
 #[derive(Archive, Serialize, Clone, PartialEq, Debug)]
 #[rkyv(derive(Debug))]
@@ -427,7 +429,7 @@ pub struct Evidence {
 #[derive(Archive, Serialize, Clone, PartialEq, Debug)]
 #[rkyv(derive(Debug))]
 pub struct Sealed {
-    /// Kind of the frame: CHECKPOINT, VIEW-CHANGE or NEW-VIEW.
+    /// Kind of the frame: CHECKPOINT, VIEW-CHANGE, NEW-VIEW or a cosignature.
     pub kind: u8,
     /// Who signed it.
     pub replica: u8,
@@ -582,6 +584,9 @@ messages! {
     Answer, |m| Ok(m.body.len());
     StatusQuery, |_m| Ok(0);
     StatusAnswer, |m| check_status_answer(m);
+    Prove, |m| list("bytes of a name", &m.name, MAX_QUERY);
+    Proof, |m| Ok(m.body.len());
+    Cosignature, |_m| Ok(0);
 }
 
 /// Votes travel under two kinds, so they are not a [`Message`] of one: the frame's kind says which.

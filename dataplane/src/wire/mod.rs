@@ -32,6 +32,7 @@ pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod message;
+mod proofs;
 pub mod statement;
 
 #[cfg(test)]

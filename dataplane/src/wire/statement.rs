@@ -18,14 +18,14 @@
 //! Parsing is strict, as for bundles: the one deterministic encoding, nothing behind the end. What it means for the cluster is
 //! [`crate::execution::identities`]'s affair.
 //!
-//! A statement travels as the operation `[4, cose_sign1 as a byte string]` in any identity's bundle, one in a bundle. Its
-//! signature is checked before it is ordered and when it is executed.
+//! A statement travels as the operation `[4, cose_sign1 as a byte string]` in any identity's bundle, one in a bundle. Its form is
+//! checked before it is ordered; its signature, and the new key, when it is executed, where the price is the order's to bound.
 
 use super::bundle::{Cose, decode_cose, encode_cose, signature_structure};
 use super::limits::MAX_STATEMENT;
 use crate::cbor::{CborError, Reader, Writer};
 use crate::cluster::error::MAX_NAME;
-use crate::crypto::verify::{WeakKey, check_public_key, verify};
+use crate::crypto::verify::verify;
 use crate::types::{Code, PublicKey, Signature, TimeMs};
 
 /// The payload's first item: the format and its version.
@@ -130,12 +130,6 @@ pub enum StatementError {
     /// There is no time at which the key is valid.
     #[error("the key's validity ends before it begins")]
     Validity,
-    /// The key must not stand for anybody.
-    #[error(transparent)]
-    Key(#[from] WeakKey),
-    /// The signature does not hold.
-    #[error("the statement's signature does not hold")]
-    Signature,
 }
 
 impl StatementError {
@@ -147,8 +141,6 @@ impl StatementError {
             Self::Origin => Code::WRONG_ORIGIN,
             Self::Name => Code::BAD_NAME,
             Self::Validity => Code::BAD_VALUE,
-            Self::Key(_) => Code::BAD_KEY,
-            Self::Signature => Code::BAD_SIGNATURE,
         }
     }
 }
@@ -214,7 +206,7 @@ impl KeyStatement {
         {
             return Err(StatementError::Validity);
         }
-        Ok(check_public_key(&self.key)?)
+        Ok(())
     }
 }
 
@@ -231,13 +223,12 @@ impl<'a> SignedStatement<'a> {
         Ok(Self { signer: key, statement: KeyStatement::decode(payload, origin)?, payload, signature })
     }
 
-    /// As [`SignedStatement::parse`], of an operation that [`is_statement`]; the signature must hold.
+    /// As [`SignedStatement::parse`], of an operation that [`is_statement`].
     ///
     /// # Errors
-    /// As [`SignedStatement::parse`]; the operation is another, or the signature does not hold.
+    /// As [`SignedStatement::parse`], and where the operation is another.
     pub fn of_operation(operation: &'a [u8], origin: &str) -> Result<Self, StatementError> {
-        let signed = Self::parse(carried(operation).ok_or(StatementError::Operation)?, origin)?;
-        if signed.holds() { Ok(signed) } else { Err(StatementError::Signature) }
+        Self::parse(carried(operation).ok_or(StatementError::Operation)?, origin)
     }
 
     /// Whether the signature is the signer's (ZIP 215).

@@ -104,9 +104,10 @@ static WORLD: LazyLock<(Cluster, MemoryStore, Vec<u8>)> = LazyLock::new(|| {
 
 fn store(entries: &[Vec<u8>]) -> MemoryStore {
     use atlas_dataplane::history::store::EntryStore as _;
-    let mut store = MemoryStore::new();
+    use atlas_dataplane::history::tree::HistoryTree;
+    let (mut store, mut tree) = (MemoryStore::new(), HistoryTree::new());
     for entry in entries {
-        store.append(entry, 0).expect("an entry");
+        store.append(entry, 0, &tree.append(entry)).expect("an entry");
     }
     store
 }

@@ -7,9 +7,9 @@ use atlas_dataplane::types::{PublicKey, Signature};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use atlas_dataplane::wire::frame::{Header, Kind};
 use atlas_dataplane::wire::message::{
-    Answer, Batch, Checkpoint, Counter, Decided, Evidence, FetchBatch, FetchPieces, Heard, NewView, Offer, OpenSlot,
-    Piece, PieceHash, Pieces, PrePrepare, Query, Refused, Relay, Replies, Reply, Sealed, Stable, Status, StatusAnswer,
-    StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
+    Answer, Batch, Checkpoint, Cosignature, Counter, Decided, Evidence, FetchBatch, FetchPieces, Heard, NewView, Offer,
+    OpenSlot, Piece, PieceHash, Pieces, PrePrepare, Proof, Prove, Query, Refused, Relay, Replies, Reply, Sealed,
+    Stable, Status, StatusAnswer, StatusQuery, Submit, ViewChange, Vote, Votes, WireBundle, encode,
 };
 use atlas_dataplane::wire::statement::{KeyChange, KeyStatement, Validity};
 pub(crate) use random::Rng;
@@ -233,6 +233,31 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
         ),
         Kind::Piece => encode(
             &Piece { sequence: rng.number(), of_state: rng.one_in(2), first: rng.number(), bytes: rng.bytes(500) },
+            &mut out,
+        ),
+        Kind::Prove => encode(
+            &Prove {
+                id: rng.number(),
+                wait_ms: rng.number() as u32,
+                what: rng.number() as u8,
+                first: rng.number(),
+                count: rng.number(),
+                name: rng.bytes(40),
+            },
+            &mut out,
+        ),
+        Kind::Proof => encode(
+            &Proof { id: rng.number(), code: rng.number() as u16, size: rng.number(), body: rng.bytes(200) },
+            &mut out,
+        ),
+        Kind::Cosignature => encode(
+            &Cosignature {
+                size: rng.number(),
+                root: rng.array(),
+                time_s: rng.number(),
+                signature: rng.array(),
+                again: rng.one_in(2),
+            },
             &mut out,
         ),
         Kind::Submit => encode(&Submit { bundle: wire_bundle(rng) }, &mut out),

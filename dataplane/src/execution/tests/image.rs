@@ -42,12 +42,7 @@ fn limit(execution: &mut Replica, numbers: usize, snapshot_bytes: u64) {
 
 /// The first entries of a store.
 fn prefix(store: &MemoryStore, size: u64) -> MemoryStore {
-    let mut prefix = MemoryStore::new();
-    for index in 0..size {
-        let entry = store.entry(index).unwrap();
-        prefix.append(&entry, EntryView::decode(&entry).unwrap().time_ms()).unwrap();
-    }
-    prefix
+    store.first(size).unwrap()
 }
 
 fn next(execution: &mut Replica, batch: &Batch) -> Expected {
@@ -259,7 +254,7 @@ fn only_the_right_store_and_checkpoint_are_resumed() {
     let short = resume(&prefix(&store, size - 1), &image).err();
     assert_eq!(short, Some(ResumeError::StoreSize { expected: size, found: size - 1 }));
     let mut other = prefix(&store, size - 1);
-    other.append(&store.entry(1).unwrap(), START).unwrap();
+    other.append(&store.entry(1).unwrap(), START, &[]).unwrap();
     assert_eq!(resume(&other, &image).err(), Some(ResumeError::NoState { sequence: 5, entry: size - 1 }));
     // Nothing is rolled back.
     let behind = execution.install(&image, &expected);

@@ -175,6 +175,11 @@ fn what_is_ordered_before_a_revocation_and_executed_behind_it_is_refused() {
     let out = step(&mut replica, START, &[&last, &mixed, &by(101, Some(1), 200, &[operation(1, 1)], START)]);
     let got: Vec<_> = out.bundles.iter().map(|it| (it.replies.len(), refusals(it))).collect();
     assert_eq!(got, [(0, vec![]), (0, vec![(5, 1, Code::REVOKED.0)]), (0, vec![(200, 1, Code::REVOKED.0)])]);
+    // What may have been done is never said to be refused: another request under a number that was used is a conflict.
+    let other = by(101, Some(1), 2, &[operation(1, 2)], START);
+    assert_eq!(refusals(&settled(replica.admit(&other))), [(2, 1, Code::CONFLICT.0)]);
+    let out = step(&mut replica, START, &[&other]);
+    assert_eq!(refusals(only(&out)), [(2, 1, Code::CONFLICT.0)]);
     // A replica that lags does not know the session; it knows the key.
     let ahead = by(101, Some(1 << 40), 0, &[operation(1, 1)], START);
     assert_eq!(refusals(&settled(replica.admit(&ahead))), [(0, 1, Code::REVOKED.0)]);
@@ -202,7 +207,6 @@ fn statements_that_must_not_be_carried_out_change_nothing() {
     let too_early = Validity { from_ms: Some(5), until_ms: Some(5) };
     // Refused before ordering, and the same where it is executed all the same.
     for (operation, code) in [
-        (statement::operation(&forged), Code::BAD_SIGNATURE),
         (statement::operation(&elsewhere), Code::WRONG_ORIGIN),
         (statement::operation(&cose[1..]), Code::MALFORMED),
         (vec![0x82, 0x04, 0xf6], Code::MALFORMED),
@@ -217,7 +221,15 @@ fn statements_that_must_not_be_carried_out_change_nothing() {
     }
     // Well made, and for execution alone to refuse.
     let by_client = says(101, 1, NEW, KeyChange::Register { name: "x".to_owned(), role: None, validity: always() });
+    // The neutral point, for which everybody can sign.
+    let mut weak = [0; 32];
+    weak[0] = 1;
+    let change = KeyChange::Register { name: "x".to_owned(), role: None, validity: always() };
+    let weak = KeyStatement { number: 1, key: PublicKey(weak), change, reason: None };
+    let weak = weak.sign(ORIGIN, signer.public(), |bytes| signer.sign(bytes));
     for (operation, code) in [
+        (statement::operation(&forged), Code::BAD_SIGNATURE),
+        (statement::operation(&weak), Code::BAD_KEY),
         (by_client, Code::NOT_ADMINISTRATOR),
         (says(NEW, 1, 101, KeyChange::Revoke), Code::NOT_ADMINISTRATOR),
         (register(2, NEW, "some", always()), Code::STATEMENT_NUMBER),

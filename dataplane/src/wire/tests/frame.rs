@@ -32,9 +32,10 @@ fn sender_of(kind: Kind) -> Sender {
         | Kind::Offer
         | Kind::FetchPieces
         | Kind::Pieces
-        | Kind::Piece => Sender::Replica,
-        Kind::Submit | Kind::Query | Kind::StatusQuery => Sender::Client,
-        Kind::Replies | Kind::Refused | Kind::Answer | Kind::StatusAnswer => Sender::Server,
+        | Kind::Piece
+        | Kind::Cosignature => Sender::Replica,
+        Kind::Submit | Kind::Query | Kind::StatusQuery | Kind::Prove => Sender::Client,
+        Kind::Replies | Kind::Refused | Kind::Answer | Kind::StatusAnswer | Kind::Proof => Sender::Server,
     }
 }
 

@@ -5,7 +5,7 @@ use minicbor::data::Tag;
 use proptest::prelude::*;
 
 use crate::crypto::SecretKey;
-use crate::types::{Code, PublicKey, Signature};
+use crate::types::{Code, Signature};
 use crate::wire::limits::MAX_STATEMENT;
 use crate::wire::statement::{
     KeyChange, KeyStatement, MAX_REASON, SignedStatement, StatementError, Validity, carried, is_printed_name,
@@ -137,15 +137,8 @@ fn each_rule_has_its_error() {
     let never = Validity { from_ms: Some(5), until_ms: Some(5) };
     let rotate = statement(KeyChange::Rotate { replaces: secret(3).public(), validity: never });
     assert_eq!(parse(&rotate), Err(StatementError::Validity));
-    // The neutral point, for which everybody can sign; it may be revoked, should it ever have come in.
-    let mut weak = PublicKey([0; 32]);
-    weak.0[0] = 1;
-    let error = parse(&KeyStatement { key: weak, ..register("a") }).unwrap_err();
-    assert_eq!(error.code(), Code::BAD_KEY);
-    assert!(parse(&KeyStatement { key: weak, ..statement(KeyChange::Revoke) }).is_ok());
     let forged = register("a").sign(ORIGIN, secret(1).public(), |_| Signature([0; 64]));
-    let error = SignedStatement::of_operation(&operation(&forged), ORIGIN).unwrap_err();
-    assert_eq!((error, error.code()), (StatementError::Signature, Code::BAD_SIGNATURE));
+    assert!(!SignedStatement::of_operation(&operation(&forged), ORIGIN).unwrap().holds());
     for other in [&[0x82, 0x04][..], &[0x82, 0x04, 0x61, b'a'], &[0x82, 0x04, 0x40, 0x00]] {
         assert!(is_statement(other) && carried(other).is_none());
         assert!(SignedStatement::of_operation(other, ORIGIN).is_err());
