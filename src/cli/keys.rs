@@ -149,6 +149,7 @@ fn change_key(subject: &Subject, change: KeyChange, out: &mut impl Write, style:
 }
 
 /// How fresh a page is.
+#[derive(Clone, Copy)]
 pub(super) enum Fresh {
     As(Freshness),
     /// At a history of this size or more.

@@ -108,7 +108,7 @@ fn wrong_files_are_named_with_their_byte() {
     assert!(cut.contains(&file) && cut.contains(&format!("end at {last}, inside entry {}", count - 1)), "{cut}");
     let more = failed(&file, &[&good[..], &[0, 1, 0]].concat());
     assert!(more.contains(&format!("end at byte {}", good.len())), "{more}");
-    let mut edited = good.clone();
+    let mut edited = good;
     edited[2] = 0xff;
     let entry = failed(&file, &edited);
     assert!(entry.contains("byte 2: entry 0") && entry.contains("malformed at byte 0"), "{entry}");
