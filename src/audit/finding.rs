@@ -22,13 +22,13 @@ pub struct Finding {
     /// Where in the file, as far as that can be said.
     pub byte: Option<u64>,
     /// What.
-    pub fault: Fault,
+    pub fault: Box<Fault>,
 }
 
 impl Finding {
     /// A fault of a whole file.
     pub fn of(file: impl Into<String>, fault: impl Into<Fault>) -> Self {
-        Self { file: file.into(), entry: None, byte: None, fault: fault.into() }
+        Self { file: file.into(), entry: None, byte: None, fault: Box::new(fault.into()) }
     }
 }
 

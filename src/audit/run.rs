@@ -220,7 +220,7 @@ fn read_manifest(tree: &Tree, certified: &Certified) -> Result<Option<Manifest>,
 /// Checks the policies that lie in the export against the auditor's; gives how many of `policies/` there are.
 fn check_policies(tree: &Tree, policy: &Policy) -> Result<usize, Finding> {
     match read_policy(tree, POLICY) {
-        Err(Finding { fault: Fault::File(FileFault::Missing), .. }) => {}
+        Err(finding) if matches!(*finding.fault, Fault::File(FileFault::Missing)) => {}
         Err(finding) => return Err(finding),
         Ok(own) if own != *policy => return Err(Finding::of(POLICY, Fault::OtherPolicy)),
         Ok(_) => {}
@@ -386,7 +386,7 @@ impl<'a> Pass<'a> {
                 return Err(Fault::Epoch { before, found: config.epoch });
             }
             self.epoch = config.epoch;
-            let kept = read_policy(tree, &stages::policy_path(config.epoch)).map_err(|finding| finding.fault)?;
+            let kept = read_policy(tree, &stages::policy_path(config.epoch)).map_err(|finding| *finding.fault)?;
             return if kept == Policy::parse(config.policy.as_bytes())? { Ok(()) } else { Err(Fault::OtherPolicy) };
         }
         if config.sequence != 0 || config.epoch != 0 {

@@ -52,7 +52,12 @@ impl Checked {
             Fault::Entry(EntryError::Malformed(at)) => *at,
             _ => 0,
         };
-        Finding { file: self.tile.path(), entry: Some(entry), byte: Some((byte + inside) as u64), fault }
+        Finding {
+            file: self.tile.path(),
+            entry: Some(entry),
+            byte: Some((byte + inside) as u64),
+            fault: Box::new(fault),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::twin::value::ValueRef;
 use crate::twin::view::{Action, OperationView};
 
 /// Most files of one run. Beyond: refused.
-pub const MAX_FILES: usize = 4_096;
+pub const MAX_FILES: usize = 1_024;
 
 /// Longest file, bytes.
 pub const MAX_FILE: usize = if MAX_PROOF > MAX_NOTE { MAX_PROOF } else { MAX_NOTE };
@@ -110,7 +110,7 @@ pub struct VerifyError {
     /// Which file.
     pub file: String,
     /// What.
-    pub fault: VerifyFault,
+    pub fault: Box<VerifyFault>,
 }
 
 /// A file that holds: what it shows.
@@ -154,7 +154,7 @@ pub fn verify(files: &[Input], policy: &Policy) -> Result<Vec<Shown>, VerifyErro
     let mut shown = Vec::with_capacity(files.len());
     let mut claims = Vec::new();
     for ((file, _), parsed) in files.iter().zip(&parsed) {
-        let of = |fault: VerifyFault| VerifyError { file: file.clone(), fault };
+        let of = |fault: VerifyFault| VerifyError { file: file.clone(), fault: Box::new(fault) };
         match parsed {
             Parsed::Checkpoint(note) => {
                 let certified = policy.check(note).map_err(|fault| of(fault.into()))?;
@@ -175,7 +175,7 @@ pub fn verify(files: &[Input], policy: &Policy) -> Result<Vec<Shown>, VerifyErro
 }
 
 fn parse(file: &str, bytes: &[u8]) -> Result<Parsed, VerifyError> {
-    let of = |fault: VerifyFault| VerifyError { file: file.to_owned(), fault };
+    let of = |fault: VerifyFault| VerifyError { file: file.to_owned(), fault: Box::new(fault) };
     if bytes.starts_with(PROOF_START) {
         return TlogProof::parse(bytes).map(Parsed::Proof).map_err(|fault| of(fault.into()));
     }
@@ -208,7 +208,7 @@ fn one_history(shown: &[Shown]) -> Result<(), VerifyError> {
         let same = |other: &&Shown| other.origin == one.origin && other.size == one.size && other.root != one.root;
         if let Some(other) = shown[..index].iter().find(same) {
             let fault = VerifyFault::Split { size: one.size, other: other.file.clone() };
-            return Err(VerifyError { file: one.file.clone(), fault });
+            return Err(VerifyError { file: one.file.clone(), fault: Box::new(fault) });
         }
     }
     Ok(())
@@ -372,7 +372,10 @@ fn together(claims: &[(usize, EntryIndex, Claim<'_>)], shown: &mut [Shown]) -> R
     for (file, state, claim) in claims {
         let Claim::Slot { leaf, .. } = claim else { continue };
         let name = shown[*file].file.clone();
-        let of = |receipt: usize, fault, shown: &[Shown]| VerifyError { file: shown[receipt].file.clone(), fault };
+        let of = |receipt: usize, fault: VerifyFault, shown: &[Shown]| VerifyError {
+            file: shown[receipt].file.clone(),
+            fault: Box::new(fault),
+        };
         for (receipt, index, bundle) in &receipts {
             let own = own_changes(*index, bundle, leaf);
             let last = own.iter().map(|written| written.at).max();
@@ -389,7 +392,7 @@ fn together(claims: &[(usize, EntryIndex, Claim<'_>)], shown: &mut [Shown]) -> R
                 shown[*file].proved.push(line);
             }
         }
-        let lines = chain(leaf, &name, &receipts).map_err(|(receipt, fault)| of(receipt, fault, shown))?;
+        let lines = chain(leaf, &name, &receipts).map_err(|(receipt, fault)| of(receipt, *fault, shown))?;
         shown[*file].proved.extend(lines);
     }
     Ok(())
@@ -405,7 +408,7 @@ fn chain(
     leaf: &SlotLeaf<'_>,
     name: &str,
     receipts: &[(usize, EntryIndex, &BundleView<'_>)],
-) -> Result<Vec<String>, (usize, VerifyFault)> {
+) -> Result<Vec<String>, (usize, Box<VerifyFault>)> {
     let mut lines = Vec::new();
     let (mut revision, mut entry) = (leaf.revision, Some(leaf.position.entry));
     let (twin, property) = (leaf.twin.to_owned(), leaf.property.to_owned());
@@ -426,7 +429,8 @@ fn chain(
             entry = written.previous;
         }
         if revision > 0 && entry == Some(*index) {
-            return Err((*receipt, VerifyFault::NoChange { twin, property, revision, other: name.to_owned() }));
+            let fault = VerifyFault::NoChange { twin, property, revision, other: name.to_owned() };
+            return Err((*receipt, Box::new(fault)));
         }
         if revision == 0 {
             lines.push(format!("that was the first value of {twin} {property}"));
@@ -435,7 +439,7 @@ fn chain(
     Ok(lines)
 }
 
-fn check_value(leaf: &SlotLeaf<'_>, written: &Written<'_>, name: &str) -> Result<(), VerifyFault> {
+fn check_value(leaf: &SlotLeaf<'_>, written: &Written<'_>, name: &str) -> Result<(), Box<VerifyFault>> {
     let stated = leaf.value.map(value_of);
     let same = match (written.value, stated) {
         (None, None) => true,
@@ -446,14 +450,14 @@ fn check_value(leaf: &SlotLeaf<'_>, written: &Written<'_>, name: &str) -> Result
     if same && written.at == leaf.position {
         return Ok(());
     }
-    Err(VerifyFault::OtherValue {
+    Err(Box::new(VerifyFault::OtherValue {
         twin: leaf.twin.to_owned(),
         property: leaf.property.to_owned(),
         revision: leaf.revision,
         written: text(written.value),
         stated: text(stated.flatten()),
         other: name.to_owned(),
-    })
+    }))
 }
 
 fn value_of(item: &[u8]) -> Option<ValueRef<'_>> {
@@ -468,7 +472,7 @@ pub fn proves_absent(files: &[Input], policy: &Policy, twin: &str, property: &st
     for (file, bytes) in files {
         let Parsed::Proof(proof) = parse(file, bytes)? else { continue };
         let checked = proof.check(policy);
-        match checked.map_err(|fault| VerifyError { file: file.clone(), fault: fault.into() })? {
+        match checked.map_err(|fault| VerifyError { file: file.clone(), fault: Box::new(fault.into()) })? {
             (_, Claim::Absent { gap, .. }) if gap.covers(twin, property) => return Ok(true),
             _ => {}
         }

@@ -10,9 +10,13 @@ use crate::trail::Action;
 use crate::twin::record::{Old, REFUSED_CODES};
 use crate::twin::value::Value;
 
+fn published() -> serde_json::Value {
+    serde_json::from_str(include_str!("../../docs/vectors.json")).unwrap()
+}
+
 /// The entries of `docs/vectors.json`, which another program made, and their checkpoint.
 fn vectors() -> (Vec<Vec<u8>>, String) {
-    let vectors: serde_json::Value = serde_json::from_str(include_str!("../../docs/vectors.json")).unwrap();
+    let vectors = published();
     let entry = |entry: &serde_json::Value| HEXLOWER.decode(entry.as_str().unwrap().as_bytes()).unwrap();
     let entries = vectors["entries"].as_array().unwrap().iter().map(entry).collect();
     (entries, vectors["checkpoint"].as_str().unwrap().to_owned())
@@ -33,6 +37,7 @@ fn export() -> tempfile::TempDir {
     let (entries, checkpoint) = vectors();
     put(dir.path(), &format!("tile/entries/000.p/{}", entries.len()), &bundle(&entries));
     put(dir.path(), "checkpoint", checkpoint.as_bytes());
+    put(dir.path(), "policy.txt", published()["policy"].as_str().unwrap().as_bytes());
     dir
 }
 
@@ -91,40 +96,46 @@ fn wrong_files_are_named_with_their_byte() {
     let (entries, _) = vectors();
     let good = bundle(&entries);
     let failed = |name: &str, bytes: &[u8]| {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = export();
         put(dir.path(), name, bytes);
-        rows(dir.path(), Filter::all()).unwrap_err().to_string()
+        let found: Result<Vec<Row>, ExportError> = rows(dir.path(), Filter::all());
+        found.unwrap_err().to_string()
     };
     let count = entries.len();
     let file = format!("tile/entries/000.p/{count}");
     let cut = failed(&file, &good[..good.len() - 1]);
     let last = good.len() - entries[count - 1].len() - 2;
-    assert!(cut.contains(&format!("malformed at byte {last}")), "{cut}");
-    let wrong_count = failed(&format!("tile/entries/000.p/{}", count + 1), &good);
-    assert!(wrong_count.contains(&format!("malformed at byte {}", good.len())), "{wrong_count}");
-    let mut edited = good.clone();
+    assert!(cut.contains(&file) && cut.contains(&format!("end at {last}, inside entry {}", count - 1)), "{cut}");
+    let more = failed(&file, &[&good[..], &[0, 1, 0]].concat());
+    assert!(more.contains(&format!("end at byte {}", good.len())), "{more}");
+    let mut edited = good;
     edited[2] = 0xff;
     let entry = failed(&file, &edited);
     assert!(entry.contains("byte 2: entry 0") && entry.contains("malformed at byte 0"), "{entry}");
-    for name in
-        ["x000", "00", "000.p/0", "000.p/256", "000.p/06", "abc", "x001/x002", "000.p/+6", "\u{661}\u{662}\u{663}"]
+    let size = failed("checkpoint", b"example/plant\n0\nAAAA\n\n");
+    assert!(size.starts_with("checkpoint: "), "{size}");
+    for manifest in
+        [r#"{}"#, "[", r#"{"format":"atlas-export/1","origin":"o","from":3,"to":9,"size":6,"root":"","files":[]}"#]
     {
-        let text = failed(&format!("tile/entries/{name}"), &good);
-        assert!(text.contains("is no bundle of entries") || text.contains("Not a directory"), "{name}: {text}");
+        let text = failed("manifest.json", manifest.as_bytes());
+        assert!(text.starts_with("manifest.json: "), "{text}");
     }
-    assert!(rows(Path::new("/nonexistent-export"), Filter::all()).unwrap_err().to_string().contains("tile/entries"));
+    let text = rows(Path::new("/nonexistent-export"), Filter::all()).unwrap_err().to_string();
+    assert!(text.contains("/nonexistent-export"), "{text}");
 }
 
 #[test]
-fn a_gap_is_told_behind_the_rows_before_it() {
+fn a_missing_file_is_told_behind_the_rows_before_it() {
     let dir = export();
-    let (entries, _) = vectors();
-    put(dir.path(), "tile/entries/x001/x000/002.p/1", &bundle(&entries[2..3]));
+    let (entries, checkpoint) = vectors();
+    // A checkpoint over more than is there: nobody certified it, and nothing is said of when.
+    put(dir.path(), "checkpoint", checkpoint.replacen("\n6\n", "\n600\n", 1).as_bytes());
+    put(dir.path(), "tile/entries/000", &bundle(&vec![entries[3].clone(); 256]));
     let found: Vec<_> = ExportRows::open(dir.path(), Filter::all()).unwrap().collect();
     let (last, before) = found.split_last().unwrap();
-    assert!(before.iter().all(Result::is_ok) && before.len() == 8);
+    assert!(before.len() == 256 && before.iter().all(|row| row.as_ref().is_ok_and(|row| row.certified_ms.is_none())));
     let text = last.as_ref().unwrap_err().to_string();
-    assert!(text.contains("entries from 6 to 256000511 are missing"), "{text}");
+    assert_eq!(text, "tile/entries/001: the file is missing");
 }
 
 #[test]
@@ -135,4 +146,32 @@ fn rows_before_a_fault_in_the_same_file_are_told_first() {
     put(dir.path(), &format!("tile/entries/000.p/{}", entries.len()), &bundle(&entries));
     let found: Vec<_> = ExportRows::open(dir.path(), Filter::all()).unwrap().collect();
     assert_eq!((found.len(), found.iter().filter(|row| row.is_err()).count()), (5, 1));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn damaged_files_end_in_an_error_or_in_rows_and_never_in_a_panic(
+        at: proptest::sample::Index, with: Vec<u8>, cut: proptest::sample::Index, in_note: bool, is_cut: bool,
+    ) {
+        let (entries, checkpoint) = vectors();
+        let dir = tempfile::tempdir().unwrap();
+        let (mut tile, mut note) = (bundle(&entries), checkpoint.into_bytes());
+        let damaged = if in_note { &mut note } else { &mut tile };
+        let start = at.index(damaged.len());
+        let end = (start + with.len()).min(damaged.len());
+        damaged.splice(start..end, with);
+        if is_cut {
+            damaged.truncate(cut.index(damaged.len()));
+        }
+        put(dir.path(), &format!("tile/entries/000.p/{}", entries.len()), &tile);
+        put(dir.path(), "checkpoint", &note);
+        let Ok(rows) = ExportRows::open(dir.path(), Filter::all()) else { return Ok(()) };
+        let found: Vec<_> = rows.collect();
+        // Rows, then perhaps one error, and nothing behind it.
+        let first = found.iter().position(Result::is_err).unwrap_or(found.len());
+        proptest::prop_assert!(found.len() - first <= 1);
+        let _ = names_in(dir.path());
+    }
 }

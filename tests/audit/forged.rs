@@ -10,10 +10,13 @@ use atlas_dataplane::types::Digest;
 use crate::audited;
 use crate::history::{History, ORIGIN, checkpoint_of};
 
-/// What somebody does to an export, and what the audit must say of it.
+/// What somebody does to an export.
+type Forge = Box<dyn Fn(&Path, &History)>;
+
+/// A forgery, and what the audit must say of it.
 struct Forgery {
     name: &'static str,
-    forge: Box<dyn Fn(&Path, &History)>,
+    forge: Forge,
     /// How the message begins: file, entry and byte.
     begins: &'static str,
     /// What it says further on.
@@ -101,7 +104,7 @@ fn checkpoints() -> Vec<Forgery> {
             move |dir, _| two(dir),
         ),
         forgery("missing log line", "checkpoint: ", "no log line of a key of test.example/plant-7", |dir, _| {
-            without_line(dir, "checkpoint", 5)
+            without_line(dir, "checkpoint", 5);
         }),
         forgery(
             "duplicate line",
@@ -115,10 +118,10 @@ fn checkpoints() -> Vec<Forgery> {
             },
         ),
         forgery("bad base64", "checkpoint: ", "line 7: the signature is not base64 with padding", |dir, _| {
-            replace(dir, "checkpoint", "/replica/1 ", "/replica/1 !")
+            replace(dir, "checkpoint", "/replica/1 ", "/replica/1 !");
         }),
         forgery("bad UTF-8", "checkpoint: ", "not UTF-8 at byte 3", |dir, _| {
-            edit(dir, "checkpoint", |bytes| bytes[3] = 0xff)
+            edit(dir, "checkpoint", |bytes| bytes[3] = 0xff);
         }),
         forgery(
             "cut off",
@@ -127,10 +130,10 @@ fn checkpoints() -> Vec<Forgery> {
             |dir, _| edit(dir, "checkpoint", |bytes| bytes.truncate(bytes.len() - 5)),
         ),
         forgery("oversized", "checkpoint: ", "bytes, at most 65536 are read", |dir, _| {
-            edit(dir, "checkpoint", |bytes| bytes.resize(70_000, b'\n'))
+            edit(dir, "checkpoint", |bytes| bytes.resize(70_000, b'\n'));
         }),
         forgery("missing", "checkpoint: ", "the file is missing", |dir, _| {
-            fs::remove_file(dir.join("checkpoint")).expect("it is there")
+            fs::remove_file(dir.join("checkpoint")).expect("it is there");
         }),
         forgery(
             "another size",
@@ -145,7 +148,7 @@ fn checkpoints() -> Vec<Forgery> {
             replace(dir, "checkpoint", &format!("\n{}\n", history.entries.len()), "\n0\n");
         }),
         forgery("extension line", "checkpoint: ", "line 4 is an extension line", |dir, _| {
-            replace(dir, "checkpoint", "\n\n", "\nmore\n\n")
+            replace(dir, "checkpoint", "\n\n", "\nmore\n\n");
         }),
         forgery(
             "another origin",
@@ -188,26 +191,26 @@ fn checkpoints() -> Vec<Forgery> {
 fn tiles() -> Vec<Forgery> {
     vec![
         forgery("flipped leaf hash", "tile/0/000, entry 5, byte 160: ", "the tile was changed", |dir, _| {
-            edit(dir, "tile/0/000", |bytes| bytes[163] ^= 1)
+            edit(dir, "tile/0/000", |bytes| bytes[163] ^= 1);
         }),
         forgery("flipped hash in the last tile", "tile/0/002.p/", "the tile was changed", |dir, _| {
             let tile = last(dir, "tile/0", "002.p");
             edit(dir, &tile, |bytes| bytes[40] ^= 0x80);
         }),
         forgery("flipped upper hash", "tile/1/000.p/2, byte 32: ", "tile/0/001 makes", |dir, _| {
-            edit(dir, "tile/1/000.p/2", |bytes| bytes[33] ^= 1)
+            edit(dir, "tile/1/000.p/2", |bytes| bytes[33] ^= 1);
         }),
         forgery("cut tile", "tile/0/001: ", "8160 bytes, a tile of 256 hashes has 8192", |dir, _| {
-            edit(dir, "tile/0/001", |bytes| bytes.truncate(8_160))
+            edit(dir, "tile/0/001", |bytes| bytes.truncate(8_160));
         }),
         forgery("padded tile", "tile/0/001: ", "8224 bytes, a tile of 256 hashes has 8192", |dir, _| {
-            edit(dir, "tile/0/001", |bytes| bytes.extend([0; 32]))
+            edit(dir, "tile/0/001", |bytes| bytes.extend([0; 32]));
         }),
         forgery("missing tile", "tile/0/001: ", "the file is missing", |dir, _| {
-            fs::remove_file(dir.join("tile/0/001")).expect("it is there")
+            fs::remove_file(dir.join("tile/0/001")).expect("it is there");
         }),
         forgery("swapped tiles", "tile/0/000, entry 0, byte 0: ", "the tile was changed", |dir, _| {
-            swap(dir, "tile/0/000", "tile/0/001")
+            swap(dir, "tile/0/000", "tile/0/001");
         }),
         forgery("swapped hashes and entries", "tile/1/000.p/2, byte 0: ", "tile/0/000 makes", |dir, _| {
             swap(dir, "tile/0/000", "tile/0/001");
@@ -263,10 +266,10 @@ fn entries() -> Vec<Forgery> {
             });
         }),
         forgery("cut entries", "tile/entries/001: ", "inside entry 255 of the bundle", |dir, _| {
-            edit(dir, "tile/entries/001", |bytes| bytes.truncate(bytes.len() - 1))
+            edit(dir, "tile/entries/001", |bytes| bytes.truncate(bytes.len() - 1));
         }),
         forgery("bytes behind the entries", "tile/entries/001: ", "and bytes follow", |dir, _| {
-            edit(dir, "tile/entries/001", |bytes| bytes.push(0))
+            edit(dir, "tile/entries/001", |bytes| bytes.push(0));
         }),
         forgery("a length that lies", "tile/entries/000, entry 0, byte 2: ", "the entry was changed", |dir, _| {
             edit(dir, "tile/entries/000", |bytes| {
@@ -276,7 +279,7 @@ fn entries() -> Vec<Forgery> {
             });
         }),
         forgery("swapped entry files", "tile/entries/000, entry 0, byte 2: ", "the entry was changed", |dir, _| {
-            swap(dir, "tile/entries/000", "tile/entries/001")
+            swap(dir, "tile/entries/000", "tile/entries/001");
         }),
         forgery("oversized entries", "tile/entries/000: ", "at most 16777472 are read", |dir, _| {
             fs::File::options()
@@ -286,7 +289,7 @@ fn entries() -> Vec<Forgery> {
                 .expect("sparse");
         }),
         forgery("missing entries", "tile/entries/000: ", "the file is missing", |dir, _| {
-            fs::remove_file(dir.join("tile/entries/000")).expect("it is there")
+            fs::remove_file(dir.join("tile/entries/000")).expect("it is there");
         }),
     ]
 }
@@ -294,7 +297,7 @@ fn entries() -> Vec<Forgery> {
 fn papers() -> Vec<Forgery> {
     vec![
         forgery("another policy", "policy.txt: ", "not the policy that the audit was given", |dir, _| {
-            replace(dir, "policy.txt", "group replicas 3", "group replicas 2")
+            replace(dir, "policy.txt", "group replicas 3", "group replicas 2");
         }),
         forgery(
             "an impossible policy",
@@ -319,10 +322,10 @@ fn papers() -> Vec<Forgery> {
             },
         ),
         forgery("a manifest that is not JSON", "manifest.json: ", "not a manifest: ", |dir, _| {
-            edit(dir, "manifest.json", |bytes| bytes.truncate(100))
+            edit(dir, "manifest.json", |bytes| bytes.truncate(100));
         }),
         forgery("a manifest with an unknown field", "manifest.json: ", "unknown field `more`", |dir, _| {
-            replace(dir, "manifest.json", "{", "{\"more\": 1, ")
+            replace(dir, "manifest.json", "{", "{\"more\": 1, ");
         }),
         forgery(
             "a manifest of the future",
@@ -331,10 +334,10 @@ fn papers() -> Vec<Forgery> {
             |dir, _| replace(dir, "manifest.json", "atlas-export/1", "atlas-export/2"),
         ),
         forgery("a manifest of another root", "manifest.json: ", "the manifest says root", |dir, _| {
-            replace(dir, "manifest.json", "\"root\": \"", "\"root\": \"0")
+            replace(dir, "manifest.json", "\"root\": \"", "\"root\": \"0");
         }),
         forgery("a manifest of no range", "manifest.json: ", "the manifest says entries 5 to", |dir, _| {
-            replace(dir, "manifest.json", "\"from\": 0", "\"from\": 5")
+            replace(dir, "manifest.json", "\"from\": 0", "\"from\": 5");
         }),
         forgery(
             "a manifest that leads out",
@@ -383,9 +386,9 @@ fn copy_tree(from: &Path, to: &Path) {
         let entry = entry.expect("a file");
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target)
+            copy_tree(&entry.path(), &target);
         } else {
-            fs::copy(entry.path(), target).map(|_| ()).expect("a copy")
+            fs::copy(entry.path(), target).map(|_| ()).expect("a copy");
         }
     }
 }

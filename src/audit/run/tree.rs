@@ -42,7 +42,7 @@ pub(super) fn check(tree: &Tree, certified: &Certified, held: (u64, u64)) -> Res
                     file: parent.path(),
                     entry: None,
                     byte,
-                    fault: Fault::Parent { below: tile.path(), found, made },
+                    fault: Box::new(Fault::Parent { below: tile.path(), found, made }),
                 };
                 return Err(changed_leaf(tree, tile, &hashes, held, mends).unwrap_or(generic));
             }
@@ -99,7 +99,7 @@ fn changed_leaf(
         file: tile.path(),
         entry: Some(tile.first() + at as u64),
         byte: Some(32 * at as u64),
-        fault: Fault::LeafHash { found: hashes[at], made: made[at] },
+        fault: Box::new(Fault::LeafHash { found: hashes[at], made: made[at] }),
     })
 }
 
