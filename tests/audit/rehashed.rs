@@ -186,7 +186,7 @@ fn altered_bundles_do_not_verify() {
         let stranger = signed(77, ORIGIN, Some(1), 9, &parts.requests, CREATED_MS);
         parts.cose = stranger.cose().to_vec();
     });
-    found("stranger", &history, at, "whom no CONFIG entry names");
+    found("stranger", &history, at, "which might do nothing then (unknown identity)");
 
     let mut history = original.clone();
     let at = history.alter(100, changed, |parts| {
@@ -247,10 +247,17 @@ fn altered_states_do_not_replay() {
     history.entries.remove(at);
     found("missing", &history, at, "and missing before this entry");
 
-    let mut history = original;
+    let mut history = original.clone();
     let at = history.alter_state(150, checkpoint, |_| ());
     history.entries.insert(at, history.entries[at].clone());
     found("twice", &history, at + 1, "no STATE entry is due at sequence");
+
+    let mut history = original;
+    let at = history.alter_state(350, checkpoint, |_| ());
+    history.entries.truncate(at);
+    let message = message(&history);
+    let ends = format!("checkpoint, entry {at}: the history ends where the STATE entry of sequence ");
+    assert!(message.starts_with(&ends), "{message}");
 }
 
 #[test]
