@@ -261,6 +261,25 @@ fn altered_states_do_not_replay() {
 }
 
 #[test]
+fn key_entries_out_of_place_are_found() {
+    let original = History::new();
+    let is_key = |entry: &Vec<u8>| matches!(EntryView::decode(entry), Ok(EntryView::Key(_)));
+    let at = original.entries.iter().position(is_key).expect("a KEY entry");
+    let mut history = original.clone();
+    history.entries.remove(at);
+    found("missing", &history, at, "the KEY entry of the statement that the bundle before brought is missing");
+
+    let mut history = original.clone();
+    history.entries.insert(at, original.entries[at].clone());
+    found("twice", &history, at + 1, "no bundle right before brought the statement of this KEY entry");
+
+    let mut history = original;
+    let last = history.entries[at].len() - 1;
+    history.entries[at][last] ^= 1;
+    found("another", &history, at, "no bundle right before brought the statement of this KEY entry");
+}
+
+#[test]
 fn an_order_that_cannot_be_is_found() {
     let original = History::new();
     let mut history = original.clone();
