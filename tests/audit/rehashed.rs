@@ -151,7 +151,7 @@ fn altered_outcomes_do_not_replay() {
     found("revision", &history, at, "executed again its changes are 8183");
 
     let mut history = original.clone();
-    let at = history.alter(300, changed, |parts| parts.outcomes[0] = None);
+    let at = history.alter(300, first_done, |parts| parts.outcomes[0] = None);
     found("skipped", &history, at, "was not used and has no outcome");
 
     let mut history = original;
