@@ -21,6 +21,7 @@ use super::output::{Style, json_line};
 use super::parse;
 use super::session::Session;
 use crate::audit::export::{ExportError, Source, export as write_export};
+use crate::audit::layout::Manifest;
 use crate::audit::verify::{Input, Shown, own_changes, verify};
 use crate::client::Error;
 use crate::twin::query::Bound;
@@ -359,32 +360,47 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
 /// No replica gives a history that holds; the directory cannot be written.
 pub fn export(args: &ExportArgs, out: &mut impl Write, _: Style) -> Result<(), CliError> {
     let mut session = Session::open(&args.connection)?;
-    let policy = session.cluster().policy_text();
-    let n = session.cluster().n();
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} entries, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let progress = |done, all| {
+        bar.set_length(all);
+        bar.set_position(done);
+    };
+    let at_least = args.to.unwrap_or(1).max(1);
+    let exported = export_history(&mut session, (args.from, args.to), at_least, &args.output, &progress);
+    bar.finish_and_clear();
+    let (manifest, replica) = exported?;
+    if args.format.json {
+        return Ok(json_line(out, &manifest)?);
+    }
+    let (from, to, size) = (manifest.from, manifest.to, manifest.size);
+    let (dir, root) = (args.output.display(), &manifest.root);
+    writeln!(
+        out,
+        "entries {from} to {to} of {size} certified ones are in {dir}, from replica {replica}; root {root}\n\
+         check it anywhere: atlas audit {dir} --policy YOUR-COPY-OF/policy.txt --deep"
+    )?;
+    Ok(())
+}
+
+/// Exports entries under a certificate of at least so many, from the first replica whose history holds.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_history(
+    session: &mut Session,
+    range: (EntryIndex, Option<EntryIndex>),
+    at_least: u64,
+    dir: &Path,
+    progress: &dyn Fn(u64, u64),
+) -> Result<(Manifest, ReplicaId), CliError> {
+    let (policy, n) = (session.cluster().policy_text(), session.cluster().n());
     let mut said = String::new();
     for replica in (0..n as u8).map(ReplicaId) {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} entries, {eta} left");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let progress = |done, all| {
-            bar.set_length(all);
-            bar.set_position(done);
-        };
-        let mut source = Replica { session: &mut session, replica };
-        let result = write_export(&mut source, policy.as_bytes(), (args.from, args.to), &args.output, &progress);
-        bar.finish_and_clear();
-        match result {
-            Ok(manifest) if args.format.json => return Ok(json_line(out, &manifest)?),
-            Ok(manifest) => {
-                let (from, to, size) = (manifest.from, manifest.to, manifest.size);
-                let (dir, root) = (args.output.display(), &manifest.root);
-                return writeln!(
-                    out,
-                    "entries {from} to {to} of {size} certified ones are in {dir}, from replica {replica}; root {root}\n\
-                     check it anywhere: atlas audit {dir} --policy YOUR-COPY-OF/policy.txt --deep"
-                )
-                .map_err(CliError::from);
-            }
+        let mut source = Replica { session, replica, at_least };
+        match write_export(&mut source, policy.as_bytes(), range, dir, progress) {
+            Ok(manifest) => return Ok((manifest, replica)),
             Err(error @ (ExportError::Directory(_) | ExportError::Range { .. })) => {
                 return Err(CliError::Failed(error.to_string()));
             }
@@ -398,6 +414,7 @@ pub fn export(args: &ExportArgs, out: &mut impl Write, _: Style) -> Result<(), C
 struct Replica<'a> {
     session: &'a mut Session,
     replica: ReplicaId,
+    at_least: u64,
 }
 
 impl Replica<'_> {
@@ -410,7 +427,7 @@ impl Source for Replica<'_> {
     type Error = Error;
 
     fn checkpoint(&mut self) -> Result<Vec<u8>, Error> {
-        self.ask(&ProofQuestion::Checkpoint(1))
+        self.ask(&ProofQuestion::Checkpoint(self.at_least))
     }
 
     fn entries(&mut self, first: EntryIndex, max: usize) -> Result<Vec<Vec<u8>>, Error> {

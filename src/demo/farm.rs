@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use atlas_dataplane::cluster::Cluster;
 use atlas_dataplane::cluster::init::{GATEWAY, OPERATOR};
+use atlas_dataplane::history::tlog_policy::Policy;
 use atlas_dataplane::types::{Code, Position, PublicKey};
 
 use super::meter::{Meter, Phase};
 use crate::cli::error::CliError;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::proofs::export_history;
 use crate::cli::session::{Session, identity, load_cluster, unreadable};
 use crate::client::{
     Client, ClientConfig, Completion, ReadResult, ReplicaStatus, RequestResult, Strength, SubmitOptions,
@@ -152,6 +154,14 @@ impl Farm {
         let result = session.submit(operation.encode())?;
         self.last = self.last.max(result.position);
         Ok(result)
+    }
+
+    /// Exports the history, of at least so many entries, into a new directory; gives the policy by which it is to be believed.
+    pub(super) fn export(&mut self, dir: &Path, size: u64) -> Result<Policy, CliError> {
+        let key = identity(key_file(&self.replicas, OPERATOR)?)?;
+        let mut session = Session::connect(self.cluster.clone(), key, TIMEOUT)?;
+        export_history(&mut session, (0, None), size, dir, &|_, _| {})?;
+        Policy::parse(self.cluster.policy_text().as_bytes()).map_err(failed)
     }
 
     fn read(&mut self, query: &Query, at_least: u64) -> Result<ReadResult, CliError> {

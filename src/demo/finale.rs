@@ -1,7 +1,13 @@
 //! The end: is the state the same everywhere, and is what was recorded what was measured?
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
+use std::num::NonZero;
+use std::path::Path;
+use std::thread::available_parallelism;
 use std::time::Duration;
+
+use atlas_dataplane::history::tlog_policy::Policy;
 
 use atlas_dataplane::types::Digest;
 
@@ -11,13 +17,16 @@ use super::farm::REPLICAS;
 use super::meter::{Figures, Phase, ms};
 use super::plan;
 use super::story::{Absence, Setting, Story};
+use crate::audit::run::{self, Options, Report};
 use crate::cli::error::CliError;
 use crate::cli::output::Colour;
 use crate::client::ReplicaStatus;
 use crate::twin::query::MAX_PAGE;
 
 /// How many checks a whole story makes.
-const CHECKS: usize = 9;
+const CHECKS: usize = 11;
+/// Where in the demonstration's directory the export goes.
+const EXPORT: &str = "export";
 /// How many digits of a digest are shown.
 const SHORT: usize = 16;
 
@@ -60,7 +69,33 @@ impl<W: Write> Story<'_, W> {
             Ok(Compared { rows, cells }) => self.verdict.add(true, what, format!("{rows} rows, {cells} values")),
             Err(mismatch) => self.verdict.add(false, what, mismatch.to_string()),
         }
+        let size = common.as_ref().map_or(1, |status| status.size);
+        let audited = self.audit(&setting.dir.join(EXPORT), size);
+        self.verdict.add(
+            audited.is_ok(),
+            "the exported history holds in an offline audit",
+            match &audited {
+                Ok((report, _)) => format!(
+                    "{} entries, {} operations executed again, every signature and {} state roots",
+                    report.size, report.operations, report.states
+                ),
+                Err(error) => error.to_string(),
+            },
+        );
+        let found = audited.and_then(|(_, found)| found);
+        let what = "one byte changed in a copy of it is found";
+        self.verdict.add(found.is_ok(), what, found.unwrap_or_else(|error| error.to_string()));
         self.sum_up(rows.len(), replay, common.ok(), setting)
+    }
+
+    /// Exports the history, audits it, and audits a copy of it in which one byte is another.
+    fn audit(&mut self, dir: &Path, size: u64) -> Result<(Report, Result<String, CliError>), CliError> {
+        self.screen.clear();
+        let policy = self.farm.export(dir, size)?;
+        let options = Options { deep: true, threads: available_parallelism().unwrap_or(NonZero::<usize>::MIN) };
+        let report = run::audit(dir, &policy, options, &|_, _| {})
+            .map_err(|error| CliError::Proof(format!("{}: {error}", dir.display())))?;
+        Ok((report, altered(dir, &policy, options)))
     }
 
     fn check_absence(&mut self) {
@@ -142,6 +177,9 @@ impl<W: Write> Story<'_, W> {
         }
         screen.line(&format!("data          {ATTRIBUTION}"))?;
         if setting.kept {
+            let (export, policy) = (setting.dir.join(EXPORT), setting.dir.join("policy.txt"));
+            let (export, policy) = (export.display(), policy.display());
+            screen.line(&format!("evidence      atlas audit {export} --policy {policy} --deep"))?;
             screen.line(&format!(
                 "kept          {}; see atlas replica --help to start it again",
                 setting.dir.display()
@@ -153,6 +191,38 @@ impl<W: Write> Story<'_, W> {
         }
         verdict
     }
+}
+
+/// What the audit says of a copy with one byte changed; an error where it says nothing.
+fn altered(dir: &Path, policy: &Policy, options: Options) -> Result<String, CliError> {
+    let copy = dir.with_extension("altered");
+    let made = copy_with_a_changed_byte(dir, &copy);
+    let audited = made.map(|()| run::audit(&copy, policy, options, &|_, _| {}));
+    let removed = fs::remove_dir_all(&copy);
+    match audited.map_err(|error| CliError::failed(copy.display(), error))? {
+        Err(error) => removed.map(|()| error.to_string()).map_err(|error| CliError::failed(copy.display(), error)),
+        Ok(_) => Err(CliError::Proof("the audit of the altered copy found nothing".to_owned())),
+    }
+}
+
+/// Copies a directory; in the middle of the first file of entries one bit is another.
+fn copy_with_a_changed_byte(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_with_a_changed_byte(&entry.path(), &target)?;
+            continue;
+        }
+        let mut bytes = fs::read(entry.path())?;
+        if from.ends_with("tile/entries") && entry.file_name() == "000" {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }
+        fs::write(target, bytes)?;
+    }
+    Ok(())
 }
 
 fn short(digest: [u8; 32]) -> String {

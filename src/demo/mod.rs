@@ -14,6 +14,9 @@
 //!
 //! The measurements are real ([`data`]); states, commands and interlocks are the project's own and are said to be.
 //!
+//! 7. The history is exported and audited offline, everything executed again; in a copy one byte is changed, and the audit must
+//!    find it.
+//!
 //! # How it ends
 //! Every step is a named check; the command succeeds only if all hold, and else names those that do not. In any case, also
 //! on an error or a first SIGINT or SIGTERM, the replicas are gone and the temporary directory is removed when it ends.
@@ -63,9 +66,9 @@ Examples:
 
 Replays a storm day of a wind farm on four replica processes, in less than a minute: a turbine trips, an
 operator's command is refused, the leader is killed, replaced and comes back, a replica lies and is caught, and in the
-end all that was recorded is read back and compared with the input. Nothing is left behind unless --keep says so. Exit code 0 only if all held.")]
+end all that was recorded is read back and compared with the input, exported and audited offline. Nothing is left behind unless --keep says so. Exit code 0 only if all held.")]
 pub struct DemoArgs {
-    /// Leave the cluster (keys, logs, history) in this directory, which must be new or empty
+    /// Leave the cluster (keys, logs, history) and the export in this directory, which must be new or empty
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
     /// Time for ten minutes of the day, in milliseconds; 0 is as fast as the cluster goes

@@ -145,6 +145,9 @@ fn write_error(path: &Path) -> impl FnOnce(io::Error) -> InitError {
     |source| InitError::Write { path, source }
 }
 
+/// The auditor's policy, in the directory that [`init`] writes.
+pub const POLICY_FILE: &str = "policy.txt";
+
 /// Writes a new cluster into `dir`, which does not exist or is empty.
 ///
 /// # Errors
@@ -303,8 +306,10 @@ fn write_cluster(dir: &Path, options: &InitOptions, size: Size) -> Result<Digest
     sync_dir(&clients)?;
     let path = dir.join(CLUSTER_FILE);
     write_file(&path, &text)?;
+    let cluster = Cluster::load(&path)?;
+    write_file(&dir.join(POLICY_FILE), &cluster.policy_text())?;
     sync_dir(dir)?;
-    Ok(Cluster::load(&path)?.genesis())
+    Ok(cluster.genesis())
 }
 
 /// A text as TOML writes it.

@@ -38,6 +38,7 @@ mod clients;
 mod cosigning;
 mod counters;
 mod crash;
+mod divergence;
 mod links;
 mod node;
 mod outbox;

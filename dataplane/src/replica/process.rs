@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::crash::{CrashPoint, Step};
+use super::divergence;
 use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
@@ -160,8 +161,17 @@ fn run_with<A: Application>(
             report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
         }
     }
+    let data = setup.config.data.clone();
     let mut process = Process::start(setup, &application, hostility)?;
-    process.run()
+    let ended = process.run();
+    if let Err(RunError::Node(error)) = &ended {
+        match divergence::keep(&data, process.node.execution(), error) {
+            Ok(Some(dir)) => report(&format!("what there is to compare is kept in {}", dir.display())),
+            Ok(None) => {}
+            Err(error) => report(&format!("what there is to compare cannot be kept in {}: {error}", data.display())),
+        }
+    }
+    ended
 }
 
 /// A line for the operator, on standard error.
