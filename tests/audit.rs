@@ -55,6 +55,7 @@ fn a_real_history_holds_whatever_the_threads() {
     assert_eq!((report.size, report.from, report.to, report.checkpoints), (size, 0, size, 2));
     assert_eq!(report.kinds.iter().sum::<u64>(), size);
     assert!(report.replayed && report.manifest && report.states > 2 && report.kinds[2] == report.states);
+    assert_eq!(report.kinds[3], 2, "a key was registered and revoked");
     assert!(report.operations > 500 && report.operations < report.requests, "some requests were skipped");
     assert_eq!((report.crafted_count, report.certified_by_s), (0, Some(SIGNED_S + 1)));
 }

@@ -6,6 +6,8 @@
 mod answers;
 #[path = "../dataplane/tests/fuzz/harness.rs"]
 mod harness;
+#[path = "fuzz/manifest.rs"]
+mod manifest;
 #[path = "fuzz/operations.rs"]
 mod operations;
 #[path = "../dataplane/tests/samples/random.rs"]
@@ -24,6 +26,7 @@ fn mutated_encodings_harm_no_decoder() {
 /// Every decoder of the application that outsiders' bytes reach.
 fn targets() -> Vec<Target> {
     vec![
+        Target::new("manifest", manifest::manifest, manifest::run_manifest),
         Target::new("operation", operations::operation, operations::run_operation),
         Target::new("value", operations::value, operations::run_value),
         Target::new("value's text", operations::text, operations::run_text),

@@ -13,7 +13,7 @@ use std::path::Path;
 use atlas_dataplane::history::entry::put_key;
 use atlas_dataplane::wire::frame::Kind;
 use ring::digest::{Context, SHA256};
-use samples::Rng;
+use samples::{Rng, evidence};
 
 /// Samples of each kind.
 const SAMPLES: usize = 64;
@@ -50,6 +50,13 @@ fn lines() -> Vec<String> {
             out
         }),
     ];
+    lines.extend([
+        line("checkpoint", |rng| evidence::note(rng).into_bytes()),
+        line("policy", evidence::policy),
+        line("proof", evidence::proof),
+        line("proof-extra", evidence::payload),
+        line("entry-bundle", |rng| evidence::entries(rng, 20)),
+    ]);
     // The handshake's bytes are Noise's affair.
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Handshake) {
         lines.push(line(&format!("{kind:?}"), |rng| samples::body(rng, kind)));

@@ -106,6 +106,12 @@ pub enum Divergence {
     /// A STATE entry that is missing before this entry.
     #[error("a STATE entry is due at sequence {0} and missing before this entry")]
     StateMissing(Sequence),
+    /// A history that ends within a sequence; no replica signs such a one.
+    #[error("the history ends where the STATE entry of sequence {0} is due")]
+    EndsBeforeState(Sequence),
+    /// The same before a KEY entry.
+    #[error("the history ends where the KEY entry of the statement that its last bundle brought is due")]
+    EndsBeforeKey,
     /// Another number in a STATE entry.
     #[error("the STATE entry's {field} is {written}, replay gives {replayed}")]
     State {
@@ -205,6 +211,22 @@ impl Replay {
             (EntryView::Bundle(_), None) => return Err(Fault::Bundle(atlas_dataplane::wire::error::BundleError::Cose)),
         }
         self.last = (view.sequence(), view.time_ms(), matches!(view, EntryView::State(_)));
+        Ok(())
+    }
+
+    /// Whether the history may end here: heads are signed at the end of a sequence.
+    ///
+    /// # Errors
+    /// An entry is due still.
+    pub fn finish(&self) -> Result<(), Divergence> {
+        let (sequence, time_ms, is_state) = self.last;
+        if self.owed.is_some() {
+            return Err(Divergence::EndsBeforeKey);
+        }
+        let is_checkpoint = sequence > self.checkpointed && sequence.is_multiple_of(self.roster.checkpoint_interval);
+        if !is_state && (is_checkpoint || self.is_due(time_ms)) {
+            return Err(Divergence::EndsBeforeState(sequence));
+        }
         Ok(())
     }
 

@@ -141,6 +141,10 @@ pub fn audit(dir: &Path, policy: &Policy, options: Options, progress: &dyn Fn(u6
         progress(checked.tile.first() + u64::from(checked.tile.width) - from, to - from);
         Ok(())
     })?;
+    if let Some(replay) = pass.replay.as_ref().filter(|_| to == certified.size) {
+        let at_end = |fault| Finding { entry: Some(to), ..Finding::of(CHECKPOINT, Fault::Replay(fault)) };
+        replay.finish().map_err(at_end)?;
+    }
     if let Some(manifest) = &manifest {
         check_listed(&tree, manifest, &tiles, policies, checkpoints)?;
     }

@@ -21,6 +21,7 @@ use atlas_dataplane::history::tlog_proof::{Payload, render};
 use atlas_dataplane::ordering::batch::Batch;
 use atlas_dataplane::types::{Digest, EntryIndex, PublicKey, ReplicaId, TimeMs};
 use atlas_dataplane::wire::bundle::{Bundle, OPEN_SESSION, Request};
+use atlas_dataplane::wire::statement::{KeyChange, KeyStatement, Validity, operation};
 
 pub(crate) const ORIGIN: &str = "test.example/plant-7";
 /// When the cluster was created: 2015-03-31T00:00:00Z.
@@ -31,6 +32,11 @@ pub(crate) const SIGNED_S: u64 = 1_427_770_000;
 pub(crate) const OPERATOR: u8 = 100;
 /// Seed of the gateway's key, who may write below `gate/`.
 pub(crate) const GATEWAY: u8 = 101;
+
+/// Seed of the administrator's key.
+pub(crate) const ADMINISTRATOR: u8 = 102;
+/// Seed of the key that is registered, used and revoked.
+pub(crate) const GUEST: u8 = 103;
 
 pub(crate) fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed(&[seed; 32])
@@ -63,6 +69,7 @@ pub(crate) fn cluster_with(settings: &str) -> Cluster {
              [[clients]]\nname = \"{name}\"\nkey = \"{key}\"\nrole = \"{name}\"\n\n"
         );
     }
+    let _ = write!(text, "[[administrators]]\nname = \"admin\"\nkey = \"{}\"\n", public(ADMINISTRATOR));
     Cluster::parse(text.as_bytes(), Path::new("cluster.toml")).expect("a cluster file")
 }
 
@@ -107,6 +114,22 @@ impl Run {
         let store = TwinStore::new(cluster.settings().max_properties);
         let execution = Execution::new(cluster, store, MemoryStore::new()).expect("a genesis");
         Self { execution, out: Executed::default(), time_ms: CREATED_MS, opened: Vec::new() }
+    }
+
+    /// An administrator registers a key, which writes, and revokes it.
+    fn guest(&mut self) {
+        let admin = self.one(signed(ADMINISTRATOR, ORIGIN, None, 0, &[opening()], CREATED_MS));
+        let statement = |number, change| {
+            let statement = KeyStatement { number, key: public(GUEST), change, reason: None };
+            let cose = statement.sign(ORIGIN, public(ADMINISTRATOR), |bytes| key(ADMINISTRATOR).sign(bytes));
+            Request { class: 0, not_after_ms: None, operation: &operation(&cose) }.encode()
+        };
+        let register =
+            KeyChange::Register { name: "guest".into(), role: Some("gateway".into()), validity: Validity::default() };
+        self.one(signed(ADMINISTRATOR, ORIGIN, Some(admin), 1, &[statement(1, register)], CREATED_MS));
+        let own = [opening(), request(&set("gate/g", "open", Value::Bool(true)), None)];
+        self.one(signed(GUEST, ORIGIN, None, 0, &own, CREATED_MS));
+        self.one(signed(ADMINISTRATOR, ORIGIN, Some(admin), 2, &[statement(2, KeyChange::Revoke)], CREATED_MS));
     }
 
     /// One of the sessions that the key opened, or 0, which is none.
@@ -159,6 +182,7 @@ impl History {
         let operator = run.one(signed(OPERATOR, ORIGIN, None, 0, &[opening()], CREATED_MS));
         let more = [opening(), request(&set("gate/a", "open", Value::Bool(true)), None)];
         let gateway = run.one(signed(GATEWAY, ORIGIN, None, 0, &more, CREATED_MS));
+        run.guest();
         let (mut next, mut gate) = (0, 2);
         while run.execution.size() < 600 {
             let turn = next;

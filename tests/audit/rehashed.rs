@@ -125,7 +125,8 @@ fn liars_with_too_few_keys_certify_nothing() {
 fn altered_outcomes_do_not_replay() {
     let original = History::new();
     let mut history = original.clone();
-    let at = history.alter(200, changed, |parts| parts.outcomes[0] = Some((Code::FORBIDDEN, Vec::new())));
+    let first_done = |parts: &Parts| matches!(&parts.outcomes[0], Some((Code::DONE, changes)) if !changes.is_empty());
+    let at = history.alter(200, first_done, |parts| parts.outcomes[0] = Some((Code::FORBIDDEN, Vec::new())));
     found(
         "code",
         &history,
@@ -150,7 +151,7 @@ fn altered_outcomes_do_not_replay() {
     found("revision", &history, at, "executed again its changes are 8183");
 
     let mut history = original.clone();
-    let at = history.alter(300, changed, |parts| parts.outcomes[0] = None);
+    let at = history.alter(300, first_done, |parts| parts.outcomes[0] = None);
     found("skipped", &history, at, "was not used and has no outcome");
 
     let mut history = original;
@@ -186,7 +187,7 @@ fn altered_bundles_do_not_verify() {
         let stranger = signed(77, ORIGIN, Some(1), 9, &parts.requests, CREATED_MS);
         parts.cose = stranger.cose().to_vec();
     });
-    found("stranger", &history, at, "whom no CONFIG entry names");
+    found("stranger", &history, at, "which might do nothing then (unknown identity)");
 
     let mut history = original.clone();
     let at = history.alter(100, changed, |parts| {
@@ -247,10 +248,36 @@ fn altered_states_do_not_replay() {
     history.entries.remove(at);
     found("missing", &history, at, "and missing before this entry");
 
-    let mut history = original;
+    let mut history = original.clone();
     let at = history.alter_state(150, checkpoint, |_| ());
     history.entries.insert(at, history.entries[at].clone());
     found("twice", &history, at + 1, "no STATE entry is due at sequence");
+
+    let mut history = original;
+    let at = history.alter_state(350, checkpoint, |_| ());
+    history.entries.truncate(at);
+    let message = message(&history);
+    let ends = format!("checkpoint, entry {at}: the history ends where the STATE entry of sequence ");
+    assert!(message.starts_with(&ends), "{message}");
+}
+
+#[test]
+fn key_entries_out_of_place_are_found() {
+    let original = History::new();
+    let is_key = |entry: &Vec<u8>| matches!(EntryView::decode(entry), Ok(EntryView::Key(_)));
+    let at = original.entries.iter().position(is_key).expect("a KEY entry");
+    let mut history = original.clone();
+    history.entries.remove(at);
+    found("missing", &history, at, "the KEY entry of the statement that the bundle before brought is missing");
+
+    let mut history = original.clone();
+    history.entries.insert(at, original.entries[at].clone());
+    found("twice", &history, at + 1, "no bundle right before brought the statement of this KEY entry");
+
+    let mut history = original;
+    let last = history.entries[at].len() - 1;
+    history.entries[at][last] ^= 1;
+    found("another", &history, at, "no bundle right before brought the statement of this KEY entry");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Seeded samples of everything that travels, shared by the conformance test and the fuzz harness.
 
+pub(crate) mod evidence;
 mod random;
 
 use atlas_dataplane::crypto::SecretKey;
