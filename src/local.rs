@@ -75,6 +75,8 @@ pub struct LocalOptions {
     pub extra_clients: usize,
     /// Ends the wait for the replicas.
     pub interrupt: Option<Interrupt>,
+    /// The replicas keep no history: for measurements alone.
+    pub without_history: bool,
 }
 
 impl Default for LocalOptions {
@@ -89,6 +91,7 @@ impl Default for LocalOptions {
             extra_clients: 0,
             reason_required: Vec::new(),
             interrupt: None,
+            without_history: false,
         }
     }
 }
@@ -176,6 +179,7 @@ pub struct LocalCluster {
     replica_files: Vec<PathBuf>,
     client_keys: Vec<(String, PathBuf)>,
     children: Vec<Option<Child>>,
+    without_history: bool,
 }
 
 impl LocalCluster {
@@ -258,6 +262,7 @@ impl LocalCluster {
             children: summary.replica_files.iter().map(|_| None).collect(),
             replica_files: summary.replica_files,
             client_keys: summary.client_keys,
+            without_history: options.without_history,
         };
         (0..replicas).try_for_each(|index| cluster.restart(index))?;
         Ok(cluster)
@@ -326,7 +331,7 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::Replica`] where it runs, [`LocalError::File`] or [`LocalError::Spawn`].
     pub fn restart(&mut self, index: usize) -> Result<(), LocalError> {
-        self.run(index, "replica", &[])
+        self.run(index, "replica", if self.without_history { &["--without-history"] } else { &[] })
     }
 
     /// As [`LocalCluster::restart`], but the replica lies: `tactics` are those of `atlas hostile-replica`, separated by commas.

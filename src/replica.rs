@@ -29,6 +29,16 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     atlas_dataplane::replica::process::run(setup, || TwinStore::new(properties))
 }
 
+/// Runs the replica that `config` describes as one that keeps no history, for `atlas bench history`.
+///
+/// # Errors
+/// A replica of its cluster is on another host; else as [`run`].
+pub fn run_without_history(config: &Path) -> Result<(), RunError> {
+    let setup = ReplicaSetup::load(config)?;
+    let properties = setup.cluster.settings().max_properties;
+    atlas_dataplane::replica::process::run_without_history(setup, || TwinStore::new(properties))
+}
+
 /// Runs the replica that `config` describes as one that lies. See [`atlas_dataplane::adversary`].
 ///
 /// # Errors

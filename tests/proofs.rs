@@ -95,6 +95,11 @@ fn what_a_cluster_certifies_holds_offline() {
     let audit = ["audit", "export", "--policy", "cluster/policy.txt", "--deep"];
     assert!(plant.done(&audit).contains("each as written"));
     assert_eq!(fs::read(plant.file("export/policy.txt")).unwrap(), fs::read(plant.file("cluster/policy.txt")).unwrap());
+    // The same for people, and only what was refused.
+    let trail = ["export", "--format", "csv", "--outcome", "refused", "--by", "operator", "-o", "refused.csv"];
+    plant.done(&[&trail[..], &PATIENT].concat());
+    let csv = fs::read_to_string(plant.file("refused.csv")).unwrap();
+    assert!(csv.lines().count() >= 2 && csv.contains("condition not met"), "{csv}");
     let tile = find(&plant.file("export/tile/entries"));
     let mut bytes = fs::read(&tile).unwrap();
     let middle = bytes.len() / 2;
@@ -148,5 +153,5 @@ fn certificates_go_on_with_replicas_down_standing_still_and_back_again() {
     plant.cluster.kill(3).unwrap();
     let (code, _, error) = plant.run(&["export", "--to", "1000000", "-o", "none", "--timeout", "5"]);
     assert_ne!(code, 0);
-    assert!(error.contains("replica 0"), "{error}");
+    assert!(error.contains("start replica-2, replica-3"), "{error}");
 }

@@ -18,6 +18,7 @@
 
 pub mod failover;
 pub mod floor;
+pub mod history;
 pub mod load;
 mod pump;
 pub mod report;

@@ -184,6 +184,9 @@ pub struct ReplicaArgs {
     /// End when this process, which has started the replica, ends
     #[arg(long, value_name = "PID", hide = true)]
     pub parent: Option<u32>,
+    /// Keep no history: what `atlas bench history` compares with, on loopback only
+    #[arg(long, hide = true)]
+    pub without_history: bool,
 }
 
 /// Arguments of `atlas recover`.

@@ -19,10 +19,13 @@ use crate::bench::workload::{MAX_PAYLOAD, MIN_PAYLOAD};
 use crate::local::{LocalCluster, LocalOptions};
 
 mod failover;
+mod history;
 mod transfer;
 
 pub use failover::FailoverArgs;
 use failover::failover;
+pub use history::HistoryArgs;
+use history::history;
 pub use transfer::TransferArgs;
 use transfer::transfer;
 
@@ -61,6 +64,8 @@ pub enum What {
     Throughput(LoadArgs),
     /// How long nothing is committed when the leader is killed, stands still or is slow
     Failover(FailoverArgs),
+    /// What the history and its certificates cost, and how soon a receipt is there
+    History(HistoryArgs),
     /// How fast a replica that lost its disk comes back, and what the others notice
     Transfer(TransferArgs),
 }
@@ -170,6 +175,7 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
         What::Latency(args) => load(args, ONE_AT_A_TIME, out),
         What::Throughput(args) => load(args, SATURATING, out),
         What::Failover(args) => failover(args, out),
+        What::History(args) => history(args, out),
         What::Transfer(args) => transfer(args, out),
     }
 }
@@ -247,8 +253,18 @@ impl PlaceArgs {
         settings: Vec<(&'static str, u64)>,
         interrupt: &Interrupt,
     ) -> Result<(LocalCluster, Target), CliError> {
-        let interrupt = Some(interrupt.clone());
-        let options = LocalOptions { extra_clients: clients, settings, interrupt, ..Default::default() };
+        let options = LocalOptions { extra_clients: clients, settings, ..Default::default() };
+        self.start_with(temporary, options, interrupt)
+    }
+
+    fn start_with(
+        &self,
+        temporary: &TempDir,
+        options: LocalOptions,
+        interrupt: &Interrupt,
+    ) -> Result<(LocalCluster, Target), CliError> {
+        let (clients, interrupt) = (options.extra_clients, Some(interrupt.clone()));
+        let options = LocalOptions { interrupt, ..options };
         let dir = temporary.path().join("cluster");
         let local = LocalCluster::start(&dir, self.replicas(), &options).map_err(failed)?;
         let keys = (0..clients).map(|client| identity(&local.extra_client(client))).collect::<Result<_, _>>()?;

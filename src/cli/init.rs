@@ -103,7 +103,8 @@ fn quoted(path: &Path) -> String {
 /// Whatever keeps it from starting or going on.
 pub fn replica(args: &ReplicaArgs) -> Result<(), CliError> {
     follow_parent(args)?;
-    crate::replica::run(&args.config).map_err(run_error)
+    let run = if args.without_history { crate::replica::run_without_history } else { crate::replica::run };
+    run(&args.config).map_err(run_error)
 }
 
 /// Runs a replica that lies until it is told to end.

@@ -3,7 +3,8 @@
 //! One replica at a time is asked, and what it gives is verified against the cluster's policy before anything is written: one that
 //! gives what does not hold is named, and the next is asked.
 
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use atlas_dataplane::history::tlog_proof::{Claim, TlogProof};
 use atlas_dataplane::types::{Code, Digest, EntryIndex, Position, ReplicaId, TimeMs};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tempfile::TempDir;
 
-use super::args::{Connection, Format};
+use super::args::{Connection, Format, Outcomes, Show, TrailArgs, Twins, Which};
 use super::error::CliError;
+use super::history;
 use super::output::{Style, json_line};
 use super::parse;
 use super::session::Session;
@@ -25,6 +28,7 @@ use crate::audit::export::{ExportError, Source, export as write_export};
 use crate::audit::layout::Manifest;
 use crate::audit::verify::{Input, Shown, own_changes, verify};
 use crate::client::Error;
+use crate::trail::Format as TrailFormat;
 use crate::twin::query::Bound;
 use atlas_dataplane::cbor::Writer;
 
@@ -80,11 +84,12 @@ pub struct ProveArgs {
 Examples:
   atlas export -o export
   atlas export --from 10000 --to 20000 -o incident
+  atlas export --format csv --outcome refused --by gateway -o refused.csv
   atlas audit export --policy plant/policy.txt --deep
 
 Takes the history from one replica while the cluster works, verifies it against the certified checkpoint, and writes a directory that
 any static web server can serve and any C2SP tlog-tiles client can read. All hashes are in it; with --from and --to
-only these entries (whole tiles of 256).")]
+only these entries (whole tiles of 256). With --format it writes, from a history that it has verified so, what `atlas trail` prints of it.")]
 pub struct ExportArgs {
     /// The first entry
     #[arg(long, value_name = "ENTRY", default_value_t = 0)]
@@ -92,15 +97,27 @@ pub struct ExportArgs {
     /// The entry behind the last [default: all that is certified]
     #[arg(long, value_name = "ENTRY")]
     pub to: Option<EntryIndex>,
-    /// The directory to write; it must be new or empty
-    #[arg(short, long, value_name = "DIR")]
+    /// The directory to write, which must be new or empty; with --format the file
+    #[arg(short, long, value_name = "DIR|FILE")]
     pub output: PathBuf,
+    /// Write the audit trail for people instead: who, what, when, why, old and new value
+    #[arg(long, value_enum, conflicts_with = "json")]
+    pub format: Option<TrailFormat>,
+    /// With --format: only this twin; or, with a * at the end, all twins that begin so
+    #[arg(long, value_name = "TWIN", value_parser = parse::twins, default_value = "*")]
+    pub twin: Twins,
+    /// With --format: only what this identity signed: its name, or its key in base64; repeatable
+    #[arg(long, value_name = "IDENTITY")]
+    pub by: Vec<String>,
+    /// With --format: all, done, refused, or a code such as 201
+    #[arg(long, value_name = "OUTCOME")]
+    pub outcome: Option<Outcomes>,
     #[allow(missing_docs)]
     #[command(flatten)]
     pub connection: Connection,
     #[allow(missing_docs)]
     #[command(flatten)]
-    pub format: Format,
+    pub print: Format,
 }
 
 /// Fetches evidence through a session and verifies it by the cluster's policy.
@@ -359,10 +376,10 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     name.push(".part");
     let part = PathBuf::from(name);
     // Nothing of somebody else's is written through or over.
-    let written = std::fs::File::create_new(&part).and_then(|mut file| {
+    let written = File::create_new(&part).and_then(|mut file| {
         file.write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(&part, path)
+        fs::rename(&part, path)
     });
     written.map_err(|error| CliError::failed(path.display(), error))
 }
@@ -383,10 +400,15 @@ pub fn export(args: &ExportArgs, out: &mut impl Write, _: Style) -> Result<(), C
     // What was ordered before this began is in it, whoever supplies it.
     let ordered = session.order_nothing()?.entry;
     let at_least = args.to.unwrap_or(0).max(ordered);
-    let exported = export_history(&mut session, (args.from, args.to), at_least, &args.output, &progress);
+    let (range, scratch) = ((args.from, args.to), args.format.map(|_| scratch(&args.output)).transpose()?);
+    let dir = scratch.as_ref().map_or(args.output.clone(), |scratch| scratch.path().join("export"));
+    let exported = export_history(&mut session, range, at_least, &dir, &progress);
     bar.finish_and_clear();
     let (manifest, replica) = exported?;
-    if args.format.json {
+    if let Some(format) = args.format {
+        return export_trail(args, &dir, format);
+    }
+    if args.print.json {
         return Ok(json_line(out, &manifest)?);
     }
     let (from, to, size) = (manifest.from, manifest.to, manifest.size);
@@ -397,6 +419,26 @@ pub fn export(args: &ExportArgs, out: &mut impl Write, _: Style) -> Result<(), C
          check it anywhere: atlas audit {dir} --policy YOUR-COPY-OF/policy.txt --deep"
     )?;
     Ok(())
+}
+
+/// A directory beside a file, removed when it is dropped.
+fn scratch(file: &Path) -> Result<TempDir, CliError> {
+    let parent = file.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    let made = tempfile::Builder::new().prefix(".atlas-export-").tempdir_in(parent);
+    made.map_err(|error| CliError::failed(parent.display(), error))
+}
+
+/// Writes the trail of a verified export to the file that was named.
+fn export_trail(args: &ExportArgs, dir: &Path, format: TrailFormat) -> Result<(), CliError> {
+    let which = Which { by: args.by.clone(), outcome: args.outcome, from: None, to: None };
+    let show = Show { format, json: false };
+    let trail = TrailArgs { dir: dir.to_owned(), twin: args.twin.clone(), property: None, which, show };
+    let failed = |error: io::Error| CliError::failed(args.output.display(), error);
+    let part = dir.with_extension("part");
+    let mut file = BufWriter::new(File::create_new(&part).map_err(failed)?);
+    history::trail(&trail, &mut file, Style::PLAIN)?;
+    let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+    file.sync_all().and_then(|()| fs::rename(&part, &args.output)).map_err(failed)
 }
 
 /// Exports entries under a certificate of at least so many, from the first replica whose history holds.

@@ -134,6 +134,8 @@ pub struct ReplicaSetup {
     pub cluster: Cluster,
     /// Its private keys, which are those that the cluster file names.
     pub keys: ReplicaKeys,
+    /// For measurements: no history is kept ([`crate::replica::process::run_without_history`]).
+    pub(crate) without_history: bool,
 }
 
 impl ReplicaSetup {
@@ -152,7 +154,7 @@ impl ReplicaSetup {
             problem: no_such_replica(id.index() as u64, cluster.n()),
         })?;
         let keys = ReplicaKeys::load(&config.keys, member)?;
-        Ok(Self { config, cluster, keys })
+        Ok(Self { config, cluster, keys, without_history: false })
     }
 }
 

@@ -370,7 +370,7 @@ fn a_new_cluster_is_ready() {
     assert_eq!(cluster.settings(), &Settings::default());
     assert_eq!(mode(&summary.dir), 0o700);
     for (index, file) in summary.replica_files.iter().enumerate() {
-        let ReplicaSetup { config, cluster: its, keys } = ReplicaSetup::load(file).unwrap();
+        let ReplicaSetup { config, cluster: its, keys, .. } = ReplicaSetup::load(file).unwrap();
         assert_eq!((its.genesis(), config.replica.index()), (summary.genesis, index));
         assert_eq!(config.listen.to_string(), format!("127.0.0.1:{}", 7450 + index));
         assert_eq!(config.addresses[index], config.listen);

@@ -259,6 +259,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
             time_ms: state.time_ms,
             last_state: Some((entry, state.time_ms)),
             bundle_since_state: false,
+            forgets: false,
             grown: 0,
             snapshot_bytes: cluster.settings().snapshot_mib << 20,
             entry: Vec::new(),

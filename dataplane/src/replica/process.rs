@@ -106,7 +106,9 @@ pub enum RunError {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// A hostile replica in a cluster that may be somebody's.
-    #[error("a hostile replica runs only in a cluster whose replicas are all on this host's loopback, and {0} is not")]
+    #[error(
+        "a replica that lies or forgets runs only in a cluster whose replicas are all on this host's loopback, and {0} is not"
+    )]
     Hostile(Address),
     /// An address that names nothing.
     #[error("{what} {address}: {reason}; name a host and a port such as 127.0.0.1:7450")]
@@ -137,13 +139,30 @@ pub fn run_hostile<A: Application>(
     application: impl Fn() -> A,
     hostility: &Hostility,
 ) -> Result<(), RunError> {
-    let mut addresses = setup.cluster.members().iter().map(|member| &member.address);
-    if let Some(address) = addresses.find(|address| !is_loopback(address)) {
-        return Err(RunError::Hostile(address.clone()));
-    }
+    only_loopback(&setup)?;
     let tactics: Vec<String> = hostility.tactics.iter().map(Tactic::to_string).collect();
     report(&format!("warning: THIS REPLICA LIES, on purpose: {}", tactics.join(", ")));
     run_with(setup, application, Some(hostility))
+}
+
+/// Runs a replica that hashes, keeps and cosigns no history, to measure what that costs: nothing that it says of the past can be proved
+/// or read, and it never starts again. All replicas of its cluster must be run so.
+///
+/// # Errors
+/// [`RunError::Hostile`] where any replica of the cluster has an address that is not the loopback's; else as [`run`].
+pub fn run_without_history<A: Application>(setup: ReplicaSetup, application: impl Fn() -> A) -> Result<(), RunError> {
+    only_loopback(&setup)?;
+    report("warning: THIS REPLICA KEEPS NO HISTORY, to measure what that costs");
+    let setup = ReplicaSetup { without_history: true, ..setup };
+    run_with(setup, application, None)
+}
+
+fn only_loopback(setup: &ReplicaSetup) -> Result<(), RunError> {
+    let mut addresses = setup.cluster.members().iter().map(|member| &member.address);
+    match addresses.find(|address| !is_loopback(address)) {
+        Some(address) => Err(RunError::Hostile(address.clone())),
+        None => Ok(()),
+    }
 }
 
 fn is_loopback(address: &Address) -> bool {
@@ -329,7 +348,7 @@ impl<A: Application> Process<A> {
     ) -> Result<Self, RunError> {
         let started = Instant::now();
         crate::log::explain_read_errors();
-        let ReplicaSetup { config, cluster, keys } = setup;
+        let ReplicaSetup { config, cluster, keys, without_history } = setup;
         // Replicas (twice, while a link replaces another) and who has yet to say who it is: none takes a client's place.
         let others = (MAX_UNPROVED + 2 * cluster.n()) as u32 + SPARE_CONNECTIONS;
         let mut reactor = Reactor::new(&ReactorConfig {
@@ -357,7 +376,7 @@ impl<A: Application> Process<A> {
                 drift_ms: cluster.settings().drift_ms as i64,
             },
             notary: Arc::new(Notary::new(&cluster, config.replica, keys.log, keys.cosign)),
-            cosign_interval_us: config.local.cosign_interval_ms * 1_000,
+            cosign_interval_us: if without_history { u64::MAX / 2 } else { config.local.cosign_interval_ms * 1_000 },
             timing: Timing {
                 open_batches: config.local.max_open_batches,
                 pool_bytes: (config.local.pool_mib as usize) << 20,
@@ -383,6 +402,9 @@ impl<A: Application> Process<A> {
             Liar { adversary, n: cluster.n(), says: Vec::new() }
         });
         let mut node = start::open(&config, &cluster, node_config, application, now(started))?;
+        if without_history {
+            node.execution_mut().forget_history();
+        }
         let (evidence, book, warning) = EvidenceFile::open(&config.data, cluster.genesis());
         node.set_evidence(book);
         warning.into_iter().for_each(|warning| report(&warning));
