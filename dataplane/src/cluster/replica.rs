@@ -8,7 +8,9 @@ use toml::{Spanned, Value};
 
 use super::error::{ConfigError, MAX_NAME, Problem, Source, read_bounded};
 use super::file::{Address, Cluster, Member, read_address};
-use super::settings::{LocalConfig, LogConfig, NetConfig, RawLocal, RawLog, RawNet, Setting};
+use super::settings::{
+    HistoryConfig, LocalConfig, LogConfig, NetConfig, RawHistory, RawLocal, RawLog, RawNet, Setting,
+};
 use super::size::MAX_REPLICAS;
 use crate::crypto::SecretKey;
 use crate::types::{PublicKey, ReplicaId};
@@ -55,6 +57,8 @@ pub struct ReplicaConfig {
     pub core: Option<usize>,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[history]`.
+    pub history: HistoryConfig,
     /// `[net]`.
     pub net: NetConfig,
     /// `[local]`.
@@ -72,6 +76,8 @@ struct RawReplica {
     core: Option<Spanned<Value>>,
     #[serde(default)]
     log: RawLog,
+    #[serde(default)]
+    history: RawHistory,
     #[serde(default)]
     net: RawNet,
     #[serde(default)]
@@ -199,10 +205,17 @@ impl ReplicaConfig {
             addresses: resolve_addresses(&raw.addresses, source, cluster)?,
             core,
             log: LogConfig::read(raw.log, source)?,
+            history: resolve_history(raw.history, base, source)?,
             net: resolve_net(raw.net, source)?,
             local: LocalConfig::read(raw.local, source)?,
         })
     }
+}
+
+fn resolve_history(raw: RawHistory, base: &Path, source: &Source<'_>) -> Result<HistoryConfig, ConfigError> {
+    let mut history = HistoryConfig::read(raw, source)?;
+    history.cold = history.cold.map(|cold| base.join(cold));
+    Ok(history)
 }
 
 fn resolve_net(raw: RawNet, source: &Source<'_>) -> Result<NetConfig, ConfigError> {

@@ -453,8 +453,10 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         if let Some(code) = self.identities.answer(query, answer) {
             return (code, 0);
         }
-        let entries = CountedEntries { store: &self.store, bytes: Cell::new(0) };
+        let entries = CountedEntries { store: &self.store, bytes: Cell::new(0), lacks: Cell::new(false) };
         let code = self.application.query(&entries, query, answer);
+        // What lies in cold storage that does not answer is no fault of anybody's.
+        let code = if code == Code::INTERNAL && entries.lacks.get() { Code::UNAVAILABLE } else { code };
         (code, entries.bytes.get())
     }
 
@@ -552,6 +554,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 struct CountedEntries<'a, S> {
     store: &'a S,
     bytes: Cell<usize>,
+    /// An entry that there is could not be read.
+    lacks: Cell<bool>,
 }
 
 impl<S: EntryStore> Entries for CountedEntries<'_, S> {
@@ -562,6 +566,7 @@ impl<S: EntryStore> Entries for CountedEntries<'_, S> {
     fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
         let entry = self.store.entry(index);
         let bytes = entry.as_ref().map_or(0, |entry| entry.len());
+        self.lacks.set(self.lacks.get() || (entry.is_none() && index < Entries::size(self.store)));
         self.bytes.set(self.bytes.get().saturating_add(bytes).saturating_add(ENTRY_READ_BYTES));
         entry
     }

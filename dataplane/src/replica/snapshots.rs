@@ -22,7 +22,7 @@ use crate::log::Device;
 use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::state::Application;
 use crate::transfer::{self, Act, Kept, Offered, PIECE_BYTES};
-use crate::types::{Now, ReplicaId, Sequence};
+use crate::types::{EntryIndex, Now, ReplicaId, Sequence};
 use crate::wire::error::{FrameError, Misbehaviour};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, ArchivedOffer, ArchivedPiece, ArchivedPieces, FetchPieces, Offer, PieceHash};
@@ -409,6 +409,14 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// What is being taken from others: its checkpoint, and how many entries of the history are here.
     pub fn taking(&self) -> Option<(Sequence, u64)> {
         self.snapshots.receiver.target()
+    }
+
+    /// The entries below this are synced, and no start executes or writes them again: those under the oldest of the snapshots that a
+    /// start can use. 0 before there are as many as are kept.
+    pub fn settled(&self) -> EntryIndex {
+        let shelf = &self.snapshots.shelf;
+        let oldest = shelf.all().iter().map(|kept| kept.statement.size).min();
+        oldest.filter(|_| shelf.covers() > 0).unwrap_or(0)
     }
 
     /// Snapshots on the disk, the oldest first.
