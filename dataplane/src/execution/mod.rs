@@ -456,7 +456,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         let entries = CountedEntries { store: &self.store, bytes: Cell::new(0), lacks: Cell::new(false) };
         let code = self.application.query(&entries, query, answer);
         // What lies in cold storage that does not answer is no fault of anybody's.
-        let code = if code == Code::INTERNAL && entries.lacks.get() { Code::UNAVAILABLE } else { code };
+        let is_fault = matches!(code, Code::INTERNAL | Code::BAD_QUERY);
+        let code = if is_fault && entries.lacks.get() { Code::UNAVAILABLE } else { code };
         (code, entries.bytes.get())
     }
 
