@@ -12,8 +12,8 @@
 //! | `COLD/GENESIS/replica-I/entries-N.part` | a copy that is not whole; made anew |
 //!
 //! # Moving
-//! Only *settled* segments move: those before the last entry of the oldest snapshot that is kept, so that no start executes or writes
-//! them again, and everything in them is synced. One after the other is copied to `.part`, synced, read back past the page cache, each
+//! Only *settled* segments move: those before the last entry of the oldest snapshot that is kept, so that everything in them is synced, and no start
+//! that finds a snapshot whole executes or writes them again (one that finds none writes hot files anew, and the copies stay). One after the other is copied to `.part`, synced, read back past the page cache, each
 //! entry held against its leaf hash in `nodes`, renamed, its folder synced; then the `.moved` line is made durable, and only then
 //! the hot file goes. So after a crash at any point at least one whole copy is there: either the hot one, or, by then, one that
 //! was read back. What was begun is gone on with at the next look; a hot file whose `.moved` line is there already goes only after its

@@ -21,7 +21,7 @@ use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::state::Application;
-use crate::transfer::{self, Act, Kept, Offered, PIECE_BYTES};
+use crate::transfer::{self, Act, Durable, Kept, Offered, PIECE_BYTES};
 use crate::types::{EntryIndex, Now, ReplicaId, Sequence};
 use crate::wire::error::{FrameError, Misbehaviour};
 use crate::wire::frame::Kind;
@@ -411,12 +411,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.snapshots.receiver.target()
     }
 
-    /// The entries below this are synced, and no start executes or writes them again: those under the oldest of the snapshots that a
-    /// start can use. 0 before there are as many as are kept.
+    /// The entries below this are synced, and no start that finds its snapshots whole executes or writes them again: those under the
+    /// oldest snapshot. 0 before its certificate is on the disk.
     pub fn settled(&self) -> EntryIndex {
-        let shelf = &self.snapshots.shelf;
-        let oldest = shelf.all().iter().map(|kept| kept.statement.size).min();
-        oldest.filter(|_| shelf.covers() > 0).unwrap_or(0)
+        let oldest = self.snapshots.shelf.all().first();
+        oldest.filter(|kept| kept.durable == Durable::Yes).map_or(0, |kept| kept.statement.size)
     }
 
     /// Snapshots on the disk, the oldest first.
