@@ -24,7 +24,8 @@ Examples:
   atlas cold import --config plant/replica-0/config.toml --from /restored/replica-0
 
 [history] of a replica's configuration says what moves: whole segments that are older than keep_mib of history and keep_days
-of agreed time go to the directory `cold`, once they were read back there. Roots and proofs stay with the replica.")]
+of agreed time go to the directory `cold`, once they were read back there. Roots and proofs stay with the replica. What was
+brought back moves again unless these numbers are raised first, or `cold` is taken out.")]
 pub struct ColdArgs {
     /// What to do
     #[command(subcommand)]

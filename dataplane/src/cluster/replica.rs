@@ -76,8 +76,7 @@ struct RawReplica {
     core: Option<Spanned<Value>>,
     #[serde(default)]
     log: RawLog,
-    #[serde(default)]
-    history: RawHistory,
+    history: Option<Spanned<RawHistory>>,
     #[serde(default)]
     net: RawNet,
     #[serde(default)]
@@ -196,25 +195,39 @@ impl ReplicaConfig {
             Some(core) => Some(CORE.read("", Some(core), source)? as usize),
             None => None,
         };
+        let data = base.join(&raw.data);
         Ok(Self {
             replica: member.id,
             cluster_file: base.join(raw.cluster),
-            data: base.join(raw.data),
+            history: resolve_history(raw.history, base, &data, source)?,
+            data,
             keys: base.join(raw.keys),
             listen,
             addresses: resolve_addresses(&raw.addresses, source, cluster)?,
             core,
             log: LogConfig::read(raw.log, source)?,
-            history: resolve_history(raw.history, base, source)?,
             net: resolve_net(raw.net, source)?,
             local: LocalConfig::read(raw.local, source)?,
         })
     }
 }
 
-fn resolve_history(raw: RawHistory, base: &Path, source: &Source<'_>) -> Result<HistoryConfig, ConfigError> {
-    let mut history = HistoryConfig::read(raw, source)?;
-    history.cold = history.cold.map(|cold| base.join(cold));
+fn resolve_history(
+    raw: Option<Spanned<RawHistory>>,
+    base: &Path,
+    data: &Path,
+    source: &Source<'_>,
+) -> Result<HistoryConfig, ConfigError> {
+    let Some(raw) = raw else { return Ok(HistoryConfig::default()) };
+    let at = raw.span().start;
+    let mut history = HistoryConfig::read(raw.into_inner(), source)?;
+    if let Some(cold) = history.cold.take() {
+        let place = base.join(&cold);
+        if cold.as_os_str().is_empty() || place.starts_with(data) || data.starts_with(&place) {
+            return Err(source.error(at, "history.cold", Problem::Cold(cold)));
+        }
+        history.cold = Some(place);
+    }
     Ok(history)
 }
 

@@ -425,6 +425,18 @@ fn the_defaults_in_the_comments_are_the_defaults() {
     fs::write(file, with_cold).unwrap();
     let (config, _) = ReplicaConfig::load(file).unwrap();
     assert_eq!(config.history.cold, Some(file.parent().unwrap().join("attic")));
+
+    for wrong in ["", "data", "data/old", "."] {
+        let text = fs::read_to_string(file).unwrap();
+        let wrong_file = file.with_file_name("wrong.toml");
+        fs::write(&wrong_file, text.replace("cold = \"attic\"", &format!("cold = {wrong:?}"))).unwrap();
+        let refused = ReplicaConfig::load(&wrong_file).unwrap_err();
+        let is_cold = |problem: &Problem| matches!(problem, Problem::Cold(found) if found == Path::new(wrong));
+        assert!(
+            matches!(&refused, ConfigError::At { key, problem, .. } if key == "history.cold" && is_cold(problem)),
+            "{refused}"
+        );
+    }
 }
 
 #[test]

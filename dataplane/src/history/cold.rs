@@ -25,7 +25,7 @@
 //!
 //! # Reading
 //! An entry whose hot file is gone, or rotten, is read from cold storage and held against its checksum. That happens on the replica's thread,
-//! as all reads do: so it reads only while the mover's looks, one a second, get answers. What cannot be read is
+//! as all reads do: so it reads only while looks at the storage, one a second by another thread, get answers. What cannot be read is
 //! no entry to whoever asks: clients get UNAVAILABLE, peers that lack history no hashes and no pieces, and ask another.
 //!
 //! A start reads nothing in cold storage, and does without it: the last entry of every snapshot, which it needs, is never moved. A segment that
@@ -114,7 +114,7 @@ impl Cold {
                 true => fault(&self.root, "use")(source),
                 false => ColdError::Absent { path: self.root.clone() },
             })
-            .map(|_| self.answered())
+            .map(|_| self.reachable_until_ms.store(self.now_ms() + REACHABLE_MS, Relaxed))
     }
 
     /// Something is tried and did not work.
@@ -122,8 +122,13 @@ impl Cold {
         self.numbers[4].fetch_add(1, Relaxed);
     }
 
-    fn answered(&self) {
-        self.reachable_until_ms.store(self.now_ms() + REACHABLE_MS, Relaxed);
+    /// A copy that does not fit is not begun: others may write there too.
+    fn look_for_room(&self, bytes: u64) -> Result<(), ColdError> {
+        let found = rustix::fs::statvfs(&self.folder).map_err(|error| fault(&self.folder, "use")(error.into()))?;
+        match found.f_bavail.saturating_mul(found.f_frsize) < bytes {
+            true => Err(fault(&self.folder, "find room in")(io::ErrorKind::StorageFull.into())),
+            false => Ok(()),
+        }
     }
 
     fn now_ms(&self) -> u64 {
@@ -240,16 +245,13 @@ impl<'a> Mover<'a> {
         self.cold.prepare(!moved(directory).is_empty())?;
         let span = self.ledger.span(segment, settled)?;
         let (from, to) = (segment_path(directory, segment), segment_path(self.cold.folder(), segment));
-        let pace = &mut |bytes| {
-            self.cold.answered();
-            pace(bytes);
-        };
         // A copy that is there already may be an earlier life's, or somebody put it there.
         if sync_whole(&to).and_then(|()| self.ledger.check(&to, span, pace)).is_err() {
             let part = part_path(self.cold.folder(), segment);
             if fs::metadata(&from).map_err(fault(&from, "look at"))?.len() < span.bytes {
                 return self.ledger.check(&from, span, pace);
             }
+            self.cold.look_for_room(span.bytes)?;
             copy(&from, &part, span.bytes, pace)?;
             pass(Step::Copied)?;
             sync_whole(&part)?;
@@ -326,8 +328,10 @@ pub fn bring_back(ledger: &Ledger, folder: &Path, segment: u64) -> Result<Span, 
         return Err(error);
     }
     let stub = stub_path(directory, segment);
-    fs::remove_file(&stub).map_err(fault(&stub, "remove"))?;
-    sync_dir(directory)?;
+    match fs::remove_file(&stub) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault(&stub, "remove")(error)),
+        _ => sync_dir(directory)?,
+    }
     Ok(span)
 }
 

@@ -1,18 +1,18 @@
-//! The thread that moves old segments of the history to cold storage ([`crate::history::cold`]), and asks it whether it is there.
+//! The thread that moves old segments of the history to cold storage ([`crate::history::cold`]), and one that asks whether that is there.
 //!
-//! It looks once a second, and moves when more entries are settled than at its last try, or a minute after one that failed. A
-//! file system that hangs holds up this thread alone: after [`REACHABLE_MS`](crate::history::cold::REACHABLE_MS) without an
-//! answer the replica's thread does not read there.
+//! It looks once a second, and moves when other entries are settled than at its last try, or a minute after one that failed. A second
+//! thread asks the storage for an answer each second, which may come while a copy is synced. A file system that hangs holds up these
+//! two alone: after [`REACHABLE_MS`](crate::history::cold::REACHABLE_MS) without an answer the replica's thread does not read there.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::process::report;
 use super::start::FileNode;
 use crate::cluster::ReplicaConfig;
-use crate::history::cold::{Cold, ColdError, Keep, Ledger, Mover, moved};
+use crate::history::cold::{Cold, Keep, Ledger, Mover, moved};
 use crate::history::store::Layout;
 use crate::state::Application;
 use crate::types::Digest;
@@ -55,11 +55,15 @@ impl ColdStorage {
                     cold: Arc::clone(cold),
                     keep,
                     bytes_per_second: config.history.move_mib_s << 20,
-                    settled: Arc::clone(&settled),
+                    settled: Arc::downgrade(&settled),
                     told: None,
                 };
                 let (answered, first) = channel();
-                match std::thread::Builder::new().name("cold-storage".into()).spawn(move || thread.work(&answered)) {
+                let (asked, alive) = (Arc::clone(cold), Arc::downgrade(&settled));
+                let spawn = |name: &str| std::thread::Builder::new().name(name.into());
+                let begun = spawn("cold-answers").spawn(move || ask(&asked, &alive, &answered));
+                match begun.and_then(|_| spawn("cold-storage").spawn(move || thread.work())) {
+                    // A start whose nodes are damaged reads there.
                     Ok(_) => drop(first.recv_timeout(FIRST_ANSWER)),
                     Err(error) => {
                         report(&format!("warning: nothing is moved to cold storage, no thread for it: {error}"))
@@ -99,38 +103,47 @@ fn warn_of_moved(layout: &Layout) {
     }
 }
 
+/// Asks cold storage for answers, as long as the replica lives.
+fn ask(cold: &Cold, alive: &Weak<AtomicU64>, answered: &Sender<()>) {
+    while alive.strong_count() > 0 {
+        // Who moves finds out why there is none.
+        let _ = cold.probe();
+        // Only the first is waited for.
+        let _ = answered.send(());
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// The thread's side.
 struct Thread {
     layout: Layout,
     cold: Arc<Cold>,
     keep: Keep,
     bytes_per_second: u64,
-    settled: Arc<AtomicU64>,
+    settled: Weak<AtomicU64>,
     /// What people were told last.
     told: Option<String>,
 }
 
 impl Thread {
-    fn work(mut self, answered: &Sender<()>) {
+    fn work(mut self) {
         let (mut ledger, mut tried, mut again) = (None, 0, None::<Instant>);
-        while Arc::strong_count(&self.settled) > 1 {
-            let probed = self.cold.probe();
-            // Only the first is waited for.
-            let _ = answered.send(());
-            let settled = self.settled.load(Relaxed);
+        while let Some(settled) = self.settled.upgrade().map(|settled| settled.load(Relaxed)) {
             if settled > 0 {
-                if ledger.is_none() {
-                    ledger = Ledger::open(&self.layout.directory, self.layout.genesis).ok();
-                }
+                let opened = match ledger.take() {
+                    Some(opened) => Ok(opened),
+                    None => Ledger::open(&self.layout.directory, self.layout.genesis),
+                };
                 let is_due = settled != tried || again.is_some_and(|again| again <= Instant::now());
-                if let (Some(ledger), true) = (&ledger, is_due) {
-                    (tried, again) = (settled, None);
-                    let problem = probed.err().or_else(|| self.tend(ledger, settled));
-                    if problem.is_some() {
-                        again = Some(Instant::now() + RETRY);
-                    }
-                    self.tell(problem.as_ref());
+                if is_due {
+                    tried = settled;
+                    let problem = opened
+                        .as_ref()
+                        .map_or_else(|error| Some(error.to_string()), |opened| self.tend(opened, settled));
+                    again = problem.is_some().then(|| Instant::now() + RETRY);
+                    self.tell(problem);
                 }
+                ledger = opened.ok();
                 if let Some(ledger) = &ledger {
                     Mover::new(ledger, &self.cold, self.keep).count();
                 }
@@ -140,7 +153,11 @@ impl Thread {
     }
 
     /// Moves what may be moved; gives why not all of it was.
-    fn tend(&self, ledger: &Ledger, settled: u64) -> Option<ColdError> {
+    fn tend(&self, ledger: &Ledger, settled: u64) -> Option<String> {
+        if let Err(error) = self.cold.probe() {
+            self.cold.failed();
+            return Some(error.to_string());
+        }
         let mover = Mover::new(ledger, &self.cold, self.keep);
         mover.clean_up();
         let tended = mover.tend(settled, &mut |bytes| {
@@ -153,12 +170,11 @@ impl Thread {
                 self.cold.folder().display()
             ));
         }
-        tended.ended.or(tended.stays)
+        tended.ended.or(tended.stays).map(|error| error.to_string())
     }
 
     /// Tells people of a problem once, and of its end.
-    fn tell(&mut self, problem: Option<&ColdError>) {
-        let text = problem.map(ToString::to_string);
+    fn tell(&mut self, text: Option<String>) {
         if text == self.told {
             return;
         }
