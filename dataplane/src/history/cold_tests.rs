@@ -299,6 +299,7 @@ fn a_history_that_is_written_again_finds_its_old_copies() {
     assert_eq!(place.tend().moved, moved);
     assert_eq!(place.counts()[3], copied, "nothing was copied");
     store.flush().unwrap();
+    place.cold.probe().unwrap();
     assert_all(&place.reopen());
 }
 
