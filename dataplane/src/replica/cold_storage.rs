@@ -66,7 +66,7 @@ impl ColdStorage {
                     // A start whose nodes are damaged reads there.
                     Ok(_) => drop(first.recv_timeout(FIRST_ANSWER)),
                     Err(error) => {
-                        report(&format!("warning: nothing is moved to cold storage, no thread for it: {error}"))
+                        report(&format!("warning: nothing is moved to cold storage, no thread for it: {error}"));
                     }
                 }
             }
