@@ -146,7 +146,8 @@ fn storage_that_does_not_answer_is_not_asked() {
     let place = Place::new();
     assert!(place.tend().moved > 0);
     let silent = Cold::new(&place.root, GENESIS, ReplicaId(2));
-    let layout = Layout { cold: Some(Arc::new(silent)), ..place.layout.clone() };
+    let mut layout = place.layout.clone();
+    layout.cold = Some(Arc::new(silent));
     let store = FileStore::reopen(&layout, COUNT).unwrap();
     assert_eq!(store.entry(0), None);
     layout.cold.as_ref().unwrap().probe().unwrap();
