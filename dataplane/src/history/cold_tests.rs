@@ -146,8 +146,7 @@ fn storage_that_does_not_answer_is_not_asked() {
     let place = Place::new();
     assert!(place.tend().moved > 0);
     let silent = Cold::new(&place.root, GENESIS, ReplicaId(2));
-    let mut layout = place.layout.clone();
-    layout.cold = Some(Arc::new(silent));
+    let layout = Layout { cold: Some(Arc::new(silent)), ..Layout::new(&place.layout.directory, GENESIS) };
     let store = FileStore::reopen(&layout, COUNT).unwrap();
     assert_eq!(store.entry(0), None);
     layout.cold.as_ref().unwrap().probe().unwrap();
