@@ -69,6 +69,8 @@ pub struct LocalOptions {
     pub settings: Vec<(&'static str, u64)>,
     /// Size of a log segment in MiB. Two or more are zero-filled at start, so a short run starts sooner with small ones.
     pub segment_mib: u64,
+    /// Lines for sections of each replica's configuration: the section and the line.
+    pub replica_lines: Vec<(&'static str, String)>,
     /// How long the replicas may take until all serve.
     pub ready_timeout: Duration,
     /// Clients beside `operator` and `gateway`, with the role of `operator`: see [`LocalCluster::extra_client`].
@@ -87,6 +89,7 @@ impl Default for LocalOptions {
             gateway_write: vec!["*".to_owned()],
             settings: Vec::new(),
             segment_mib: 16,
+            replica_lines: Vec::new(),
             ready_timeout: Duration::from_secs(30),
             extra_clients: 0,
             reason_required: Vec::new(),
@@ -247,7 +250,10 @@ impl LocalCluster {
         let made = InitOptions { replicas, base_port, origin, created_ms, gateway_write, reason_required };
         let summary = init(dir, &made)?;
         for file in &summary.replica_files {
-            shrink_segments(file, options.segment_mib)?;
+            add_line(file, LogConfig::SECTION, &format!("segment_mib = {}", options.segment_mib))?;
+            for (section, line) in &options.replica_lines {
+                add_line(file, section, line)?;
+            }
         }
         change_settings(&summary.cluster_file, &options.settings)?;
         add_clients(&summary.cluster_file, options.extra_clients)?;
@@ -496,11 +502,11 @@ fn change_settings(cluster_file: &Path, settings: &[(&str, u64)]) -> Result<(), 
     fs::write(cluster_file, lines.collect::<String>()).map_err(file_error(cluster_file))
 }
 
-/// Sets the size of the log's segments in a replica's configuration.
-fn shrink_segments(file: &Path, segment_mib: u64) -> Result<(), LocalError> {
+/// Adds a line to a section of a replica's configuration.
+fn add_line(file: &Path, section: &str, line: &str) -> Result<(), LocalError> {
     let text = fs::read_to_string(file).map_err(file_error(file))?;
-    let head = format!("[{}]\n", LogConfig::SECTION);
-    let text = text.replacen(&head, &format!("{head}segment_mib = {segment_mib}\n"), 1);
+    let head = format!("[{section}]\n");
+    let text = text.replacen(&head, &format!("{head}{line}\n"), 1);
     fs::write(file, text).and_then(|()| File::open(file)?.sync_all()).map_err(file_error(file))
 }
 

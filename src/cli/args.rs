@@ -11,6 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 
 use super::audit::{AuditArgs, ServeArgs, VerifyArgs};
 use super::bench::BenchArgs;
+use super::cold::ColdArgs;
 use super::parse::{self, Assignment};
 use super::proofs::{ExportArgs, ProveArgs};
 use super::sim::SimArgs;
@@ -64,6 +65,8 @@ pub enum Command {
     Replica(ReplicaArgs),
     /// Prepare the data directory of a replica whose disk was lost or set back
     Recover(RecoverArgs),
+    /// Check what a replica moved to cold storage, or bring it back
+    Cold(ColdArgs),
     /// Run one replica that lies, on this host's loopback only: for tests and demonstrations
     #[command(hide = true)]
     HostileReplica(HostileReplicaArgs),

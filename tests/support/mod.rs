@@ -74,9 +74,19 @@ impl Cluster {
 
     /// As [`Cluster::start_with`], with other settings of the cluster.
     pub fn start_set(settings: Vec<(&'static str, u64)>, edit: impl Fn(&Path)) -> Self {
+        Self::start_lines(settings, Vec::new(), edit)
+    }
+
+    /// The same with lines for sections of each replica's configuration from the first start on.
+    pub fn start_lines(
+        settings: Vec<(&'static str, u64)>,
+        replica_lines: Vec<(&'static str, String)>,
+        edit: impl Fn(&Path),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = wrapper(dir.path());
-        let options = LocalOptions { program: Some(program), segment_mib: 4, settings, ..LocalOptions::default() };
+        let options =
+            LocalOptions { program: Some(program), segment_mib: 4, settings, replica_lines, ..LocalOptions::default() };
         let local = LocalCluster::launch(&dir.path().join("cluster"), 4, &options).unwrap();
         let file = ClusterFile::load(local.cluster_file()).unwrap();
         let mut cluster = Self { local, file, dir };

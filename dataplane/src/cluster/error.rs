@@ -111,6 +111,11 @@ pub enum Problem {
     /// The time has no offset from UTC or is out of range.
     #[error("a point in time such as 2026-01-31T12:00:00Z")]
     Time,
+    /// Cold storage is where the data is.
+    #[error(
+        "cold = {0:?} does not fit: a directory of its own, outside the replica's data, such as \"/archive/atlas\""
+    )]
+    Cold(PathBuf),
     /// A name breaks the rules for names.
     #[error("{0:?} is no name: 1 to {MAX_NAME} of a-z A-Z 0-9 . _ -")]
     Name(String),

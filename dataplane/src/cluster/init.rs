@@ -14,7 +14,7 @@ use super::file::{Address, Cluster};
 use super::policy::{OriginError, check_origin};
 use super::replica::{KEY_FILES, NEVER_RAN};
 use super::roles::{MAX_PATTERNS, MAX_REASON_PATTERNS, Pattern, PatternError};
-use super::settings::{LocalConfig, LogConfig, NetConfig, Setting, Settings};
+use super::settings::{HistoryConfig, LocalConfig, LogConfig, NetConfig, Setting, Settings};
 use super::size::{MAX_REPLICAS, MIN_REPLICAS, Size};
 use crate::crypto::SecretKey;
 use crate::crypto::keys::KeyError;
@@ -430,6 +430,16 @@ fn replica_text(index: usize, address: &Address) -> String {
         LogConfig::SECTION,
     );
     push_settings(&mut text, LogConfig::TABLE, "# ");
+    push(
+        &mut text,
+        format_args!(
+            "\n[{}]\n\
+             # Where old entries of the history go: a directory on other storage, which must be there. Without it all stay.\n\
+             # cold = \"/archive/atlas\"\n",
+            HistoryConfig::SECTION
+        ),
+    );
+    push_settings(&mut text, HistoryConfig::TABLE, "# ");
     for (section, table) in [(NetConfig::SECTION, NetConfig::TABLE), (LocalConfig::SECTION, LocalConfig::TABLE)] {
         push(&mut text, format_args!("\n[{section}]\n"));
         push_settings(&mut text, table, "# ");

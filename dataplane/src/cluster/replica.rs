@@ -8,7 +8,9 @@ use toml::{Spanned, Value};
 
 use super::error::{ConfigError, MAX_NAME, Problem, Source, read_bounded};
 use super::file::{Address, Cluster, Member, read_address};
-use super::settings::{LocalConfig, LogConfig, NetConfig, RawLocal, RawLog, RawNet, Setting};
+use super::settings::{
+    HistoryConfig, LocalConfig, LogConfig, NetConfig, RawHistory, RawLocal, RawLog, RawNet, Setting,
+};
 use super::size::MAX_REPLICAS;
 use crate::crypto::SecretKey;
 use crate::types::{PublicKey, ReplicaId};
@@ -55,6 +57,8 @@ pub struct ReplicaConfig {
     pub core: Option<usize>,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[history]`.
+    pub history: HistoryConfig,
     /// `[net]`.
     pub net: NetConfig,
     /// `[local]`.
@@ -72,6 +76,7 @@ struct RawReplica {
     core: Option<Spanned<Value>>,
     #[serde(default)]
     log: RawLog,
+    history: Option<Spanned<RawHistory>>,
     #[serde(default)]
     net: RawNet,
     #[serde(default)]
@@ -192,10 +197,12 @@ impl ReplicaConfig {
             Some(core) => Some(CORE.read("", Some(core), source)? as usize),
             None => None,
         };
+        let data = base.join(&raw.data);
         Ok(Self {
             replica: member.id,
             cluster_file: base.join(raw.cluster),
-            data: base.join(raw.data),
+            history: resolve_history(raw.history, base, &data, source)?,
+            data,
             keys: base.join(raw.keys),
             listen,
             addresses: resolve_addresses(&raw.addresses, source, cluster)?,
@@ -205,6 +212,25 @@ impl ReplicaConfig {
             local: LocalConfig::read(raw.local, source)?,
         })
     }
+}
+
+fn resolve_history(
+    raw: Option<Spanned<RawHistory>>,
+    base: &Path,
+    data: &Path,
+    source: &Source<'_>,
+) -> Result<HistoryConfig, ConfigError> {
+    let Some(raw) = raw else { return Ok(HistoryConfig::default()) };
+    let at = raw.span().start;
+    let mut history = HistoryConfig::read(raw.into_inner(), source)?;
+    if let Some(cold) = history.cold.take() {
+        let place = base.join(&cold);
+        if cold.as_os_str().is_empty() || place.starts_with(data) || data.starts_with(&place) {
+            return Err(source.error(at, "history.cold", Problem::Cold(cold)));
+        }
+        history.cold = Some(place);
+    }
+    Ok(history)
 }
 
 fn resolve_net(raw: RawNet, source: &Source<'_>) -> Result<NetConfig, ConfigError> {

@@ -177,6 +177,25 @@ settings! {
 }
 
 settings! {
+    /// The history of one replica, and what of it goes to cold storage. See [`crate::history::cold`].
+    pub struct HistoryConfig (RawHistory, "history") {
+        /// Size of one segment file where the data directory is new; one that is there keeps its own.
+        segment_mib = 256, 1..=1024, "MiB";
+        /// The newest entries stay where the data is: at least so much of them, ...
+        keep_mib = 16_384, 0..=1_073_741_824, "MiB";
+        /// ... and whatever is younger than this. Whole segments that are older by both move to cold storage, if there is one.
+        keep_days = 90, 0..=36_500, "days";
+        /// Moving reads and writes at most so much in a second.
+        move_mib_s = 32, 1..=65_536, "MiB/s";
+    }
+    also {
+        /// The directory of cold storage, which must be there; without one everything stays. Each replica needs one of its own to be
+        /// safe from the loss of another's.
+        cold: Option<std::path::PathBuf>;
+    }
+}
+
+settings! {
     /// Timing and resources of one replica's ordering.
     pub struct LocalConfig (RawLocal, "local") {
         /// As leader it has at most so many batches under way; what arrives meanwhile gathers into the next.

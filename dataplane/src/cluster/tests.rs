@@ -13,7 +13,7 @@ use super::policy::{check_origin, policy_text, vkey};
 use super::replica::KEY_FILES;
 use super::roles::{MAX_PATTERNS, MAX_ROLES, Pattern, PatternError};
 use super::sample::{cluster_text, parse, public};
-use super::settings::{LocalConfig, LogConfig, LogDevice, NetConfig, Setting};
+use super::settings::{HistoryConfig, LocalConfig, LogConfig, LogDevice, NetConfig, Setting};
 use super::size::{MAX_REPLICAS, MIN_REPLICAS};
 use super::*;
 use crate::cbor::Reader;
@@ -408,7 +408,7 @@ fn the_defaults_in_the_comments_are_the_defaults() {
     let (_dir, summary) = new_cluster();
     let file = &summary.replica_files[0];
     let text = fs::read_to_string(file).unwrap();
-    let settings = [LogConfig::TABLE, NetConfig::TABLE, LocalConfig::TABLE].concat();
+    let settings = [LogConfig::TABLE, HistoryConfig::TABLE, NetConfig::TABLE, LocalConfig::TABLE].concat();
     let mut active = text.replace("# device", "device");
     for setting in &settings {
         let line = format!("# {} = {}\n", setting.key, setting.default);
@@ -418,8 +418,19 @@ fn the_defaults_in_the_comments_are_the_defaults() {
     }
     fs::write(file, active).unwrap();
     let (config, _) = ReplicaConfig::load(file).unwrap();
-    let defaults = (LogConfig::default(), NetConfig::default(), LocalConfig::default());
-    assert_eq!((config.log, config.net, config.local), defaults);
+    let defaults = (LogConfig::default(), HistoryConfig::default(), NetConfig::default(), LocalConfig::default());
+    assert_eq!((config.log, config.history, config.net, config.local), defaults);
+
+    for (cold, fits) in [("attic", true), ("", false), ("data", false), ("data/old", false), (".", false)] {
+        let text = fs::read_to_string(&summary.replica_files[1]).unwrap();
+        fs::write(file, text.replace("# cold = \"/archive/atlas\"", &format!("cold = {cold:?}"))).unwrap();
+        let found = ReplicaConfig::load(file).map(|(config, _)| config.history.cold);
+        let is_right = match &found {
+            Ok(found) => fits && *found == Some(summary.dir.join("replica-0").join(cold)),
+            Err(error) => !fits && error.to_string().contains(&format!("cold = {cold:?} does not fit")),
+        };
+        assert!(is_right, "{found:?}");
+    }
 }
 
 #[test]

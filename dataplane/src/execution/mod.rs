@@ -466,8 +466,11 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         if let Some(code) = self.identities.answer(query, answer) {
             return (code, 0);
         }
-        let entries = CountedEntries { store: &self.store, bytes: Cell::new(0) };
+        let entries = CountedEntries { store: &self.store, bytes: Cell::new(0), lacks: Cell::new(false) };
         let code = self.application.query(&entries, query, answer);
+        // What lies in cold storage that does not answer is no fault of anybody's.
+        let is_fault = matches!(code, Code::INTERNAL | Code::BAD_QUERY);
+        let code = if is_fault && entries.lacks.get() { Code::UNAVAILABLE } else { code };
         (code, entries.bytes.get())
     }
 
@@ -565,6 +568,8 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 struct CountedEntries<'a, S> {
     store: &'a S,
     bytes: Cell<usize>,
+    /// An entry that there is could not be read.
+    lacks: Cell<bool>,
 }
 
 impl<S: EntryStore> Entries for CountedEntries<'_, S> {
@@ -575,6 +580,7 @@ impl<S: EntryStore> Entries for CountedEntries<'_, S> {
     fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
         let entry = self.store.entry(index);
         let bytes = entry.as_ref().map_or(0, |entry| entry.len());
+        self.lacks.set(self.lacks.get() || (entry.is_none() && index < Entries::size(self.store)));
         self.bytes.set(self.bytes.get().saturating_add(bytes).saturating_add(ENTRY_READ_BYTES));
         entry
     }

@@ -2,48 +2,38 @@
 //!
 //! `DIR/history/index` has a record of 24 bytes per entry: its offset (u64), agreed time (i64), length (u32) and checksum (low half
 //! of XXH3-64, u32), all big-endian. `DIR/history/entries-N` holds the bytes: offset `N * SEGMENT_BYTES + i` is byte `i` of the file N, and no
-//! entry lies in two files. Every file begins with a header of 64 bytes: magic, version, genesis hash.
+//! entry lies in two files. Every file begins with a header of 64 bytes: magic (8), version (u32), zeros (4), `SEGMENT_BYTES` of this
+//! directory (u64; 0 for 256 MiB), zeros (8), genesis hash (32). Old segments may be in cold storage ([`super::cold`]).
 //!
 //! Appended entries gather in two buffers, from which they can be read at once; [`FileStore::flush`] writes each with one call
 //! (one more where a segment ends). Reads are positioned reads of written entries. Memory is the buffers, at most
-//! [`FLUSH_BYTES`] and an entry, and [`MAX_OPEN_SEGMENTS`] open files, however long the history gets.
+//! [`FLUSH_BYTES`] and an entry, and [`super::segments::MAX_OPEN_SEGMENTS`] open files, however long the history gets.
 //!
 //! A store is opened with as many entries as a durable snapshot vouches for: whoever keeps a snapshot syncs
 //! [`written_files`](EntryStore::written_files) first. What follows is executed again from the log, or supplied by peers, and the same
 //! bytes are written over themselves. Until then old records are not served, so nothing that a crash tore is ever read.
-//! Opening reads the newest 16 GiB against their checksums; a replica whose history is damaged takes what is from its peers.
+//! Opening reads what is hot of the newest 16 GiB against its checksums; a replica whose history is damaged takes what is from its peers.
 //! [`left_behind`](EntryStore::left_behind) shows them to a transfer, which believes them only if they hash right.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::proof::NodeHashes;
+use super::segments::{
+    HEADER_BYTES, Layout, NODE_BYTES, Place, RECORD_BYTES, Record, Segments, checksum, io_error, node_offset,
+    open_file, record_offset, segment_path,
+};
 use super::store::{EntryStore, StoreError, bisect};
 use super::tree::{HistoryTree, node_count, node_position};
 use crate::state::{Entries, run_of};
 use crate::types::{Digest, EntryIndex, TimeMs};
 use crate::wire::limits::MAX_ENTRY;
 
-const MAGIC: &[u8; 8] = b"ATLSHIST";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 64;
-const RECORD_BYTES: usize = 24;
-const NODE_BYTES: usize = 32;
-
-/// Bytes of a file of entries, its header included; the next entry that would pass it starts a new file.
-pub(super) const SEGMENT_BYTES: u64 = 256 << 20;
-
 /// Appended bytes that wait for a flush at most; an append beyond it flushes by itself.
 pub(super) const FLUSH_BYTES: usize = 4 << 20;
-
-/// Files of entries held open for reading at most; the one used longest ago is closed.
-pub(super) const MAX_OPEN_SEGMENTS: usize = 8;
 
 /// When a store is opened again so much of its newest bytes is read and held against its checksums.
 const CHECKED_BYTES: u64 = 16 << 30;
@@ -52,14 +42,10 @@ const CHECKED_BYTES: u64 = 16 << 30;
 const READ_BYTES: usize = 1 << 20;
 const RECORDS_AT_ONCE: u64 = 4_096;
 
-const _: () = assert!(SEGMENT_BYTES > (HEADER_BYTES + MAX_ENTRY) as u64);
-
 /// Entries in `DIR/history/`. One process at a time; the caller holds the directory's lock.
 #[derive(Debug)]
 pub struct FileStore {
-    directory: PathBuf,
-    genesis: Digest,
-    segment_bytes: u64,
+    segments: Segments,
     index: File,
     nodes: File,
     tail: Tail,
@@ -67,8 +53,6 @@ pub struct FileStore {
     staged: Option<Tail>,
     /// The lowest segment written to since somebody asked.
     unsynced: Option<u64>,
-    /// Open files by segment, the one used last at the end.
-    open: RefCell<Vec<(u64, File)>>,
 }
 
 /// An end at which entries are added.
@@ -91,38 +75,6 @@ impl Tail {
     }
 }
 
-/// An entry's place, as the index has it.
-#[derive(Clone, Copy)]
-struct Record {
-    at: u64,
-    time_ms: TimeMs,
-    length: u32,
-    checksum: u32,
-}
-
-impl Record {
-    fn to_bytes(self) -> [u8; RECORD_BYTES] {
-        let mut bytes = [0; RECORD_BYTES];
-        bytes[..8].copy_from_slice(&self.at.to_be_bytes());
-        bytes[8..16].copy_from_slice(&self.time_ms.to_be_bytes());
-        bytes[16..20].copy_from_slice(&self.length.to_be_bytes());
-        bytes[20..].copy_from_slice(&self.checksum.to_be_bytes());
-        bytes
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (at, rest) = bytes.split_first_chunk::<8>()?;
-        let (time, rest) = rest.split_first_chunk::<8>()?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        Some(Self {
-            at: u64::from_be_bytes(*at),
-            time_ms: TimeMs::from_be_bytes(*time),
-            length: u32::from_be_bytes(*length),
-            checksum: u32::from_be_bytes(rest.try_into().ok()?),
-        })
-    }
-}
-
 impl FileStore {
     /// Opens `directory` (made if missing) for the cluster with this genesis hash; the store is empty until entries are
     /// appended again.
@@ -130,21 +82,42 @@ impl FileStore {
     /// # Errors
     /// A file there is of another cluster or format, or the file system fails. Nothing was written over then.
     pub fn open(directory: &Path, genesis: Digest) -> Result<Self, StoreError> {
-        Self::open_sized(directory, genesis, SEGMENT_BYTES)
+        Self::open_at(&Layout::new(directory, genesis))
+    }
+
+    /// The same for any layout.
+    ///
+    /// # Errors
+    /// As [`FileStore::open`].
+    pub fn open_at(layout: &Layout) -> Result<Self, StoreError> {
+        let directory = &layout.directory;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        let parent = directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all());
+        made.and(parent).map_err(|source| io_error(directory, source))?;
+        let (index, segment_bytes) = open_file(&directory.join("index"), layout.genesis, layout.segment_bytes)?;
+        let (nodes, _) = open_file(&directory.join("nodes"), layout.genesis, segment_bytes)?;
+        let segments = Segments::new(layout, segment_bytes);
+        if !segments.is_moved(0) {
+            segments.make(0)?;
+        }
+        let tail = Tail { offset: HEADER_BYTES as u64, ..Tail::default() };
+        Ok(Self { segments, index, nodes, tail, staged: None, unsynced: Some(0) })
     }
 
     /// The same with its first `size` entries, which were durable once.
     ///
     /// # Errors
-    /// Also [`StoreError::Lost`], where one of them is damaged or not there, as far as they are read: the newest 16 GiB.
-    pub fn reopen(directory: &Path, genesis: Digest, size: EntryIndex) -> Result<Self, StoreError> {
-        Self::open(directory, genesis)?.resume(size)
+    /// Also [`StoreError::Lost`], where one of them is damaged or not there, as far as they are read: the newest 16 GiB, and of those
+    /// what was not moved to cold storage.
+    pub fn reopen(layout: &Layout, size: EntryIndex) -> Result<Self, StoreError> {
+        Self::open_at(layout)?.resume(size)
     }
 
     /// The first of `size` entries, from this place of the files on, that is not what its record says.
     fn damaged(&self, size: EntryIndex, oldest: u64) -> Option<EntryIndex> {
         let mut records = vec![0; RECORD_BYTES * RECORDS_AT_ONCE as usize];
         let (mut held, mut held_at) = (Vec::new(), u64::MAX);
+        let mut moved = None;
         for first in (0..size).step_by(RECORDS_AT_ONCE as usize) {
             let count = RECORDS_AT_ONCE.min(size - first) as usize;
             let bytes = &mut records[..count * RECORD_BYTES];
@@ -153,12 +126,14 @@ impl FileStore {
             }
             for (entry, record) in (first..).zip(bytes.chunks_exact(RECORD_BYTES)) {
                 let Some(record) = Record::from_bytes(record) else { return Some(entry) };
-                if record.at < oldest {
+                let segment = self.segments.place(record).0;
+                if record.at < oldest || moved == Some(segment) || self.holds(record, &mut held, &mut held_at) {
                     continue;
                 }
-                if !self.holds(record, &mut held, &mut held_at) {
+                if !self.segments.is_moved(segment) {
                     return Some(entry);
                 }
+                moved = Some(segment);
             }
         }
         None
@@ -167,17 +142,14 @@ impl FileStore {
     /// Whether an entry is what its record says, read by way of a larger run of its file from `held_at` on.
     fn holds(&self, record: Record, held: &mut Vec<u8>, held_at: &mut u64) -> bool {
         let length = record.length as usize;
-        if length > MAX_ENTRY || record.at % self.segment_bytes + u64::from(record.length) > self.segment_bytes {
+        let (segment, at) = self.segments.place(record);
+        if length > MAX_ENTRY || at + u64::from(record.length) > self.segments.bytes {
             return false;
         }
         let held_end = held_at.saturating_add(held.len() as u64);
         if record.at < *held_at || record.at + u64::from(record.length) > held_end {
-            let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
-            if !self.has_segment(segment) {
-                return false;
-            }
             held.resize(READ_BYTES, 0);
-            let read = self.with_segment(segment, |file| read_at_most(file, held, at));
+            let read = self.segments.read(segment, Place::Hot, |file| read_at_most(file, held, at));
             held.truncate(read.unwrap_or(0));
             *held_at = record.at;
         }
@@ -188,37 +160,16 @@ impl FileStore {
     /// As if `size` entries had been appended.
     pub(super) fn resume(mut self, size: EntryIndex) -> Result<Self, StoreError> {
         let Some(last) = size.checked_sub(1) else { return Ok(self) };
-        let lost = || StoreError::Lost { path: self.directory.clone(), entry: last };
-        let record = self.read_record(last).ok_or_else(lost)?;
+        let lost = |entry| StoreError::Lost { path: self.segments.directory.clone(), entry };
+        let record = self.read_record(last).ok_or_else(|| lost(last))?;
         let oldest = record.at.saturating_sub(CHECKED_BYTES);
         if let Some(entry) = self.damaged(size, oldest) {
-            return Err(StoreError::Lost { path: self.directory.clone(), entry });
+            return Err(lost(entry));
         }
-        let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
+        let (segment, at) = self.segments.place(record);
         self.unsynced = None;
         self.tail = Tail { written: size, segment, offset: at + u64::from(record.length), ..self.tail };
         Ok(self)
-    }
-
-    /// As [`FileStore::open`]; tests take small segments.
-    pub(super) fn open_sized(directory: &Path, genesis: Digest, segment_bytes: u64) -> Result<Self, StoreError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        let parent = directory.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all());
-        made.and(parent).map_err(|source| io_error(directory, source))?;
-        let index = open_file(&directory.join("index"), genesis)?;
-        let nodes = open_file(&directory.join("nodes"), genesis)?;
-        let first = open_file(&segment_path(directory, 0), genesis)?;
-        Ok(Self {
-            directory: directory.to_path_buf(),
-            genesis,
-            segment_bytes,
-            index,
-            nodes,
-            tail: Tail { offset: HEADER_BYTES as u64, ..Tail::default() },
-            staged: None,
-            unsynced: Some(0),
-            open: RefCell::new(vec![(0, first)]),
-        })
     }
 
     /// Whether the nodes file has what the leaf hashes in it give, up to this edge.
@@ -247,10 +198,10 @@ impl FileStore {
 
     /// Makes the nodes again from the entries.
     fn make_nodes(&self, edge: &HistoryTree) -> Result<(), StoreError> {
-        let lost = |entry| StoreError::Lost { path: self.directory.clone(), entry };
+        let lost = |entry| StoreError::Lost { path: self.segments.directory.clone(), entry };
         let write = |bytes: &[u8], first: EntryIndex| {
             let written = self.nodes.write_all_at(bytes, node_offset(node_count(first)));
-            written.map_err(|source| io_error(&self.directory.join("nodes"), source))
+            written.map_err(|source| io_error(&self.segments.directory.join("nodes"), source))
         };
         let (mut tree, mut bytes, mut first) = (HistoryTree::new(), Vec::with_capacity(READ_BYTES), 0);
         while tree.size() < edge.size() {
@@ -264,7 +215,7 @@ impl FileStore {
             }
         }
         write(&bytes, first)?;
-        let failed = |source| io_error(&self.directory.join("nodes"), source);
+        let failed = |source| io_error(&self.segments.directory.join("nodes"), source);
         self.nodes.sync_data().map_err(failed)?;
         if tree.subtrees() == edge.subtrees() { Ok(()) } else { Err(lost(edge.size().saturating_sub(1))) }
     }
@@ -281,49 +232,13 @@ impl FileStore {
 
     /// What the index file has for an entry.
     fn read_record(&self, index: EntryIndex) -> Option<Record> {
-        let mut bytes = [0; RECORD_BYTES];
-        self.index.read_exact_at(&mut bytes, record_offset(index)).ok()?;
-        Record::from_bytes(&bytes)
-    }
-
-    /// The entry of a record, read from its file; `None` where it is not what the record says.
-    fn read_entry(&self, record: Record) -> Option<Vec<u8>> {
-        let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
-        if record.length as usize > MAX_ENTRY || !self.has_segment(segment) {
-            return None;
-        }
-        let mut entry = vec![0; record.length as usize];
-        self.with_segment(segment, |file| file.read_exact_at(&mut entry, at)).ok()?;
-        (checksum(&entry) == record.checksum).then_some(entry)
-    }
-
-    /// Whether there is a file for `segment`: a damaged record may name any.
-    fn has_segment(&self, segment: u64) -> bool {
-        segment <= self.tail.segment
-            || self.open.borrow().iter().any(|(open, _)| *open == segment)
-            || segment_path(&self.directory, segment).exists()
-    }
-
-    /// Runs `use_file` on the file of `segment`.
-    fn with_segment<T>(&self, segment: u64, use_file: impl FnOnce(&File) -> io::Result<T>) -> Result<T, StoreError> {
-        let path = || segment_path(&self.directory, segment);
-        let mut open = self.open.borrow_mut();
-        let file = match open.iter().position(|(number, _)| *number == segment) {
-            Some(place) => open.remove(place).1,
-            None => open_file(&path(), self.genesis)?,
-        };
-        let result = use_file(&file).map_err(|source| io_error(&path(), source));
-        if open.len() >= MAX_OPEN_SEGMENTS {
-            open.remove(0);
-        }
-        open.push((segment, file));
-        result
+        Record::read(&self.index, index)
     }
 
     fn write_bytes(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
         if !tail.bytes.is_empty() {
             self.unsynced = Some(self.unsynced.map_or(tail.segment, |first| first.min(tail.segment)));
-            self.with_segment(tail.segment, |file| file.write_all_at(&tail.bytes, tail.offset))?;
+            self.segments.write(tail.segment, &tail.bytes, tail.offset)?;
             tail.offset += tail.bytes.len() as u64;
             tail.bytes.clear();
         }
@@ -335,10 +250,10 @@ impl FileStore {
         if !tail.records.is_empty() {
             self.nodes
                 .write_all_at(&tail.nodes, node_offset(node_count(tail.written)))
-                .map_err(|source| io_error(&self.directory.join("nodes"), source))?;
+                .map_err(|source| io_error(&self.segments.directory.join("nodes"), source))?;
             self.index
                 .write_all_at(&tail.records, record_offset(tail.written))
-                .map_err(|source| io_error(&self.directory.join("index"), source))?;
+                .map_err(|source| io_error(&self.segments.directory.join("index"), source))?;
             tail.written = tail.size();
             tail.records.clear();
             tail.nodes.clear();
@@ -353,13 +268,13 @@ impl FileStore {
         if tail.bytes.len() >= FLUSH_BYTES {
             self.write(tail)?;
         }
-        if tail.offset + (tail.bytes.len() + entry.len()) as u64 > self.segment_bytes {
+        if tail.offset + (tail.bytes.len() + entry.len()) as u64 > self.segments.bytes {
             self.write_bytes(tail)?;
             tail.segment += 1;
             tail.offset = HEADER_BYTES as u64;
         }
         let record = Record {
-            at: tail.segment * self.segment_bytes + tail.offset + tail.bytes.len() as u64,
+            at: tail.segment * self.segments.bytes + tail.offset + tail.bytes.len() as u64,
             time_ms,
             length: entry.len() as u32,
             checksum: checksum(entry),
@@ -389,13 +304,13 @@ impl Entries for FileStore {
 
     fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
         let record = self.record(index)?;
-        let (segment, at) = (record.at / self.segment_bytes, record.at % self.segment_bytes);
+        let (segment, at) = self.segments.place(record);
         if segment == self.tail.segment && at >= self.tail.offset {
             let start = usize::try_from(at - self.tail.offset).ok()?;
             let entry = self.tail.bytes.get(start..start.checked_add(record.length as usize)?)?;
             return (checksum(entry) == record.checksum).then_some(Cow::Borrowed(entry));
         }
-        self.read_entry(record).map(Cow::Owned)
+        self.segments.entry(record).map(Cow::Owned)
     }
 
     fn first_at_or_after(&self, time_ms: TimeMs) -> EntryIndex {
@@ -422,19 +337,19 @@ impl Entries for FileStore {
         let (Some(head), Some(tail), true) = (records.first(), records.get(taken.wrapping_sub(1)), whole) else {
             return run_of(self, first, end, bytes);
         };
-        let segment = head.at / self.segment_bytes;
+        let (segment, at) = self.segments.place(*head);
         let span = (tail.at + u64::from(tail.length)).checked_sub(head.at);
-        let span = span.filter(|span| *span == (length - 4 * taken) as u64 && tail.at / self.segment_bytes == segment);
-        let Some(span) = span.filter(|_| self.has_segment(segment)) else {
-            return run_of(self, first, end, bytes);
-        };
+        let span = span.filter(|span| *span == (length - 4 * taken) as u64 && tail.at / self.segments.bytes == segment);
+        let Some(span) = span else { return run_of(self, first, end, bytes) };
         let mut held = vec![0; span as usize];
-        self.with_segment(segment, |file| file.read_exact_at(&mut held, head.at % self.segment_bytes)).ok()?;
+        if !self.segments.fill(segment, &mut held, at) {
+            return None;
+        }
         let (mut run, mut rest) = (Vec::with_capacity(length), &held[..]);
         for record in &records[..taken] {
             let (entry, later) = rest.split_at_checked(record.length as usize)?;
             if checksum(entry) != record.checksum {
-                return None;
+                return run_of(self, first, end, bytes);
             }
             run.extend_from_slice(&record.length.to_le_bytes());
             run.extend_from_slice(entry);
@@ -495,6 +410,7 @@ impl EntryStore for FileStore {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
+        self.segments.let_go();
         self.at_tail(Self::write)
     }
 
@@ -523,7 +439,7 @@ impl EntryStore for FileStore {
     }
 
     fn left_behind(&self, index: EntryIndex) -> Option<Vec<u8>> {
-        self.read_entry(self.read_record(index)?)
+        self.segments.entry(self.read_record(index)?)
     }
 
     fn written_files(&mut self) -> Result<Vec<PathBuf>, StoreError> {
@@ -535,10 +451,10 @@ impl EntryStore for FileStore {
         }
         let Some(first) = self.unsynced.take() else { return Ok(Vec::new()) };
         let last = self.tail.segment.max(self.staged.as_ref().map_or(0, |staged| staged.segment));
-        let segments = (first..=last).map(|segment| segment_path(&self.directory, segment));
+        let segments = (first..=last).map(|segment| segment_path(&self.segments.directory, segment));
         Ok(segments
-            .chain(["index", "nodes"].map(|file| self.directory.join(file)))
-            .chain([self.directory.clone()])
+            .chain(["index", "nodes"].map(|file| self.segments.directory.join(file)))
+            .chain([self.segments.directory.clone()])
             .collect())
     }
 }
@@ -553,55 +469,4 @@ fn read_at_most(file: &File, bytes: &mut [u8], at: u64) -> io::Result<usize> {
         }
     }
     Ok(done)
-}
-
-fn checksum(entry: &[u8]) -> u32 {
-    xxh3_64(entry) as u32
-}
-
-fn record_offset(index: EntryIndex) -> u64 {
-    (HEADER_BYTES as u64).saturating_add(index.saturating_mul(RECORD_BYTES as u64))
-}
-
-fn node_offset(position: u64) -> u64 {
-    (HEADER_BYTES as u64).saturating_add(position.saturating_mul(NODE_BYTES as u64))
-}
-
-fn segment_path(directory: &Path, segment: u64) -> PathBuf {
-    directory.join(format!("entries-{segment}"))
-}
-
-fn io_error(path: &Path, source: io::Error) -> StoreError {
-    let path = path.to_path_buf();
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path },
-        _ => StoreError::Io { path, source },
-    }
-}
-
-/// Opens a file and checks its header; writes one into a file that is new. A header of zeros alone is that of a file which
-/// was made just before the power went.
-fn open_file(path: &Path, genesis: Digest) -> Result<File, StoreError> {
-    let failed = |source| io_error(path, source);
-    let mut options = OpenOptions::new();
-    // What clients wrote is theirs: nobody else on the host reads it.
-    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(path).map_err(failed)?;
-    let mut header = [0; HEADER_BYTES];
-    let length = file.metadata().map_err(failed)?.len().min(HEADER_BYTES as u64) as usize;
-    file.read_exact_at(&mut header[..length], 0).map_err(failed)?;
-    let mut expected = [0; HEADER_BYTES];
-    expected[..8].copy_from_slice(MAGIC);
-    expected[8..12].copy_from_slice(&VERSION.to_be_bytes());
-    expected[32..].copy_from_slice(&genesis.0);
-    if header == [0; HEADER_BYTES] {
-        file.write_all_at(&expected, 0).map_err(failed)?;
-    } else if header[..32] != expected[..32] {
-        return Err(StoreError::Format { path: path.to_path_buf(), version: VERSION });
-    } else if header != expected {
-        let mut found = [0; 32];
-        found.copy_from_slice(&header[32..]);
-        return Err(StoreError::Genesis { path: path.to_path_buf(), expected: genesis, found: Digest(found) });
-    }
-    Ok(file)
 }

@@ -9,16 +9,20 @@
 //! Nothing waits for the history. It follows from the agreed batches, which the log keeps until a snapshot of the state is on the
 //! disk; before a snapshot counts, the entries that it follows from are synced. A replica that starts opens the store with those
 //! and executes its log from there on, which appends the same bytes at the same places again. So [`store::FileStore`] writes
-//! without sync, and what a crash tore is made anew before anyone reads it. The history never goes.
+//! without sync, and what a crash tore is made anew before anyone reads it. The history never goes; its old
+//! entries may lie in cold storage ([`cold`]), while index and nodes stay.
 //!
 //! Entries that a replica missed come from its peers ([`crate::transfer`]) and are staged until all of them hash to a certified root.
 
+pub mod cold;
 pub mod cosign;
 pub mod entry;
 mod file_store;
+mod ledger;
 pub mod notary;
 pub mod note;
 pub mod proof;
+mod segments;
 pub mod slot_leaf;
 pub mod store;
 pub mod tiles;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 pub use super::file_store::FileStore;
 use super::proof::NodeHashes;
+pub use super::segments::{Layout, SEGMENT_BYTES};
 use super::tree::{HistoryTree, node_count, node_position};
 use crate::state::Entries;
 use crate::types::{Digest, EntryIndex, TimeMs};

@@ -5,6 +5,10 @@ use super::*;
 
 const GENESIS: Digest = Digest([7; 32]);
 
+fn open_sized(directory: &Path, segment_bytes: u64) -> Result<FileStore, StoreError> {
+    FileStore::open_at(&Layout { segment_bytes, ..Layout::new(directory, GENESIS) })
+}
+
 /// Entry `i`: its length and bytes differ from its neighbours'.
 fn sample(i: u64) -> (Vec<u8>, TimeMs) {
     let length = (i * 37 % 900 + 1) as usize;
@@ -61,7 +65,7 @@ fn files_hold_what_memory_holds_written_or_not() {
     let mut memory = MemoryStore::new();
     fill(&mut memory, 500, 500);
     // More segments than may be open, entries both written and waiting.
-    let mut store = FileStore::open_sized(directory.path(), GENESIS, 4_096).unwrap();
+    let mut store = open_sized(directory.path(), 4_096).unwrap();
     fill(&mut store, 500, 7);
     assert!(files(directory.path()).len() > 30);
     assert_equal(&store, &memory);
@@ -72,13 +76,13 @@ fn files_hold_what_memory_holds_written_or_not() {
 #[test]
 fn a_reopened_store_is_empty_and_the_same_entries_leave_the_same_bytes() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut store = open_sized(directory.path(), 8_192).unwrap();
     fill(&mut store, 200, 9);
     store.flush().unwrap();
     drop(store);
     let before = files(directory.path());
 
-    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut store = open_sized(directory.path(), 8_192).unwrap();
     assert_eq!((store.size(), store.entry(0), store.first_at_or_after(0)), (0, None, 0));
     fill(&mut store, 60, 4);
     let mut memory = MemoryStore::new();
@@ -149,7 +153,7 @@ fn a_full_disk_and_an_entry_beyond_the_limit_have_their_errors() {
     assert!(matches!(FileStore::open(directory.path(), GENESIS).unwrap_err(), StoreError::Full { .. }));
 
     let directory = tempfile::tempdir().unwrap();
-    let mut store = FileStore::open_sized(directory.path(), GENESIS, 70_000).unwrap();
+    let mut store = open_sized(directory.path(), 70_000).unwrap();
     assert!(matches!(store.append(&vec![0; MAX_ENTRY + 1], 0, &[]), Err(StoreError::TooLarge(_))));
     store.append(&vec![1; MAX_ENTRY], 0, &[]).unwrap();
     std::os::unix::fs::symlink("/dev/full", directory.path().join("entries-1")).unwrap();
@@ -162,7 +166,7 @@ fn a_full_disk_and_an_entry_beyond_the_limit_have_their_errors() {
 #[test]
 fn a_store_goes_on_with_the_entries_that_it_had() {
     let directory = tempfile::tempdir().unwrap();
-    let open = || FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let open = || open_sized(directory.path(), 8_192).unwrap();
     let mut store = open();
     fill(&mut store, 200, 9);
     store.flush().unwrap();
@@ -188,7 +192,7 @@ fn a_store_goes_on_with_the_entries_that_it_had() {
 #[test]
 fn any_damage_is_found_when_a_store_is_opened_again() {
     let directory = tempfile::tempdir().unwrap();
-    let open = || FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let open = || open_sized(directory.path(), 8_192).unwrap();
     let mut store = open();
     fill(&mut store, 40, 9);
     store.flush().unwrap();
@@ -217,7 +221,7 @@ fn any_damage_is_found_when_a_store_is_opened_again() {
 #[test]
 fn what_is_staged_counts_once_it_is_adopted() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut store = open_sized(directory.path(), 8_192).unwrap();
     fill(&mut store, 50, 7);
     let mut edge = tree(50);
     for i in 50..120 {
@@ -248,7 +252,7 @@ fn what_is_staged_counts_once_it_is_adopted() {
 #[test]
 fn runs_of_entries_are_the_same_from_files_and_from_memory() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let mut store = open_sized(directory.path(), 8_192).unwrap();
     let mut memory = MemoryStore::new();
     fill(&mut memory, 300, 300);
     // The last ones wait to be written.
@@ -265,7 +269,7 @@ fn runs_of_entries_are_the_same_from_files_and_from_memory() {
 #[test]
 fn nodes_that_are_gone_are_made_again_and_another_history_is_none() {
     let directory = tempfile::tempdir().unwrap();
-    let open = || FileStore::open_sized(directory.path(), GENESIS, 8_192).unwrap();
+    let open = || open_sized(directory.path(), 8_192).unwrap();
     let mut store = open();
     fill(&mut store, 300, 50);
     assert!(!store.hold_nodes(&tree(300)).unwrap());

@@ -69,6 +69,14 @@ pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, LogError> {
     Ok(Some(aside))
 }
 
+/// Holds a data directory, as a replica does that runs there, until what it gives is dropped.
+///
+/// # Errors
+/// [`LogError::Locked`] while a replica runs there; the file system's own.
+pub fn hold(dir: &Path) -> Result<impl Sized + use<>, LogError> {
+    lock(dir)
+}
+
 /// Takes `dir/lock`, which the kernel frees when the file is closed.
 fn lock(dir: &Path) -> Result<File, LogError> {
     let path = dir.join("lock");

@@ -150,7 +150,7 @@ pub use self::core::Log;
 pub use anchor::carried_by;
 pub use device::{Device, Write};
 pub use error::{AppendError, Damage, LogError, SyncFault};
-pub use files::{FileDevice, Method, set_aside};
+pub use files::{FileDevice, Method, hold, set_aside};
 pub use format::{BLOCK, FORMAT_VERSION, RECORD_HEADER};
 pub use reactor::{LOG_WRITE, ReactorWriter};
 pub use read::{Cursor, Entry, INDEX_STEP, Scan};

@@ -29,6 +29,11 @@ impl Counters {
         }
     }
 
+    /// Sets a counter that is counted elsewhere.
+    pub fn set(&mut self, name: &str, value: u64) {
+        self.values.insert(name.to_owned(), value);
+    }
+
     /// A client was refused.
     pub(super) fn refused(&mut self, code: Code) {
         self.add(&format!("refused.{}", code.0), 1);
@@ -63,6 +68,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         } else {
             self.counters.add(&format!("peers.replica-{replica}.{}", what.kind()), 1);
         }
+    }
+
+    /// Shows a number that the shell counts.
+    pub fn set_counter(&mut self, name: &str, value: u64) {
+        self.counters.set(name, value);
     }
 
     /// What an earlier process of this replica noted of others.

@@ -35,6 +35,7 @@
 //! Routes from bundles to connections: pruned to what the core still holds.
 
 mod clients;
+mod cold_storage;
 mod cosigning;
 mod counters;
 mod crash;

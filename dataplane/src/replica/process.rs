@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::cold_storage::ColdStorage;
 use super::crash::{CrashPoint, Step};
 use super::divergence;
 use super::links::{HANDSHAKES_A_ROUND, Links};
@@ -219,6 +220,7 @@ struct Process<A: Application> {
     snapshots: SnapshotFiles,
     space: SpaceWatch,
     gauge: Gauge,
+    cold: ColdStorage,
     /// The view that people were told of last, and whether this replica took part in it.
     told_view: (View, bool),
     /// The same of abstaining.
@@ -401,7 +403,9 @@ impl<A: Application> Process<A> {
             let adversary = Adversary::new(&tactics, plot, random, &node_config, forged_for, forged, starved);
             Liar { adversary, n: cluster.n(), says: Vec::new() }
         });
-        let mut node = start::open(&config, &cluster, node_config, application, now(started))?;
+        let (history, cold) = ColdStorage::start(&config, cluster.genesis());
+        let mut node = start::open(&config, &cluster, node_config, &history, application, now(started))?;
+        cold.settled(node.settled());
         if without_history {
             node.execution_mut().forget_history();
         }
@@ -455,6 +459,7 @@ impl<A: Application> Process<A> {
             snapshots,
             space,
             gauge,
+            cold,
             told_view,
             told_abstains,
             told_taking: None,
@@ -486,6 +491,7 @@ impl<A: Application> Process<A> {
     fn serve(&mut self, now: Now) -> Result<(), RunError> {
         self.look_at_space();
         self.look_at_snapshots(now)?;
+        self.cold.show(&mut self.node);
         for _ in 0..HANDSHAKES_A_ROUND {
             let Some((connection, mut bytes)) = self.links.next_early(&mut self.reactor, now) else { break };
             self.receive(connection, &mut bytes, now);
@@ -561,6 +567,7 @@ impl<A: Application> Process<A> {
                     if shell.written {
                         self.node.log_finish(now)?;
                     }
+                    self.cold.settled(self.node.settled());
                 }
                 Outcome::NoRoom(sequence) => {
                     node.snapshot_not_kept(sequence, now);

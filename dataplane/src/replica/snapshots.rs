@@ -21,8 +21,8 @@ use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::state::Application;
-use crate::transfer::{self, Act, Kept, Offered, PIECE_BYTES};
-use crate::types::{Now, ReplicaId, Sequence};
+use crate::transfer::{self, Act, Durable, Kept, Offered, PIECE_BYTES};
+use crate::types::{EntryIndex, Now, ReplicaId, Sequence};
 use crate::wire::error::{FrameError, Misbehaviour};
 use crate::wire::frame::Kind;
 use crate::wire::message::{self, ArchivedOffer, ArchivedPiece, ArchivedPieces, FetchPieces, Offer, PieceHash};
@@ -409,6 +409,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// What is being taken from others: its checkpoint, and how many entries of the history are here.
     pub fn taking(&self) -> Option<(Sequence, u64)> {
         self.snapshots.receiver.target()
+    }
+
+    /// The entries below this are synced, and no start that finds its snapshots whole executes or writes them again: those under the
+    /// oldest snapshot. 0 before its certificate is on the disk.
+    pub fn settled(&self) -> EntryIndex {
+        let oldest = self.snapshots.shelf.all().first();
+        oldest.filter(|kept| kept.durable == Durable::Yes).map_or(0, |kept| kept.statement.size)
     }
 
     /// Snapshots on the disk, the oldest first.

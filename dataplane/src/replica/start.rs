@@ -26,7 +26,7 @@ use crate::cluster::replica::NEVER_RAN;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{Cluster, ReplicaConfig};
 use crate::execution::Execution;
-use crate::history::store::FileStore;
+use crate::history::store::{FileStore, Layout};
 use crate::log::{self, FileDevice, LogError, Method};
 use crate::replica::NodeError;
 use crate::state::Application;
@@ -43,6 +43,7 @@ pub(super) fn open<A: Application>(
     config: &ReplicaConfig,
     cluster: &Cluster,
     node: NodeConfig,
+    history: &Layout,
     application: &impl Fn() -> A,
     now: Now,
 ) -> Result<FileNode<A>, RunError> {
@@ -50,7 +51,7 @@ pub(super) fn open<A: Application>(
     let never_ran = mark.try_exists().map_err(|source| RunError::Mark { file: mark.clone(), source })?;
     let node = NodeConfig { never_ran, ..node };
     let data = config.data.as_path();
-    let opened = match read(config, cluster, node.clone(), application, now) {
+    let opened = match read(config, cluster, node.clone(), history, application, now) {
         Err(error) if lost_records(&error) => {
             report(&format!("this replica has lost what it acknowledged: {error}"));
             // Whatever the mark says, there was a log; should this end before the next one begins, there must be no mark.
@@ -60,7 +61,7 @@ pub(super) fn open<A: Application>(
             if let Some(aside) = log::set_aside(data)? {
                 report(&format!("the damaged log is kept in {}", aside.display()));
             }
-            read(config, cluster, NodeConfig { never_ran: false, ..node }, application, now)
+            read(config, cluster, NodeConfig { never_ran: false, ..node }, history, application, now)
         }
         opened => opened,
     };
@@ -76,6 +77,7 @@ fn read<A: Application>(
     config: &ReplicaConfig,
     cluster: &Cluster,
     node: NodeConfig,
+    history: &Layout,
     application: &impl Fn() -> A,
     now: Now,
 ) -> Result<(FileNode<A>, Recovery), RunError> {
@@ -98,7 +100,7 @@ fn read<A: Application>(
     for kept in certified.cloned().collect::<Vec<_>>() {
         let sequence = kept.sequence();
         let Some(image) = snapshot_files::image(data, cluster.genesis(), sequence)? else { continue };
-        match resume(data, cluster, application(), kept.statement.size, &image) {
+        match resume(history, cluster, application(), kept.statement.size, &image) {
             Ok(execution) => return Ok(Node::recover(node, execution, shelf, device, now)?),
             Err(error) => {
                 report(&format!("the snapshot of sequence {sequence} is of no use and was moved aside: {error}"));
@@ -107,20 +109,20 @@ fn read<A: Application>(
             }
         }
     }
-    let store = FileStore::open(&data.join("history"), cluster.genesis())?;
+    let store = FileStore::open_at(history)?;
     let execution = Execution::new(cluster, application(), store)?;
     Ok(Node::recover(node, execution, shelf, device, now)?)
 }
 
 /// The state as the newest snapshot has it.
 fn resume<A: Application>(
-    data: &Path,
+    history: &Layout,
     cluster: &Cluster,
     application: A,
     size: EntryIndex,
     image: &[u8],
 ) -> Result<Execution<A, FileStore>, String> {
-    let store = FileStore::reopen(&data.join("history"), cluster.genesis(), size).map_err(|error| error.to_string())?;
+    let store = FileStore::reopen(history, size).map_err(|error| error.to_string())?;
     Execution::resume(cluster, application, store, image).map_err(|error| error.to_string())
 }
 
