@@ -42,8 +42,8 @@ fn chosen_by_the_rule(heads: &[(u64, bool)]) -> u64 {
 proptest! {
     #[test]
     fn the_head_with_most_zeros_is_chosen_and_no_checkpoint_is_passed(
-        interval in 3u64..40,
-        rounds in prop::collection::vec(1u64..90, 1..40),
+        interval in 5u64..40,
+        rounds in prop::collection::vec(1u64..90, 1..15),
     ) {
         let mut cosigner = cosigner();
         let (mut sequence, mut now, mut waiting) = (0, 0, Vec::new());
