@@ -90,6 +90,9 @@ pub const MAX_REPEATED_BYTES: usize = 256 << 10;
 /// their numbers again in other bundles; what lies beyond gets no reply.
 pub const MAX_REPEATED_ENTRIES: usize = 16;
 
+/// Entries that are kept in any case: clients that connect one after the other have replies read from them.
+const REMEMBERED: EntryIndex = 1_024;
+
 /// What reading an entry for a query counts beside the entry's bytes.
 pub const ENTRY_READ_BYTES: usize = 256;
 
@@ -436,7 +439,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
 
     /// Appends the built entry to store and tree.
     fn append(&mut self) -> Result<EntryIndex, ExecutionError> {
-        let index = if self.forgets {
+        let index = if self.forgets && self.tree.size() >= REMEMBERED {
             self.tree.append_hash(Digest::NULL);
             self.store.append(&[], self.time_ms, &[])?
         } else {
@@ -447,7 +450,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         Ok(index)
     }
 
-    /// From here on entries are neither hashed nor kept: to measure what the history costs, and for nothing else.
+    /// From entry [`REMEMBERED`] on entries are neither hashed nor kept: to measure what the history costs, and for nothing else.
     pub(crate) fn forget_history(&mut self) {
         self.forgets = true;
     }
