@@ -1,6 +1,6 @@
 //! Executing the history again: the same operations in the same order must give the same outcomes and the same state roots.
 //!
-//! Begins with the genesis. It shares the twin store with the replica; what decides which requests run is told anew ([`super::sessions`]),
+//! Begins with the genesis. It shares the twin store with the replica; what decides which requests run is told anew (`sessions`),
 //! and so is when a STATE entry is due:
 //! * at every multiple of the checkpoint interval, with the absence root;
 //! * else at the first sequence at which `state_interval_ms` have passed since the last one and a bundle was executed since, without

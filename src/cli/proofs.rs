@@ -196,7 +196,7 @@ impl<'a> Prover<'a> {
     /// The receipt of an entry.
     ///
     /// # Errors
-    /// As [`Prover::fetch`].
+    /// Nobody gave one that holds in time.
     pub fn receipt(&mut self, entry: EntryIndex) -> Result<Vec<u8>, CliError> {
         let policy = self.policy.clone();
         self.fetch(&ProofQuestion::Receipt(entry), Self::holds(&policy, Some(entry)))
@@ -205,7 +205,7 @@ impl<'a> Prover<'a> {
     /// The receipt of an operation that was executed at a position.
     ///
     /// # Errors
-    /// As [`Prover::fetch`]; or the entry does not hold that operation there.
+    /// As [`Prover::receipt`]; or the entry does not hold that operation there.
     pub fn receipt_of(&mut self, position: Position, operation: &[u8]) -> Result<Vec<u8>, CliError> {
         let bytes = self.receipt(position.entry)?;
         let proof = TlogProof::parse(&bytes).map_err(|error| CliError::Proof(error.to_string()))?;
