@@ -27,7 +27,7 @@ impl Ordering {
             sequence: *sequence,
             proposed: slot.has_own_q() || slot.proposal.is_some(),
             prepares: slot.prepare_bits(),
-            commits: slot.commit_bits(),
+            commits: slot.commit_bits(self.view),
         });
         Status {
             view: self.view,
@@ -150,10 +150,6 @@ impl Ordering {
         let first = status.executed.saturating_add(1);
         let mut digests = 0;
         for (&sequence, slot) in self.slots.range(first..).take(MAX_STATUS_SLOTS) {
-            if sequence <= status.executed {
-                prepares.extend(slot.prepare_vote());
-                continue;
-            }
             while listed.next_if(|open| open.sequence < sequence).is_some() {}
             let (proposed, has_prepare, has_commit) = match listed.peek() {
                 Some(open) if open.sequence == sequence => {

@@ -310,6 +310,39 @@ fn what_one_replica_has_committed_survives_the_view() {
     assert_eq!(four.cores[2].executed[0], decided);
 }
 
+/// Found by seed 959: a COMMIT of an earlier view stood for the one of this view, which was never sent again, in view after view.
+#[test]
+fn a_commit_of_an_earlier_view_is_no_substitute_for_one_of_this() {
+    let mut four = Four::new();
+    // 3 decides and its COMMIT reaches all; none of the others reaches 1 and 2.
+    four.passes = |from, to, message| match message {
+        Outgoing::Commit(_) => to == 3 || from == 3,
+        Outgoing::Decided(_) | Outgoing::Status(_) => to == 3,
+        Outgoing::Prepare(_) => from != 3 || to == 3,
+        _ => true,
+    };
+    four.submit(1, &ALL);
+    four.run(&ALL, 10);
+    four.assert_executed(&[3], 1);
+    // 0 is gone; in view 1 the COMMIT of 3 gets lost at first, and one DECIDED is not enough.
+    four.passes = |from, _, message| match message {
+        Outgoing::Commit(votes) => from != 3 && votes[0].view() == 1,
+        Outgoing::Prepare(votes) => votes[0].view() == 1,
+        _ => true,
+    };
+    four.submit(2, &[1, 2]);
+    while four.views(&REST) != [(1, true); 3] {
+        assert!(four.now.mono_us < 2_000_000, "{:?}", four.views(&REST));
+        four.run(&REST, 1);
+    }
+    four.run(&REST, 20);
+    four.assert_executed(&[1, 2], 0);
+    four.passes = |_, _, _| true;
+    four.run(&REST, 120);
+    four.assert_executed(&REST, 2);
+    assert_eq!(four.views(&REST), [(1, true); 3]);
+}
+
 /// Found by seed 359: all others had executed everything and suspected nobody, and the leader could finish nothing.
 #[test]
 fn a_leader_that_gets_nothing_done_asks_to_be_replaced() {

@@ -167,15 +167,16 @@ impl Slot {
         bits(self.prepares.iter().map(Option::is_some))
     }
 
-    /// Replicas whose COMMIT is here, a bit each.
-    pub(super) fn commit_bits(&self) -> u32 {
-        bits(self.commits.iter().map(Option::is_some))
+    /// Replicas whose COMMIT of `view` is here, a bit each.
+    pub(super) fn commit_bits(&self, view: View) -> u32 {
+        bits(self.commits.iter().map(|vote| vote.is_some_and(|(of, _)| of == view)))
     }
 
     /// How many replicas voted on it or say that it is decided.
     pub(super) fn voters(&self) -> usize {
         let told = bits(self.told.iter().map(Option::is_some));
-        (self.prepare_bits() | self.commit_bits() | told).count_ones() as usize
+        let committed = bits(self.commits.iter().map(Option::is_some));
+        (self.prepare_bits() | committed | told).count_ones() as usize
     }
 
     /// A digest that `quorum` replicas COMMITted in one view.

@@ -45,6 +45,11 @@ impl Administrator {
         Self { random, known: Vec::new(), said: 0 }
     }
 
+    /// Statements made, a bundle each.
+    pub(super) fn said(&self) -> u64 {
+        self.said
+    }
+
     fn statement(&mut self, number: u64, now_ms: i64) -> KeyStatement {
         self.said += 1;
         let earlier = self.known.get(self.random.index(self.known.len())).copied();

@@ -75,7 +75,7 @@ pub struct OpenSlot {
     pub proposed: bool,
     /// Replicas whose PREPARE the sender has, a bit each.
     pub prepares: u32,
-    /// Replicas whose COMMIT the sender has, a bit each.
+    /// Replicas whose COMMIT of its current view the sender has, a bit each.
     pub commits: u32,
 }
 
