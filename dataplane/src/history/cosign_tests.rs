@@ -5,6 +5,9 @@ use super::*;
 const ME: ReplicaId = ReplicaId(0);
 const INTERVAL: u64 = 5_000;
 
+/// Longer than a hurried one.
+const _: () = assert!(INTERVAL > 2 * HURRY_US);
+
 fn cosigner() -> Cosigner {
     Cosigner::new(ME, Size::new(4).unwrap(), INTERVAL)
 }
@@ -205,4 +208,40 @@ fn what_is_here_is_certified_though_more_is_signed_ahead() {
     cosigner.executed(9, head(9), false);
     assert!(look(&mut cosigner, 9).is_empty());
     assert_eq!(cosigner.certified().unwrap().head, head(9));
+}
+
+#[test]
+fn a_signer_in_a_hurry_is_free_sooner_and_rests_again_later() {
+    let mut cosigner = cosigner();
+    let sign = |cosigner: &mut Cosigner, size: u64, now: u64| {
+        cosigner.executed(size, head(size), false);
+        let chosen = cosigner.choose(now)?;
+        cosigner.promise(chosen, now);
+        cosigner.signed(claim(chosen, true), now);
+        Some(chosen.size)
+    };
+    assert_eq!(sign(&mut cosigner, 1, 0), Some(1));
+    assert_eq!(sign(&mut cosigner, 2, HURRY_US), None);
+    cosigner.hurry(HURRY_US);
+    assert_eq!(cosigner.due_us(), HURRY_US);
+    assert_eq!(sign(&mut cosigner, 3, HURRY_US), Some(2));
+    assert_eq!(sign(&mut cosigner, 4, 2 * HURRY_US - 1), None);
+    assert_eq!(sign(&mut cosigner, 5, 2 * HURRY_US), Some(4));
+    // The last time that it was asked to hurry lies long enough back.
+    let later = HURRY_US + HURRY_FOR_US;
+    assert_eq!(sign(&mut cosigner, 8, later), Some(8));
+    assert_eq!(sign(&mut cosigner, 16, later + HURRY_US), None);
+    assert_eq!(sign(&mut cosigner, 16, later + INTERVAL), Some(16));
+}
+
+#[test]
+fn one_that_is_set_to_a_faster_pace_keeps_it() {
+    let mut cosigner = Cosigner::new(ME, Size::new(4).unwrap(), HURRY_US / 2);
+    cosigner.executed(1, head(1), false);
+    cosigner.hurry(0);
+    let first = cosigner.choose(0).unwrap();
+    cosigner.promise(first, 0);
+    cosigner.signed(claim(first, true), 0);
+    cosigner.executed(2, head(2), false);
+    assert_eq!(cosigner.choose(HURRY_US / 2).map(|head| head.size), Some(2));
 }

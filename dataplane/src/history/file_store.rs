@@ -5,9 +5,9 @@
 //! entry lies in two files. Every file begins with a header of 64 bytes: magic (8), version (u32), zeros (4), `SEGMENT_BYTES` of this
 //! directory (u64; 0 for 256 MiB), zeros (8), genesis hash (32). Old segments may be in cold storage ([`super::cold`]).
 //!
-//! Appended entries gather in two buffers, from which they can be read at once; [`FileStore::flush`] writes each with one call
-//! (one more where a segment ends). Reads are positioned reads of written entries. Memory is the buffers, at most
-//! [`FLUSH_BYTES`] and an entry, and [`super::segments::MAX_OPEN_SEGMENTS`] open files, however long the history gets.
+//! Appended entries gather in buffers, from which they can be read at once, and are written when [`FLUSH_BYTES`] of them are there, or
+//! somebody needs the files. Nothing is lost with the buffers: until a snapshot vouches for an entry the log has what it comes from.
+//! Reads are positioned reads of written entries. Memory is the buffers, at most [`FLUSH_BYTES`] and an entry, and [`super::segments::MAX_OPEN_SEGMENTS`] open files, however long the history gets.
 //!
 //! A store is opened with as many entries as a durable snapshot vouches for: whoever keeps a snapshot syncs
 //! [`written_files`](EntryStore::written_files) first. What follows is executed again from the log, or supplied by peers, and the same
@@ -32,8 +32,9 @@ use crate::state::{Entries, run_of};
 use crate::types::{Digest, EntryIndex, TimeMs};
 use crate::wire::limits::MAX_ENTRY;
 
-/// Appended bytes that wait for a flush at most; an append beyond it flushes by itself.
-pub(super) const FLUSH_BYTES: usize = 4 << 20;
+/// Appended bytes that wait to be written at most. A write of so many takes some 100 us of the thread that orders; smaller ones cost
+/// more system calls in all.
+pub(super) const FLUSH_BYTES: usize = 256 << 10;
 
 /// When a store is opened again so much of its newest bytes is read and held against its checksums.
 const CHECKED_BYTES: u64 = 16 << 30;
@@ -266,6 +267,7 @@ impl FileStore {
             return Err(StoreError::TooLarge(entry.len()));
         }
         if tail.bytes.len() >= FLUSH_BYTES {
+            self.segments.let_go();
             self.write(tail)?;
         }
         if tail.offset + (tail.bytes.len() + entry.len()) as u64 > self.segments.bytes {
