@@ -1,6 +1,6 @@
 //! The twins and their slots in memory, the roots over them, and snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Bound;
@@ -59,6 +59,8 @@ pub struct TwinStore {
     rows: Vec<Twin>,
     /// Slots by name, for the one look-up of every operation. Nothing is ever read in its order, which differs from replica to replica.
     by_names: HashTable<SlotIndex>,
+    /// Paths of properties, each once: many twins have the same.
+    paths: BTreeSet<Arc<str>>,
     hasher: RandomState,
     /// In pages, which a frozen state shares until they change.
     pub(super) slots: Pages<Slot>,
@@ -84,6 +86,7 @@ impl TwinStore {
             names: BTreeMap::new(),
             rows: Vec::new(),
             by_names: HashTable::new(),
+            paths: BTreeSet::new(),
             hasher: RandomState::new(),
             slots: Pages::new(),
             last_entry: 0,
@@ -141,6 +144,17 @@ impl TwinStore {
         }
     }
 
+    fn path(&mut self, path: &str) -> Arc<str> {
+        match self.paths.get(path) {
+            Some(path) => path.clone(),
+            None => {
+                let path: Arc<str> = path.into();
+                self.paths.insert(path.clone());
+                path
+            }
+        }
+    }
+
     /// Adds a slot for a property that has none. The caller has checked the limits.
     pub(super) fn add_slot(&mut self, twin: &str, property: &str, make: impl FnOnce(Arc<str>, Arc<str>) -> Slot) {
         let index = self.slots.len() as SlotIndex;
@@ -152,7 +166,7 @@ impl TwinStore {
             self.rows.push(Twin::default());
             self.names.insert(twin.clone(), place);
         }
-        let property: Arc<str> = property.into();
+        let property = self.path(property);
         let row = &mut self.rows[place as usize];
         if let Err(at) = row.find(&property) {
             row.properties.insert(at, (property.clone(), index));
