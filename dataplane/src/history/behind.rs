@@ -79,7 +79,11 @@ impl Behind {
     /// The last piece could not be written: what its file holds is not known.
     pub(super) fn is_free(&mut self, wait: bool) -> Result<bool, StoreError> {
         let (Some(piece), Some(thread)) = (&self.under_way, &self.thread) else { return Ok(true) };
-        let told = if wait { thread.written.recv().map_err(|_| TryRecvError::Disconnected) } else { thread.written.try_recv() };
+        let told = if wait {
+            thread.written.recv().map_err(|_| TryRecvError::Disconnected)
+        } else {
+            thread.written.try_recv()
+        };
         let result = match told {
             Err(TryRecvError::Empty) => return Ok(false),
             Err(TryRecvError::Disconnected) => Err(io::ErrorKind::BrokenPipe.into()),

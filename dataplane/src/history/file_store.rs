@@ -301,7 +301,8 @@ impl FileStore {
     /// Bytes of the tail's segment, some of which are not in its file yet.
     fn in_memory(&self, at: u64, end: u64) -> Option<Cow<'_, [u8]>> {
         let of = |held: &'_ [u8], begin: u64, from: u64, to: u64| -> Option<std::ops::Range<usize>> {
-            let range = usize::try_from(from.checked_sub(begin)?).ok()?..usize::try_from(to.checked_sub(begin)?).ok()?;
+            let range =
+                usize::try_from(from.checked_sub(begin)?).ok()?..usize::try_from(to.checked_sub(begin)?).ok()?;
             (range.start <= range.end && range.end <= held.len()).then_some(range)
         };
         let tail = &self.tail;

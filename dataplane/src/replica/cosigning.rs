@@ -29,7 +29,7 @@ const WRITE_WITHIN_US: u64 = 2_000;
 const LOOK_US: u64 = 250_000;
 
 /// With somebody waiting likewise, us.
-const LOOK_SOON_US: u64 = 1_000;
+const LOOK_SOON_US: u64 = 200;
 
 /// With somebody waiting the others are asked for signatures once in so long, us.
 const ASK_US: u64 = 20_000;
