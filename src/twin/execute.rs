@@ -219,7 +219,6 @@ impl TwinStore {
                 source_time_ns,
                 origin: *context.origin,
                 quality,
-                dirty: false,
             });
         }
     }

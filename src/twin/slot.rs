@@ -28,8 +28,6 @@ pub(super) struct Slot {
     pub(super) source_time_ns: Option<i64>,
     pub(super) origin: PublicKey,
     pub(super) quality: Quality,
-    /// Its leaf is not in the trees yet.
-    pub(super) dirty: bool,
 }
 
 impl Slot {

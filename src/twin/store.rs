@@ -66,8 +66,6 @@ pub struct TwinStore {
     pub(super) slots: Pages<Slot>,
     /// The last entry that changed anything.
     pub(super) last_entry: EntryIndex,
-    /// Slots whose leaves are not in the trees yet, each once; new slots in the order of their numbers.
-    dirty: Vec<SlotIndex>,
     by_number: DenseTree,
     by_name: DenseTree,
     /// Each slot's place in `by_name`; shorter than `slots` once a slot is new, and then to be made afresh.
@@ -90,7 +88,6 @@ impl TwinStore {
             hasher: RandomState::new(),
             slots: Pages::new(),
             last_entry: 0,
-            dirty: Vec::new(),
             by_number: DenseTree::new(),
             by_name: DenseTree::new(),
             places: Vec::new(),
@@ -123,7 +120,7 @@ impl TwinStore {
         row.alive = row.alive + usize::from(slot.value.is_some()) - usize::from(was_alive);
         row.last_entry = row.last_entry.max(slot.position.entry);
         self.last_entry = self.last_entry.max(slot.position.entry);
-        self.mark_dirty(index);
+        self.hash(index);
     }
 
     /// The twins whose names begin with `prefix`, sorted, from the name `start` on.
@@ -137,10 +134,17 @@ impl TwinStore {
         under.map(|(name, row)| (name, &self.rows[*row as usize]))
     }
 
-    fn mark_dirty(&mut self, index: SlotIndex) {
-        let slot = &mut self.slots[index as usize];
-        if !std::mem::replace(&mut slot.dirty, true) {
-            self.dirty.push(index);
+    /// Puts a changed slot's leaf into the trees. Now, while the slot is in the processor's caches: one by one at the next root it would
+    /// cost three times as much, and all of it at once.
+    fn hash(&mut self, index: SlotIndex) {
+        self.leaf.clear();
+        self.slots[index as usize].encode_leaf(u64::from(index), &mut Writer(&mut self.leaf));
+        let hash = leaf_hash(&self.leaf);
+        if !self.by_number.set(index as usize, hash) {
+            self.by_number.push(hash);
+        }
+        if self.places.len() == self.slots.len() {
+            self.by_name.set(self.places[index as usize] as usize, hash);
         }
     }
 
@@ -171,7 +175,7 @@ impl TwinStore {
         if let Err(at) = row.find(&property) {
             row.properties.insert(at, (property.clone(), index));
         }
-        self.slots.push(Slot { row: place, dirty: false, ..make(twin, property) });
+        self.slots.push(Slot { row: place, ..make(twin, property) });
         let (slots, hasher) = (&self.slots, &self.hasher);
         let hash = |index: &SlotIndex| {
             let slot = &slots[*index as usize];
@@ -179,24 +183,6 @@ impl TwinStore {
         };
         self.by_names.insert_unique(hash(&index), index, hash);
         self.touch(index, false);
-    }
-
-    /// Brings the trees up to date with the slots.
-    fn refresh(&mut self) {
-        let places_hold = self.places.len() == self.slots.len();
-        for index in self.dirty.drain(..) {
-            let slot = &mut self.slots[index as usize];
-            slot.dirty = false;
-            self.leaf.clear();
-            slot.encode_leaf(u64::from(index), &mut Writer(&mut self.leaf));
-            let hash = leaf_hash(&self.leaf);
-            if !self.by_number.set(index as usize, hash) {
-                self.by_number.push(hash);
-            }
-            if places_hold {
-                self.by_name.set(self.places[index as usize] as usize, hash);
-            }
-        }
     }
 
     /// Sorts all leaves by name again: after new slots, once per absence root.
@@ -282,7 +268,6 @@ impl TwinStore {
             source_time_ns: leaf.source_time_ns,
             origin: leaf.origin,
             quality: leaf.quality,
-            dirty: false,
         });
         Ok(())
     }
@@ -311,12 +296,10 @@ impl Application for TwinStore {
     }
 
     fn state_root(&mut self) -> Digest {
-        self.refresh();
         self.by_number.root()
     }
 
     fn absence_root(&mut self) -> Digest {
-        self.refresh();
         if self.places.len() != self.slots.len() {
             self.sort_by_name();
         }
