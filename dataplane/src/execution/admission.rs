@@ -2,7 +2,6 @@
 
 use super::sessions::{Executed as Done, Session, Standing, Target};
 use super::{Admission, Execution, MAX_REPEATED_BYTES, MAX_REPEATED_ENTRIES, Settled};
-use crate::crypto::hash::sha256;
 use crate::history::entry::EntryView;
 use crate::history::store::EntryStore;
 use crate::state::Application;
@@ -74,9 +73,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         read_bytes: &mut usize,
     ) -> Admission {
         let mut repeated = Vec::new();
-        for (index, request) in bundle.requests().enumerate() {
+        for (index, hash) in bundle.request_hashes().iter().enumerate() {
             let number = bundle.header().first + index as u64;
-            match (session.standing(number, &sha256(&[request])), barred) {
+            match (session.standing(number, hash), barred) {
                 (Standing::New | Standing::Refused(Code::BEYOND_WINDOW), Some(code)) => settled.refuse(number, code),
                 (Standing::New, None) => return Admission::Order,
                 (Standing::Repeated(done), _) => repeated.push((number, done)),

@@ -361,10 +361,9 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         let (entry_index, time_ms, sequence) = (self.tree.size(), self.time_ms, self.sequence);
         entry.clear();
         entry::put_bundle_start(entry, sequence, time_ms, bundle.cose(), bundle.requests());
-        for (index, bytes) in bundle.requests().enumerate() {
+        for (index, (bytes, &digest)) in bundle.requests().zip(bundle.request_hashes()).enumerate() {
             // No bundle parses whose numbers run past the largest one.
             let number = bundle.header().first + index as u64;
-            let digest = sha256(&[bytes]);
             match (session.standing(number, &digest), rights, Request::decode(bytes)) {
                 (Standing::New, Ok(rights), Some(request)) => {
                     let position = Position { entry: entry_index, request: index as u16 };

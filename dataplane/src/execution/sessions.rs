@@ -26,7 +26,7 @@ pub(super) const SESSION_BYTES: usize = 1_024;
 /// Where the outcome of an executed request stands. Its code and changes are read from there; the detail is kept here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Executed {
-    /// SHA-256 of the request.
+    /// Leaf hash of the request, as the bundle's root has it.
     pub(super) request: Digest,
     pub(super) entry: EntryIndex,
     pub(super) index: u16,

@@ -14,7 +14,7 @@
 use super::error::BundleError;
 use super::limits::{MAX_BUNDLE_REQUESTS, MAX_ENTRY, MAX_OPERATION_DEPTH};
 use crate::cbor::{CborError, Reader, Writer, is_item};
-use crate::crypto::hash::{merkle_root, sha256};
+use crate::crypto::hash::{RootBuilder, merkle_root, sha256};
 use crate::types::{Digest, PublicKey, Signature, TimeMs};
 
 /// The payload's first item: the format and its version.
@@ -113,6 +113,8 @@ pub struct Bundle {
     payload: (u32, u32),
     /// End of each request in `bytes`.
     ends: Box<[u32]>,
+    /// The leaf hash of each request, as the bundle's root is over them.
+    leaves: Box<[Digest]>,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -177,7 +179,9 @@ impl Bundle {
         if total + ENTRY_OVERHEAD + count * OUTCOME_BYTES > MAX_ENTRY {
             return Err(BundleError::TooLarge);
         }
-        if merkle_root(requests.clone()) != header.root {
+        let mut root = RootBuilder::default();
+        let leaves: Box<[Digest]> = requests.clone().map(|request| root.push(request)).collect();
+        if root.root() != header.root {
             return Err(BundleError::Root);
         }
         let mut bytes = Vec::with_capacity(total);
@@ -201,6 +205,7 @@ impl Bundle {
             payload: (payload_start, payload_start + payload.len() as u32),
             bytes: bytes.into_boxed_slice(),
             ends: ends.into_boxed_slice(),
+            leaves,
         })
     }
 
@@ -245,6 +250,11 @@ impl Bundle {
     /// The encoded requests in order.
     pub fn requests(&self) -> impl ExactSizeIterator<Item = &[u8]> + Clone {
         (0..self.ends.len()).map(|index| self.request_bytes(index))
+    }
+
+    /// The leaf hash of each request in order: what tells one request from another.
+    pub fn request_hashes(&self) -> &[Digest] {
+        &self.leaves
     }
 
     /// The encoded request `index`.
