@@ -6,6 +6,7 @@ pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod demo;
+pub mod host;
 pub mod local;
 pub mod replica;
 mod svg;
