@@ -8,6 +8,7 @@ pub mod client;
 pub mod demo;
 pub mod host;
 pub mod local;
+pub mod plot;
 pub mod replica;
 mod svg;
 pub mod trail;

@@ -14,6 +14,7 @@ use super::bench::BenchArgs;
 use super::cold::ColdArgs;
 use super::host::HostArgs;
 use super::parse::{self, Assignment};
+use super::plot::PlotArgs;
 use super::proofs::{ExportArgs, ProveArgs};
 use super::sim::SimArgs;
 use crate::demo::DemoArgs;
@@ -104,6 +105,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Measure latency, throughput, or how long a leader's failure is felt
     Bench(BenchArgs),
+    /// Draw latencies that the benches wrote
+    Plot(PlotArgs),
     /// Check whether this host suits a replica, and tune it
     Host(HostArgs),
     /// Simulate clusters under faults and attacks, from seeds, and check every rule
