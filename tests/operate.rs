@@ -180,3 +180,120 @@ fn a_plot_of_what_is_no_log_says_where_it_goes_wrong() {
     assert!(text(&output).contains("x.hlog, line 2: it does not begin with three numbers"), "{}", text(&output));
     assert!(!picture.exists());
 }
+
+/// Where a script of the clone is run with the built binary.
+fn script(name: &str) -> Command {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("scripts").join(name));
+    command.env("ATLAS", env!("CARGO_BIN_EXE_atlas")).stdin(Stdio::null());
+    command
+}
+
+/// Where dpkg-deb is installed.
+#[test]
+fn the_package_holds_what_it_should_and_its_binary_runs() {
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        eprintln!("dpkg-deb is not installed: no package was built");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let built = script("package").arg(dir.path()).env("ATLAS_DEB", "-Zgzip -z1").output().unwrap();
+    assert!(built.status.success(), "{}", text(&built));
+    let package = PathBuf::from(String::from_utf8(built.stdout).unwrap().trim());
+    let run = |arguments: &[&str]| {
+        let output = Command::new("dpkg-deb").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let contents = run(&["-c", package.to_str().unwrap()]);
+    for file in [
+        "./usr/bin/atlas",
+        "./usr/lib/systemd/system/atlas-replica@.service",
+        "./usr/lib/sysusers.d/atlas.conf",
+        "./usr/share/atlas/tuning/profiles/dedicated-8core.toml",
+        "./usr/share/atlas/tuning/sysctl.d/60-atlas.conf",
+        "./usr/share/atlas/tuning/tuned/atlas/tuned.conf",
+        "./usr/share/doc/atlas/operating.md",
+        "./usr/share/doc/atlas/atlas.cdx.json",
+    ] {
+        assert!(contents.lines().any(|line| line.ends_with(&format!(" {file}"))), "no {file} in {contents}");
+    }
+    assert!(!contents.contains(".key"), "{contents}");
+    let root = dir.path().join("root");
+    run(&["-x", package.to_str().unwrap(), root.to_str().unwrap()]);
+    let version = Command::new(root.join("usr/bin/atlas")).arg("--version").output().unwrap();
+    assert!(version.status.success() && text(&version).starts_with("atlas "), "{}", text(&version));
+    let bill: serde_json::Value =
+        serde_json::from_slice(&fs::read(root.join("usr/share/doc/atlas/atlas.cdx.json")).unwrap()).unwrap();
+    assert_eq!(bill["bomFormat"], "CycloneDX");
+    let parts = bill["components"].as_array().unwrap();
+    let ring = parts.iter().find(|part| part["name"] == "ring").unwrap();
+    assert_eq!(ring["hashes"][0]["content"].as_str().map(str::len), Some(64));
+    // Everything that comes from elsewhere has a checksum and a licence, and nothing stands there twice.
+    assert!(parts.iter().all(|part| part["hashes"].is_array() && part["licenses"].is_array()), "{parts:#?}");
+    let mut names: Vec<_> = parts.iter().map(|part| part["purl"].as_str().unwrap()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), parts.len());
+}
+
+/// The scripts' way over ssh, with a program in its place that runs here what it is given: four "hosts", their own directories, and
+/// nothing left of them at the end.
+#[test]
+fn a_benchmark_over_several_hosts_leaves_results_here_and_nothing_there() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (ssh, remote, out) = (dir.path().join("ssh"), dir.path().join("remote"), dir.path().join("out"));
+    fs::create_dir(&remote).unwrap();
+    fs::write(&ssh, "#!/bin/bash\nshift\nexec bash -c \"$*\"\n").unwrap();
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ran = script("bench-latency")
+        .args(["--hosts", "127.0.0.1,127.0.0.1,127.0.0.1,127.0.0.1", "--runs", "2", "--seconds", "1", "--out"])
+        .arg(&out)
+        // Ports in a row that nothing else takes for outgoing connections.
+        .env("ATLAS_PORT", (20_000 + free % 10_000).to_string())
+        .env("ATLAS_SSH", &ssh)
+        .env("ATLAS_REMOTE", &remote)
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", text(&ran));
+    let table = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(table.starts_with("RUN") && table.contains("all runs") && table.contains("run 2"), "{table}");
+    for file in
+        ["runs.svg", "run-1.hlog", "runs.jsonl", "environment.txt", "environment-replica-3.txt", "host-check.jsonl"]
+    {
+        assert!(fs::metadata(out.join(file)).is_ok_and(|file| file.len() > 0), "no {file}");
+    }
+    assert!(fs::metadata(out.join("host-check-replica-0.jsonl")).unwrap().len() > 0);
+    assert_eq!(fs::read_dir(&remote).unwrap().count(), 0, "what was made on the hosts is removed");
+
+    let picture = dir.path().join("compared.svg");
+    let compared = script("compare-runs").arg("--out").arg(&picture).args([&out, &out]).output().unwrap();
+    assert!(compared.status.success(), "{}", text(&compared));
+    let counted = |line: &str| line.split_whitespace().find_map(|word| word.parse::<u64>().ok());
+    let all = table.lines().find(|line| line.starts_with("all runs")).and_then(counted);
+    // All runs of each result count, not one of them.
+    let lines = String::from_utf8_lossy(&compared.stdout).into_owned();
+    assert_eq!(
+        lines.lines().skip(1).map(|line| counted(line.split_once(')').map_or(line, |it| it.1))).collect::<Vec<_>>(),
+        [all, all]
+    );
+    assert!(fs::read_to_string(picture).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn scripts_refuse_what_they_do_not_know() {
+    for (name, arguments, says) in [
+        ("bench-latency", &["--what"][..], "unknown argument --what"),
+        ("bench-latency", &["--runs", "99"], "--runs is 1 to 7"),
+        ("bench-throughput", &["--hosts", "one,two", "--out", "/nonexistent/x"], ""),
+        ("bench-failover", &["--hosts", "a,b,c,d"], "--hosts is not possible"),
+        ("compare-runs", &[], "one to eight results"),
+        ("package", &["--nothing"], "unknown argument"),
+    ] {
+        let output = script(name).args(arguments).output().unwrap();
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{name}: {}", text(&output));
+        assert!(text(&output).contains(says), "{name}: {}", text(&output));
+    }
+}

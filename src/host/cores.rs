@@ -75,17 +75,20 @@ fn isolated(root: &Root, subject: &Subject) -> Finding {
     }
 }
 
-/// A task that may run on one of the cores and last did.
-fn guest(root: &Root, thread: &str, cores: &Cpus) -> Option<(String, u32)> {
-    let stat = root.read(format!("{thread}/stat"))?;
+/// Name, flags and last core of a process or thread.
+fn task(root: &Root, dir: &str) -> Option<(String, u64, u32)> {
+    let stat = root.read(format!("{dir}/stat"))?;
     // The name stands in the outermost parentheses and may hold anything, parentheses too (proc(5)).
     let (head, tail) = stat.rsplit_once(')')?;
-    let name = head.split_once('(')?.1;
+    let name = head.split_once('(')?.1.to_owned();
     let fields: Vec<&str> = tail.split_whitespace().collect();
-    let flags: u64 = fields.get(6)?.parse().ok()?;
-    let core: u32 = fields.get(36)?.parse().ok()?;
-    let is_kernel = flags & PF_KTHREAD != 0;
-    (!is_kernel && cores.has(core) && name != "atlas").then(|| (name.to_owned(), core))
+    Some((name, fields.get(6)?.parse().ok()?, fields.get(36)?.parse().ok()?))
+}
+
+/// A task that is no kernel thread and last ran on one of the cores.
+fn guest(root: &Root, thread: &str, cores: &Cpus) -> Option<(String, u32)> {
+    let (name, flags, core) = task(root, thread)?;
+    (flags & PF_KTHREAD == 0 && cores.has(core)).then_some((name, core))
 }
 
 fn guests(root: &Root, cores: &Cpus) -> Finding {
@@ -96,6 +99,10 @@ fn guests(root: &Root, cores: &Cpus) -> Finding {
     }
     let (mut found, mut threads) = (Vec::new(), 0);
     for process in processes.into_iter().take(MAX_PROCESSES) {
+        // Threads of a replica have names of their own.
+        if task(root, &format!("/proc/{process}")).is_some_and(|(name, ..)| name == "atlas") {
+            continue;
+        }
         for thread in root.numbered(&format!("/proc/{process}/task"), "") {
             threads += 1;
             if threads > MAX_THREADS {

@@ -81,7 +81,9 @@ fn good() -> Tree {
         // A kernel thread on core 2, which belongs there, and a shell on core 0.
         ("proc/7/task/7/stat", &stat("ksoftirqd/2", 0x0020_0040, 2)),
         ("proc/900/task/900/stat", &stat("bash", 0, 0)),
+        ("proc/901/stat", &stat("atlas", 0, 2)),
         ("proc/901/task/901/stat", &stat("atlas", 0, 2)),
+        ("proc/901/task/902/stat", &stat("snapshots", 0, 2)),
     ]);
     for cpu in 0..8 {
         tree.put(&format!("{CPU}/cpu{cpu}/cpufreq/scaling_governor"), "performance");

@@ -110,8 +110,8 @@ fn line(
         }
         before = value;
     }
-    writeln!(out, "<path class=\"l\" stroke=\"{colour}\" stroke-dasharray=\"{dash}\" d=\"{path}\"/>")?;
     let (x, y) = (x(last, most), scale.y(all.max() as f64));
+    writeln!(out, "<path class=\"l\" stroke=\"{colour}\" stroke-dasharray=\"{dash}\" d=\"{path}L{x:.1} {y:.1}\"/>")?;
     writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>")
 }
 
