@@ -193,6 +193,11 @@ fn change(args: &TuneArgs, out: &mut impl Write) -> Result<(), CliError> {
     let subject = Subject { data: None, ..subject(&args.what)? };
     let root = Root::new(&args.what.root);
     let is_host = args.what.root == Path::new("/");
+    if args.apply && is_host && !rustix::process::geteuid().is_root() {
+        return Err(CliError::Failed(
+            "only root may change these settings; look at --dry-run first, then run it with sudo".to_owned(),
+        ));
+    }
     let live = Live::ask(&network::interfaces(&root));
     let changes = tune::changes(&check(&root, &live, &subject));
     if changes.is_empty() {
@@ -201,11 +206,6 @@ fn change(args: &TuneArgs, out: &mut impl Write) -> Result<(), CliError> {
     if args.dry_run {
         changes.iter().try_for_each(|change| writeln!(out, "{}", tune::command(&root, change)))?;
         return Ok(());
-    }
-    if is_host && !rustix::process::geteuid().is_root() {
-        return Err(CliError::Failed(
-            "only root may change these settings; look at --dry-run first, then run it with sudo".to_owned(),
-        ));
     }
     let undo = &args.undo_script;
     tune::write_undo(undo, &tune::undo_script(&root, &changes)).map_err(|error| {

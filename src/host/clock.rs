@@ -56,7 +56,7 @@ fn synchronisation(live: &Live, subject: &Subject) -> Finding {
     let mut found = format!("offset {offset_ms:.3} ms, at most {:.1} ms wrong", clock.max_error_us as f64 / 1e3);
     if let Some((seconds, leap)) = live.chrony.as_deref().and_then(chrony) {
         offset_ms = seconds * 1e3;
-        found = format!("{found}; chrony: {offset_ms:.3} ms, {}", leap);
+        found = format!("{found}; chrony: {offset_ms:.3} ms, {leap}");
     }
     let fix = "apt install chrony, with at least three servers; check with chronyc tracking";
     if offset_ms.abs() >= subject.drift_ms as f64 {

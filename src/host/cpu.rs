@@ -87,7 +87,7 @@ fn idle(root: &Root, subject: &Subject) -> Finding {
         (false, _) => Finding::hidden(CHECK, "no cpuidle; the hypervisor decides how cores sleep", WHY_IDLE),
         (true, (0, _)) => Finding::ok(CHECK, format!("none takes more than {SLOW_WAKE_US} us to leave"), WHY_IDLE),
         (true, (us, name)) => {
-            Finding::new(CHECK, Severity::Warning, format!("{} takes {us} us to leave", name), WHY_IDLE)
+            Finding::new(CHECK, Severity::Warning, format!("{name} takes {us} us to leave"), WHY_IDLE)
                 .want(
                     format!("no state above {SLOW_WAKE_US} us"),
                     format!("atlas host tune, or cpupower idle-set -D {SLOW_WAKE_US}; costs power"),

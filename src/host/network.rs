@@ -60,7 +60,7 @@ fn link(root: &Root, name: &str) -> Option<Finding> {
     let found = format!("{name}: {pace}, {} receive and {} send queues", count("rx-"), count("tx-"));
     Some(match speed {
         Some(mbit) if mbit < SLOW_LINK || duplex == "half" => {
-            Finding::new(CHECK, Severity::Warning, format!("{found}, {}", duplex), WHY_LINK)
+            Finding::new(CHECK, Severity::Warning, format!("{found}, {duplex}"), WHY_LINK)
                 .want("1 Gbit/s full duplex at the least", "cable, switch port and ethtool's negotiation")
         }
         _ => Finding::ok(CHECK, found, WHY_LINK),

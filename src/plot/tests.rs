@@ -110,7 +110,7 @@ fn a_damaged_histogram_is_refused_or_read_but_never_more() {
     for bytes in damaged {
         let text = format!("0,1,1,{}", BASE64.encode(&bytes));
         if let Ok(run) = Run::parse("run", text.as_bytes(), Unit::Ns) {
-            percentile::draw("damaged", &[run.clone()]).unwrap();
+            percentile::draw("damaged", std::slice::from_ref(&run)).unwrap();
             timeline::draw("damaged", &[run]).unwrap();
         }
     }
@@ -159,7 +159,7 @@ fn pictures_name_their_runs_units_and_events_and_nothing_breaks_the_markup() {
 fn a_single_operation_and_the_longest_latency_can_be_drawn() {
     for values in [vec![1], vec![u64::MAX], vec![1, u64::MAX], vec![0]] {
         let run = run(&line(0.0, &histogram(values.into_iter())));
-        assert_well_formed(&percentile::draw("few", &[run.clone()]).unwrap());
+        assert_well_formed(&percentile::draw("few", std::slice::from_ref(&run)).unwrap());
         assert_well_formed(&timeline::draw("few", &[run]).unwrap());
     }
 }

@@ -80,6 +80,8 @@ mod carry;
 #[cfg(test)]
 mod carry_tests;
 mod catch_up;
+#[cfg(test)]
+mod catch_up_tests;
 mod change;
 #[cfg(test)]
 mod change_tests;
