@@ -29,11 +29,12 @@ parse_arguments() {
             --seconds) [[ "${2:-}" =~ ^[1-9][0-9]{0,4}$ ]] || usage_error "--seconds is a whole number"; SECONDS_EACH="$2"; shift ;;
             --out) [[ -n "${2:-}" ]] || usage_error "--out needs a directory"; OUT="$2"; shift ;;
             -h | --help) show_help; exit 0 ;;
-            --) shift; EXTRA=("$@"); return ;;
+            --) shift; EXTRA=("$@"); break ;;
             *) usage_error "unknown argument $1" ;;
         esac
         shift
     done
+    ((${#HOSTS[@]} == 0 || ${#HOSTS[@]} >= 4)) || usage_error "--hosts needs four hosts or more (one may stand there several times)"
 }
 
 # Sets ATLAS to an absolute path: the one in the environment, or a release build of this clone.
@@ -99,6 +100,7 @@ REMOTE_PIDS=()
 stop_remote() {
     local index
     for index in "${!REMOTE_DIRS[@]}"; do
+        "${SSH[@]}" "${HOSTS[$index]}" cat "${REMOTE_DIRS[$index]}/replica.log" > "$OUT/replica-$index.log" 2> /dev/null || true
         "${SSH[@]}" "${HOSTS[$index]}" bash -s -- "${REMOTE_PIDS[$index]:-}" "${REMOTE_DIRS[$index]}" << 'REMOTE' || true
 pid="$1" dir="$2"
 if [[ -n "$pid" ]] && [[ "$(readlink "/proc/$pid/exe")" == "$dir/atlas"* ]]; then
@@ -113,7 +115,6 @@ REMOTE
 # Starts a replica on each of HOSTS from files made here; CLUSTER and IDENTITY name what reaches them.
 start_remote() {
     local n="${#HOSTS[@]}" index host address made dir pid
-    ((n >= 4)) || usage_error "--hosts needs four hosts or more (one may stand there several times)"
     made="$OUT/cluster"
     "$ATLAS" init "$made" --replicas "$n" --base-port "$PORT" > "$OUT/init.txt"
     for index in "${!HOSTS[@]}"; do
@@ -143,7 +144,7 @@ start_remote() {
         sleep 1
     done
     cat "$OUT/status.txt" >&2
-    fail "no quorum after $tries tries; the replicas' logs are replica.log in ${REMOTE_DIRS[*]}, until this ends"
+    fail "no quorum after $tries tries; what the replicas say will be in $OUT/replica-*.log"
 }
 
 # The arguments that say what is measured: a cluster of the bench's own, or the one that runs.

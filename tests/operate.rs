@@ -237,6 +237,14 @@ fn the_package_holds_what_it_should_and_its_binary_runs() {
     assert_eq!(names.len(), parts.len());
 }
 
+/// The first of four ports in a row on which nothing listens, below those of outgoing connections.
+fn four_ports() -> u16 {
+    let first = 20_000 + u16::try_from(std::process::id() % 2_000).unwrap() * 4;
+    let free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut tries = (first..30_000).step_by(4);
+    tries.find(|port| (*port..*port + 4).all(free)).unwrap()
+}
+
 /// The scripts' way over ssh, with a program in its place that runs here what it is given: four "hosts", their own directories, and
 /// nothing left of them at the end.
 #[test]
@@ -247,12 +255,10 @@ fn a_benchmark_over_several_hosts_leaves_results_here_and_nothing_there() {
     fs::create_dir(&remote).unwrap();
     fs::write(&ssh, "#!/bin/bash\nshift\nexec bash -c \"$*\"\n").unwrap();
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let ran = script("bench-latency")
         .args(["--hosts", "127.0.0.1,127.0.0.1,127.0.0.1,127.0.0.1", "--runs", "2", "--seconds", "1", "--out"])
         .arg(&out)
-        // Ports in a row that nothing else takes for outgoing connections.
-        .env("ATLAS_PORT", (20_000 + free % 10_000).to_string())
+        .env("ATLAS_PORT", four_ports().to_string())
         .env("ATLAS_SSH", &ssh)
         .env("ATLAS_REMOTE", &remote)
         .output()
@@ -260,9 +266,15 @@ fn a_benchmark_over_several_hosts_leaves_results_here_and_nothing_there() {
     assert!(ran.status.success(), "{}", text(&ran));
     let table = String::from_utf8_lossy(&ran.stdout).into_owned();
     assert!(table.starts_with("RUN") && table.contains("all runs") && table.contains("run 2"), "{table}");
-    for file in
-        ["runs.svg", "run-1.hlog", "runs.jsonl", "environment.txt", "environment-replica-3.txt", "host-check.jsonl"]
-    {
+    for file in [
+        "runs.svg",
+        "run-1.hlog",
+        "runs.jsonl",
+        "environment.txt",
+        "environment-replica-3.txt",
+        "replica-3.log",
+        "host-check.jsonl",
+    ] {
         assert!(fs::metadata(out.join(file)).is_ok_and(|file| file.len() > 0), "no {file}");
     }
     assert!(fs::metadata(out.join("host-check-replica-0.jsonl")).unwrap().len() > 0);
@@ -287,7 +299,7 @@ fn scripts_refuse_what_they_do_not_know() {
     for (name, arguments, says) in [
         ("bench-latency", &["--what"][..], "unknown argument --what"),
         ("bench-latency", &["--runs", "99"], "--runs is 1 to 7"),
-        ("bench-throughput", &["--hosts", "one,two", "--out", "/nonexistent/x"], ""),
+        ("bench-throughput", &["--hosts", "one,two", "--out", "/nonexistent/x"], "four hosts or more"),
         ("bench-failover", &["--hosts", "a,b,c,d"], "--hosts is not possible"),
         ("compare-runs", &[], "one to eight results"),
         ("package", &["--nothing"], "unknown argument"),
