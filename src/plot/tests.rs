@@ -8,7 +8,7 @@ use hdrhistogram::serialization::{Serializer, V2Serializer};
 use super::read::ParseError;
 use super::*;
 use crate::bench::latencies;
-use crate::bench::report::write_hdr;
+use crate::bench::report::{write_hdr, write_hdr_around};
 
 fn histogram(values: impl Iterator<Item = u64>) -> Histogram<u64> {
     let mut histogram = latencies().unwrap();
@@ -63,6 +63,25 @@ fn intervals_events_and_laid_over_runs_are_told_apart() {
     assert_eq!(run.intervals.iter().map(|it| it.latencies.len()).collect::<Vec<_>>(), [1, 9], "in the order of time");
     // Ten operations in twice 20 ms.
     assert_eq!(Numbers::of(&run).ops_per_s.map(f64::round), Some(250.0));
+}
+
+#[test]
+fn what_the_failover_bench_writes_is_a_timeline() {
+    let (ended, mut bytes) = ([vec![1_000_000; 6], Vec::new(), vec![25_000_000, 2_000_000]], Vec::new());
+    let width = Duration::from_millis(10);
+    write_hdr_around(&mut bytes, &ended, width, 2, (width, "kill -9")).unwrap();
+    let run = Run::parse("kill", &bytes, Unit::Ns).unwrap();
+    assert_eq!(run.intervals.iter().map(|it| it.latencies.len()).collect::<Vec<_>>(), [6, 0, 2]);
+    let starts: Vec<_> = run.intervals.iter().map(|it| (it.start * 1e3).round()).collect();
+    assert_eq!(
+        (starts, run.runs, run.events.as_slice()),
+        (vec![0.0, 10.0, 20.0], 2, &[(0.01, "kill -9".to_owned())][..])
+    );
+    let drawn = timeline::draw("around", &[run]).unwrap();
+    assert_well_formed(&drawn);
+    for part in [">kill -9<", "2 runs laid over each other", ">-10<", ">0<", ">20<", "time, ms from the event"] {
+        assert!(drawn.contains(part), "no {part} in {drawn}");
+    }
 }
 
 #[test]

@@ -223,6 +223,11 @@ mod tests {
         assert_eq!((buckets[zero].median_ms, buckets[zero].worst_ms), (90.0, 90.0));
         assert_eq!((buckets[zero - 1].median_ms, buckets[zero - 1].commits_per_s), (2.0, 0.0));
         assert_eq!(buckets.iter().filter(|bucket| bucket.commits_per_s > 0.0).count(), 2);
+        let ended: Vec<_> = around.ended().iter().flatten().collect();
+        assert_eq!(
+            (around.repetitions(), ended),
+            (3, vec![&(2 * NS_PER_MS as u64), &(NS_PER_MS as u64), &(90 * NS_PER_MS as u64)])
+        );
         let wide = around.buckets(2);
         assert_eq!((wide.len(), wide[0].width_ms), (BUCKETS / 2, 20.0));
         assert_eq!(wide[zero / 2].worst_ms, 90.0);
