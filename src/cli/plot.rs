@@ -58,10 +58,11 @@ pub fn plot(args: &PlotArgs, out: &mut impl Write, style: Style) -> Result<(), C
     }
     let mut runs = Vec::new();
     for (index, file) in args.files.iter().enumerate() {
-        let mut run = Run::load(file, args.unit).map_err(|error| CliError::Failed(error.to_string()))?;
-        if let Some(name) = args.name.get(index) {
-            run.name.clone_from(name);
-        }
+        let run = Run::load(file, args.unit).map_err(|error| CliError::Failed(error.to_string()))?;
+        let run = match args.name.get(index) {
+            Some(name) => run.named(name),
+            None => run,
+        };
         runs.push(run);
     }
     let (draw, title) = match args.timeline {
@@ -78,7 +79,7 @@ pub fn plot(args: &PlotArgs, out: &mut impl Write, style: Style) -> Result<(), C
     }
     let us = |value: f64| time(value * 1e3);
     let row = |numbers: Numbers| {
-        let mut cells = vec![super::output::printable(&numbers.run), numbers.operations.to_string()];
+        let mut cells = vec![numbers.run, numbers.operations.to_string()];
         cells.push(numbers.ops_per_s.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")));
         let times = [numbers.p50_us, numbers.p90_us, numbers.p99_us, numbers.p999_us, numbers.p9999_us, numbers.max_us];
         cells.extend(times.map(us));

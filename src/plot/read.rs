@@ -130,6 +130,11 @@ impl Run {
         })
     }
 
+    /// The same run under another name, cut to what a legend has room for.
+    pub fn named(self, name: &str) -> Self {
+        Self { name: clean(name), ..self }
+    }
+
     /// Reads a log.
     pub(super) fn parse(name: &str, bytes: &[u8], unit: Unit) -> Result<Self, ParseError> {
         let (mut intervals, mut events, mut runs) = (Vec::new(), Vec::new(), 1);
