@@ -124,9 +124,8 @@ impl TwinStore {
     /// The target's slot, if it names one that is there.
     fn judge_target(&self, target: &Target<'_>, outcome: &mut Outcome) -> Result<Option<SlotIndex>, Refused> {
         let name = target.twin;
-        let twin = self.twin(name);
         if let Action::Set { path, value, .. } = target.action {
-            let Some(index) = twin.and_then(|twin| twin.find(path).ok()) else { return Ok(None) };
+            let Some(index) = self.slot_of(name, path) else { return Ok(None) };
             return match &self.slots[index as usize].value {
                 Some(old) if stored_as(value, old).is_none() => {
                     let (is, given) = (old.type_name(), value.type_name());
@@ -135,7 +134,7 @@ impl TwinStore {
                 _ => Ok(Some(index)),
             };
         }
-        let Some(twin) = twin.filter(|twin| twin.alive > 0) else {
+        let Some(twin) = self.twin(name).filter(|twin| twin.alive > 0) else {
             refuse!(outcome, Code::UNKNOWN_TWIN, "{name}: no such twin")
         };
         match target.path() {

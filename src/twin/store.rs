@@ -1,6 +1,7 @@
 //! The twins and their slots in memory, the roots over them, and snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use atlas_dataplane::crypto::hash::leaf_hash;
 use atlas_dataplane::state::tree::DenseTree;
 use atlas_dataplane::state::{Answer, Application, Entries, Frozen, Located, OperationContext, Outcome, StateError};
 use atlas_dataplane::types::{Code, Digest, EntryIndex};
+use hashbrown::HashTable;
 
 use super::answer;
 use super::names::{is_property, is_twin};
@@ -55,6 +57,11 @@ pub struct TwinStore {
     /// Places in `rows` by name.
     names: BTreeMap<Arc<str>, TwinIndex>,
     rows: Vec<Twin>,
+    /// Slots by name, for the one look-up of every operation. Nothing is ever read in its order, which differs from replica to replica.
+    by_names: HashTable<SlotIndex>,
+    /// Paths of properties, each once: many twins have the same.
+    paths: BTreeSet<Arc<str>>,
+    hasher: RandomState,
     /// In pages, which a frozen state shares until they change.
     pub(super) slots: Pages<Slot>,
     /// The last entry that changed anything.
@@ -78,6 +85,9 @@ impl TwinStore {
             max_properties: max_properties.min(MAX_PROPERTIES),
             names: BTreeMap::new(),
             rows: Vec::new(),
+            by_names: HashTable::new(),
+            paths: BTreeSet::new(),
+            hasher: RandomState::new(),
             slots: Pages::new(),
             last_entry: 0,
             dirty: Vec::new(),
@@ -90,8 +100,16 @@ impl TwinStore {
     }
 
     pub(super) fn find(&self, twin: &str, property: &str) -> Option<&Slot> {
-        let index = self.twin(twin)?.find(property).ok()?;
-        self.slots.get(index as usize)
+        self.slots.get(self.slot_of(twin, property)? as usize)
+    }
+
+    /// The slot of a property that was written once.
+    pub(super) fn slot_of(&self, twin: &str, property: &str) -> Option<SlotIndex> {
+        let is_it = |index: &SlotIndex| {
+            let slot = &self.slots[*index as usize];
+            *slot.property == *property && *slot.twin == *twin
+        };
+        self.by_names.find(self.hasher.hash_one((twin, property)), is_it).copied()
     }
 
     pub(super) fn twin(&self, name: &str) -> Option<&Twin> {
@@ -126,6 +144,17 @@ impl TwinStore {
         }
     }
 
+    fn path(&mut self, path: &str) -> Arc<str> {
+        match self.paths.get(path) {
+            Some(path) => path.clone(),
+            None => {
+                let path: Arc<str> = path.into();
+                self.paths.insert(path.clone());
+                path
+            }
+        }
+    }
+
     /// Adds a slot for a property that has none. The caller has checked the limits.
     pub(super) fn add_slot(&mut self, twin: &str, property: &str, make: impl FnOnce(Arc<str>, Arc<str>) -> Slot) {
         let index = self.slots.len() as SlotIndex;
@@ -137,12 +166,18 @@ impl TwinStore {
             self.rows.push(Twin::default());
             self.names.insert(twin.clone(), place);
         }
-        let property: Arc<str> = property.into();
+        let property = self.path(property);
         let row = &mut self.rows[place as usize];
         if let Err(at) = row.find(&property) {
             row.properties.insert(at, (property.clone(), index));
         }
         self.slots.push(Slot { row: place, dirty: false, ..make(twin, property) });
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let hash = |index: &SlotIndex| {
+            let slot = &slots[*index as usize];
+            hasher.hash_one((&*slot.twin, &*slot.property))
+        };
+        self.by_names.insert_unique(hash(&index), index, hash);
         self.touch(index, false);
     }
 

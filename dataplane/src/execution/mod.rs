@@ -455,7 +455,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         self.forgets = true;
     }
 
-    /// Hands appended entries to the operating system; called once per poll.
+    /// Hands appended entries to the operating system, where the store has not yet.
     ///
     /// # Errors
     /// The disk is full or fails.

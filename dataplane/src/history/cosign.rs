@@ -23,6 +23,14 @@
 //! from the own, this replica has diverged ([`Finding::Diverged`]). One that differs from a certified root has lied
 //! ([`Finding::Lie`]).
 //!
+//! # Pace
+//! Nobody waits for most certificates, so a signer rests for the interval that it is set to after each signature. A replica of which
+//! somebody wants a proof *hurries* ([`Cosigner::hurry`]), and so do those whom it asks for their signatures; each for
+//! [`HURRY_FOR_US`] after the last asking. Whom it asks answers with its last signature. In a hurry a signer is free at once for a head
+//! whose number is a multiple of `2^z`, with the least `z` at which these come [`HURRY_US`] apart: so all who hurry sign the same
+//! heads, and where two of them see another pace those of the one are among those of the other. For whatever waits it is free
+//! [`HURRY_AT_MOST_US`] after its last promise.
+//!
 //! # Messages that get lost
 //! A replica whose last signature is not part of a certificate known here tells it again every [`AGAIN_US`], asking the others to do
 //! the same; on a new link each side tells its last one.
@@ -45,6 +53,15 @@ pub const MAX_WAITING: usize = 1_024;
 
 /// A signature that is not part of a certificate is told again after so long, us.
 pub const AGAIN_US: u64 = 500_000;
+
+/// While somebody waits for certificates heads are signed so far apart, us, if more come: signatures cost some hundredths of a core then.
+pub const HURRY_US: u64 = 2_000;
+
+/// With somebody waiting a head waits for a rounder one no longer than this, us.
+pub const HURRY_AT_MOST_US: u64 = 4 * HURRY_US;
+
+/// It stays so for so long after it was asked to, us.
+pub const HURRY_FOR_US: u64 = 100_000;
 
 /// A head of the history.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -112,7 +129,12 @@ pub struct Cosigner {
     promised: Option<Head>,
     /// It is not durable yet.
     is_staged: bool,
-    free_at_us: u64,
+    promised_at_us: Option<u64>,
+    /// Of the head that was promised last here.
+    promised_sequence: Sequence,
+    /// Zeros at the end of the numbers of the heads that one in a hurry is free for.
+    zeros: u32,
+    hurries_until_us: u64,
     claims: Vec<VecDeque<Heard>>,
     certified: Option<Certified>,
     /// Something came since certificates were last looked for.
@@ -132,7 +154,10 @@ impl Cosigner {
             waiting: VecDeque::new(),
             promised: None,
             is_staged: false,
-            free_at_us: 0,
+            promised_at_us: None,
+            promised_sequence: 0,
+            zeros: 0,
+            hurries_until_us: 0,
             claims: vec![VecDeque::new(); size.n()],
             certified: None,
             is_new: false,
@@ -183,22 +208,48 @@ impl Cosigner {
 
     /// The head to promise now, if the signer is free; [`Cosigner::promise`] follows.
     pub fn choose(&mut self, now_us: u64) -> Option<Head> {
-        if self.is_staged || now_us < self.free_at_us {
+        if self.is_staged || now_us < self.free_at_us() {
             return None;
         }
-        while let Some(Waiting { head, .. }) = self.waiting.pop_front() {
+        while let Some(Waiting { head, sequence, .. }) = self.waiting.pop_front() {
             if self.promised.is_none_or(|promised| head.size > promised.size) {
+                self.keep_pace(sequence, now_us);
                 return Some(head);
             }
         }
         None
     }
 
+    /// Sets how round the numbers are that a signer in a hurry is free for, by the sequences since the last promise.
+    fn keep_pace(&mut self, sequence: Sequence, now_us: u64) {
+        let passed = sequence.saturating_sub(std::mem::replace(&mut self.promised_sequence, sequence));
+        let took_us = self.promised_at_us.map_or(u64::MAX, |promised_at| now_us.saturating_sub(promised_at));
+        let in_time = passed.saturating_mul(HURRY_US).div_ceil(took_us.max(1));
+        self.zeros = if in_time <= 1 { 0 } else { (in_time - 1).ilog2() + 1 };
+    }
+
     /// The promise of a head was staged.
     pub fn promise(&mut self, head: Head, now_us: u64) {
         self.promised = Some(head);
         self.is_staged = true;
-        self.free_at_us = now_us + self.interval_us;
+        self.promised_at_us = Some(now_us);
+    }
+
+    /// Somebody waits for a certificate, here or at a peer.
+    pub fn hurry(&mut self, now_us: u64) {
+        self.hurries_until_us = now_us + HURRY_FOR_US;
+    }
+
+    /// When the signer is free for what waits, us.
+    fn free_at_us(&self) -> u64 {
+        let Some(promised_at) = self.promised_at_us else { return 0 };
+        let rested = promised_at + self.interval_us;
+        let is_round = |next: &Waiting| next.is_checkpoint || next.sequence.trailing_zeros() >= self.zeros;
+        let hurried = match self.waiting.front() {
+            Some(next) if is_round(next) => promised_at,
+            _ => promised_at + HURRY_AT_MOST_US,
+        };
+        if hurried < self.hurries_until_us { hurried.min(rested) } else { rested }
     }
 
     /// Whether something came since certificates were last looked for.
@@ -208,7 +259,7 @@ impl Cosigner {
 
     /// When [`Cosigner::choose`] or [`Cosigner::tells_again`] may have something, us.
     pub fn due_us(&self) -> u64 {
-        let choose = if self.waiting.is_empty() || self.is_staged { u64::MAX } else { self.free_at_us };
+        let choose = if self.waiting.is_empty() || self.is_staged { u64::MAX } else { self.free_at_us() };
         let again = if self.is_open() { self.told_at_us + AGAIN_US } else { u64::MAX };
         choose.min(again)
     }

@@ -206,3 +206,72 @@ fn what_is_here_is_certified_though_more_is_signed_ahead() {
     assert!(look(&mut cosigner, 9).is_empty());
     assert_eq!(cosigner.certified().unwrap().head, head(9));
 }
+
+fn sign(cosigner: &mut Cosigner, now: u64) -> Option<u64> {
+    let chosen = cosigner.choose(now)?;
+    cosigner.promise(chosen, now);
+    cosigner.signed(claim(chosen, true), now);
+    Some(chosen.size)
+}
+
+#[test]
+fn signers_in_a_hurry_sign_the_same_heads_and_rest_again_later() {
+    // Heads come 700 us apart, and these two look at other times.
+    let mut both = [
+        (Cosigner::new(ME, Size::new(4).unwrap(), 50_000), 0),
+        (Cosigner::new(ME, Size::new(4).unwrap(), 50_000), 450),
+    ];
+    let mut signed = [Vec::new(), Vec::new()];
+    let (first, last) = (1_000, 1_140);
+    for sequence in first..=last {
+        for ((cosigner, late), signed) in both.iter_mut().zip(&mut signed) {
+            let now = sequence * 700 + *late;
+            if sequence == first + 10 {
+                cosigner.hurry(now);
+            }
+            cosigner.executed(sequence, head(sequence), false);
+            signed.extend(sign(cosigner, now));
+        }
+    }
+    let in_a_hurry: Vec<u64> = (first + 16..first + 140).filter(|sequence| sequence % 4 == 0).collect();
+    for signed in &signed {
+        let hurried: Vec<u64> =
+            signed.iter().copied().filter(|size| (first + 16..first + 140).contains(size)).collect();
+        assert_eq!(hurried, in_a_hurry);
+    }
+    // Nobody has asked for long: the next one waits for its time again.
+    let (cosigner, _) = &mut both[0];
+    let now = (first + 10) * 700 + HURRY_FOR_US + 50_000;
+    cosigner.executed(2_048, head(2_048), false);
+    assert_eq!(sign(cosigner, now), Some(2_048));
+    cosigner.executed(4_096, head(4_096), false);
+    assert_eq!((sign(cosigner, now + 49_999), cosigner.due_us()), (None, now + 50_000));
+    assert_eq!(sign(cosigner, now + 50_000), Some(4_096));
+}
+
+#[test]
+fn one_in_a_hurry_signs_at_once_where_little_happens() {
+    let mut cosigner = cosigner();
+    cosigner.hurry(0);
+    for sequence in 1..30 {
+        let now = sequence * (HURRY_US + 100);
+        cosigner.executed(sequence, head(sequence), false);
+        assert_eq!(sign(&mut cosigner, now), Some(sequence));
+    }
+}
+
+#[test]
+fn one_in_a_hurry_waits_for_a_round_number_no_longer_than_it_may() {
+    let mut cosigner = Cosigner::new(ME, Size::new(4).unwrap(), 1_000_000);
+    cosigner.executed(1, head(1), false);
+    assert_eq!(sign(&mut cosigner, 0), Some(1));
+    cosigner.hurry(1_000);
+    for sequence in 2..=16 {
+        cosigner.executed(sequence, head(sequence), false);
+    }
+    assert_eq!(sign(&mut cosigner, 1_000), Some(16));
+    // After 15 in a millisecond only every 32nd is round.
+    cosigner.executed(17, head(17), false);
+    assert_eq!((sign(&mut cosigner, 8_999), cosigner.due_us()), (None, 1_000 + HURRY_AT_MOST_US));
+    assert_eq!(sign(&mut cosigner, 1_000 + HURRY_AT_MOST_US), Some(17));
+}

@@ -5,9 +5,10 @@
 //! entry lies in two files. Every file begins with a header of 64 bytes: magic (8), version (u32), zeros (4), `SEGMENT_BYTES` of this
 //! directory (u64; 0 for 256 MiB), zeros (8), genesis hash (32). Old segments may be in cold storage ([`super::cold`]).
 //!
-//! Appended entries gather in two buffers, from which they can be read at once; [`FileStore::flush`] writes each with one call
-//! (one more where a segment ends). Reads are positioned reads of written entries. Memory is the buffers, at most
-//! [`FLUSH_BYTES`] and an entry, and [`super::segments::MAX_OPEN_SEGMENTS`] open files, however long the history gets.
+//! Appended entries gather in buffers, from which they can be read at once. When [`FLUSH_BYTES`] of them are there a thread writes them
+//! ([`super::behind`]); when somebody needs the files they are written at once. Nothing is lost with the buffers: until a snapshot
+//! vouches for an entry the log has what it comes from. Reads of written entries are positioned reads. Memory is the
+//! buffers, [`MAX_BUFFERED`] and an entry at most, and [`super::segments::MAX_OPEN_SEGMENTS`] open files, however long the history gets.
 //!
 //! A store is opened with as many entries as a durable snapshot vouches for: whoever keeps a snapshot syncs
 //! [`written_files`](EntryStore::written_files) first. What follows is executed again from the log, or supplied by peers, and the same
@@ -21,6 +22,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
+use super::behind::{BLOCK, Behind};
 use super::proof::NodeHashes;
 use super::segments::{
     HEADER_BYTES, Layout, NODE_BYTES, Place, RECORD_BYTES, Record, Segments, checksum, io_error, node_offset,
@@ -32,8 +34,11 @@ use crate::state::{Entries, run_of};
 use crate::types::{Digest, EntryIndex, TimeMs};
 use crate::wire::limits::MAX_ENTRY;
 
-/// Appended bytes that wait for a flush at most; an append beyond it flushes by itself.
-pub(super) const FLUSH_BYTES: usize = 4 << 20;
+/// So many appended bytes are written together.
+pub(super) const FLUSH_BYTES: usize = 256 << 10;
+
+/// Where so many wait for the disk, appending waits too.
+pub(super) const MAX_BUFFERED: usize = 4 << 20;
 
 /// When a store is opened again so much of its newest bytes is read and held against its checksums.
 const CHECKED_BYTES: u64 = 16 << 30;
@@ -48,6 +53,7 @@ pub struct FileStore {
     segments: Segments,
     index: File,
     nodes: File,
+    behind: Behind,
     tail: Tail,
     /// Where entries that peers supply are written, while they are.
     staged: Option<Tail>,
@@ -101,7 +107,8 @@ impl FileStore {
             segments.make(0)?;
         }
         let tail = Tail { offset: HEADER_BYTES as u64, ..Tail::default() };
-        Ok(Self { segments, index, nodes, tail, staged: None, unsynced: Some(0) })
+        let behind = Behind::new(directory.clone(), layout.genesis, segment_bytes);
+        Ok(Self { segments, index, nodes, behind, tail, staged: None, unsynced: Some(0) })
     }
 
     /// The same with its first `size` entries, which were durable once.
@@ -235,18 +242,43 @@ impl FileStore {
         Record::read(&self.index, index)
     }
 
-    fn write_bytes(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
-        if !tail.bytes.is_empty() {
+    /// Writes so many of the buffered bytes, at once and through the page cache.
+    fn write_bytes(&mut self, tail: &mut Tail, count: usize) -> Result<(), StoreError> {
+        self.behind.is_free(true)?;
+        if count > 0 {
             self.unsynced = Some(self.unsynced.map_or(tail.segment, |first| first.min(tail.segment)));
-            self.segments.write(tail.segment, &tail.bytes, tail.offset)?;
-            tail.offset += tail.bytes.len() as u64;
-            tail.bytes.clear();
+            self.segments.write(tail.segment, &tail.bytes[..count], tail.offset)?;
+            tail.offset += count as u64;
+            tail.bytes.drain(..count);
         }
         Ok(())
     }
 
     fn write(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
-        self.write_bytes(tail)?;
+        self.write_bytes(tail, tail.bytes.len())?;
+        self.write_records(tail)
+    }
+
+    /// Has the buffered bytes written behind, as far as they fill blocks; what waits for the disk is looked at again later.
+    fn write_behind(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
+        self.segments.let_go();
+        if !self.behind.is_free(tail.bytes.len() >= MAX_BUFFERED)? {
+            return Ok(());
+        }
+        // After a start, or a write through the cache, the next block's first bytes are written already.
+        let to_block = (tail.offset.next_multiple_of(BLOCK) - tail.offset) as usize;
+        self.write_bytes(tail, to_block.min(tail.bytes.len()))?;
+        let whole = tail.bytes.len() - tail.bytes.len() % BLOCK as usize;
+        if whole > 0 {
+            self.unsynced = Some(self.unsynced.map_or(tail.segment, |first| first.min(tail.segment)));
+            self.behind.write(tail.segment, tail.offset, &tail.bytes[..whole])?;
+            tail.offset += whole as u64;
+            tail.bytes.drain(..whole);
+        }
+        self.write_records(tail)
+    }
+
+    fn write_records(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
         if !tail.records.is_empty() {
             self.nodes
                 .write_all_at(&tail.nodes, node_offset(node_count(tail.written)))
@@ -261,15 +293,43 @@ impl FileStore {
         Ok(())
     }
 
+    /// Where in the tail's segment the bytes begin that may not be in its file yet.
+    fn in_memory_from(&self) -> u64 {
+        self.behind.under_way().map_or(self.tail.offset, |piece| piece.offset)
+    }
+
+    /// Bytes of the tail's segment, some of which are not in its file yet.
+    fn in_memory(&self, at: u64, end: u64) -> Option<Cow<'_, [u8]>> {
+        let of = |held: &'_ [u8], begin: u64, from: u64, to: u64| -> Option<std::ops::Range<usize>> {
+            let range =
+                usize::try_from(from.checked_sub(begin)?).ok()?..usize::try_from(to.checked_sub(begin)?).ok()?;
+            (range.start <= range.end && range.end <= held.len()).then_some(range)
+        };
+        let tail = &self.tail;
+        if at >= tail.offset {
+            return Some(Cow::Borrowed(&tail.bytes[of(&tail.bytes, tail.offset, at, end)?]));
+        }
+        let memory_from = self.in_memory_from();
+        let mut joined = vec![0; usize::try_from(memory_from.saturating_sub(at)).ok()?];
+        if !joined.is_empty() && !self.segments.fill(tail.segment, &mut joined, at) {
+            return None;
+        }
+        if let Some(piece) = self.behind.under_way() {
+            let range = of(piece.bytes(), piece.offset, at.max(memory_from), end.min(tail.offset))?;
+            joined.extend_from_slice(&piece.bytes()[range]);
+        }
+        if end > tail.offset {
+            joined.extend_from_slice(&tail.bytes[of(&tail.bytes, tail.offset, tail.offset, end)?]);
+        }
+        Some(Cow::Owned(joined))
+    }
+
     fn add(&mut self, tail: &mut Tail, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<(), StoreError> {
         if entry.len() > MAX_ENTRY {
             return Err(StoreError::TooLarge(entry.len()));
         }
-        if tail.bytes.len() >= FLUSH_BYTES {
-            self.write(tail)?;
-        }
         if tail.offset + (tail.bytes.len() + entry.len()) as u64 > self.segments.bytes {
-            self.write_bytes(tail)?;
+            self.write_bytes(tail, tail.bytes.len())?;
             tail.segment += 1;
             tail.offset = HEADER_BYTES as u64;
         }
@@ -305,12 +365,12 @@ impl Entries for FileStore {
     fn entry(&self, index: EntryIndex) -> Option<Cow<'_, [u8]>> {
         let record = self.record(index)?;
         let (segment, at) = self.segments.place(record);
-        if segment == self.tail.segment && at >= self.tail.offset {
-            let start = usize::try_from(at - self.tail.offset).ok()?;
-            let entry = self.tail.bytes.get(start..start.checked_add(record.length as usize)?)?;
-            return (checksum(entry) == record.checksum).then_some(Cow::Borrowed(entry));
+        let end = at.checked_add(u64::from(record.length))?;
+        if segment != self.tail.segment || end <= self.in_memory_from() {
+            return self.segments.entry(record).map(Cow::Owned);
         }
-        self.segments.entry(record).map(Cow::Owned)
+        let entry = self.in_memory(at, end)?;
+        (checksum(&entry) == record.checksum).then_some(entry)
     }
 
     fn first_at_or_after(&self, time_ms: TimeMs) -> EntryIndex {
@@ -340,6 +400,8 @@ impl Entries for FileStore {
         let (segment, at) = self.segments.place(*head);
         let span = (tail.at + u64::from(tail.length)).checked_sub(head.at);
         let span = span.filter(|span| *span == (length - 4 * taken) as u64 && tail.at / self.segments.bytes == segment);
+        // What is not in the files yet is in memory.
+        let span = span.filter(|span| segment != self.tail.segment || at + span <= self.in_memory_from());
         let Some(span) = span else { return run_of(self, first, end, bytes) };
         let mut held = vec![0; span as usize];
         if !self.segments.fill(segment, &mut held, at) {
@@ -379,7 +441,10 @@ impl EntryStore for FileStore {
     fn append(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<EntryIndex, StoreError> {
         self.staged = None;
         let index = self.size();
-        self.at_tail(|store, tail| store.add(tail, entry, time_ms, nodes))?;
+        self.at_tail(|store, tail| {
+            store.add(tail, entry, time_ms, nodes)?;
+            if tail.bytes.len() >= FLUSH_BYTES { store.write_behind(tail) } else { Ok(()) }
+        })?;
         Ok(index)
     }
 
@@ -417,7 +482,10 @@ impl EntryStore for FileStore {
     fn stage(&mut self, entry: &[u8], time_ms: TimeMs, nodes: &[Digest]) -> Result<(), StoreError> {
         self.flush()?;
         let mut staged = self.staged.take().unwrap_or_else(|| self.tail.clone());
-        let result = self.add(&mut staged, entry, time_ms, nodes);
+        let mut result = self.add(&mut staged, entry, time_ms, nodes);
+        if result.is_ok() && staged.bytes.len() >= FLUSH_BYTES {
+            result = self.write(&mut staged);
+        }
         self.staged = Some(staged);
         result
     }

@@ -14,6 +14,7 @@
 //!
 //! Entries that a replica missed come from its peers ([`crate::transfer`]) and are staged until all of them hash to a certified root.
 
+mod behind;
 pub mod cold;
 pub mod cosign;
 pub mod entry;

@@ -35,7 +35,7 @@ pub trait EntryStore: Entries + NodeHashes {
         Ok(false)
     }
 
-    /// Hands what was appended to the operating system; called once per poll. It may be called again after an error.
+    /// Hands all that was appended to the operating system. It may be called again after an error.
     ///
     /// # Errors
     /// The entries stay readable, the files hold a part of them.

@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::prelude::*;
+
 use super::*;
 
 const GENESIS: Digest = Digest([7; 32]);
@@ -285,4 +287,54 @@ fn nodes_that_are_gone_are_made_again_and_another_history_is_none() {
     let mut other = tree(299);
     other.append(b"another entry");
     assert!(matches!(store.hold_nodes(&other), Err(StoreError::Lost { .. })));
+}
+
+/// Entries that fill many pieces written behind, some of them as long as an entry may be.
+fn large(i: u64) -> (Vec<u8>, TimeMs) {
+    let length = if i % 97 == 13 { MAX_ENTRY } else { 40 + (i * 7_919 % 6_000) as usize };
+    ((0..length).map(|at| (i as usize * 31 + at * 7 + at / 251) as u8).collect(), 1_000 + i as i64)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn what_is_written_behind_reads_as_what_is_in_memory(
+        steps in prop::collection::vec((1u64..120, 0u8..4), 4..12),
+        segment_kib in 700u64..3_000,
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = open_sized(directory.path(), segment_kib << 10).unwrap();
+        let (mut memory, mut hashes) = (MemoryStore::default(), HistoryTree::new());
+        for (count, then) in steps {
+            for _ in 0..count {
+                let index = memory.size();
+                let (entry, time) = large(index);
+                let nodes = hashes.append(&entry).to_vec();
+                store.append(&entry, time, &nodes).unwrap();
+                memory.append(&entry, time, &nodes).unwrap();
+                // The last entries are the ones that move from buffer to buffer.
+                let near = index.saturating_sub(index * 7 % 90);
+                prop_assert_eq!(store.entry(near), memory.entry(near));
+            }
+            match then {
+                0 => store.flush().unwrap(),
+                1 => drop(store.written_files().unwrap()),
+                2 => {
+                    let size = memory.size();
+                    store.written_files().unwrap();
+                    drop(store);
+                    store = open_sized(directory.path(), segment_kib << 10).unwrap().resume(size).unwrap();
+                }
+                _ => {}
+            }
+            assert_equal(&store, &memory);
+            let first = memory.size() / 3;
+            prop_assert_eq!(store.run(first, memory.size(), 1 << 20), memory.run(first, memory.size(), 1 << 20));
+        }
+        let size = memory.size();
+        store.written_files().unwrap();
+        drop(store);
+        let store = open_sized(directory.path(), segment_kib << 10).unwrap().resume(size).unwrap();
+        assert_equal(&store, &memory);
+    }
 }

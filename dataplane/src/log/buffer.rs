@@ -10,6 +10,34 @@ use super::format::{BLOCK, Synced};
 #[repr(C, align(4096))]
 struct Block([u8; BLOCK]);
 
+/// Memory in blocks, as O_DIRECT wants it, of zeros at first.
+pub(crate) struct Blocks(Vec<Block>);
+
+impl Blocks {
+    /// At least so many bytes.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self(vec![Block([0; BLOCK]); bytes.div_ceil(BLOCK)])
+    }
+
+    /// All of it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `Block` is 4096 bytes without padding (size equals alignment), so the vector is that many u8 on end.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len() * BLOCK) }
+    }
+
+    /// Likewise, to write to.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; `&mut self` is the only access.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.0.len() * BLOCK) }
+    }
+}
+
+impl std::fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.bytes().len())
+    }
+}
+
 /// Bytes of one segment that go to the device in one write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
@@ -34,7 +62,7 @@ impl Run {
 
 /// One of the two staging buffers, and the runs in it in the order of the log.
 pub(super) struct Buffer {
-    memory: Vec<Block>,
+    memory: Blocks,
     /// The kernel may still read the memory: dropping leaks it instead of freeing it under a write.
     pub busy: bool,
     pub runs: VecDeque<Run>,
@@ -42,18 +70,15 @@ pub(super) struct Buffer {
 
 impl Buffer {
     pub(super) fn new(bytes: usize) -> Self {
-        let memory = vec![Block([0; BLOCK]); bytes.div_ceil(BLOCK)];
-        Self { memory, busy: false, runs: VecDeque::with_capacity(16) }
+        Self { memory: Blocks::new(bytes), busy: false, runs: VecDeque::with_capacity(16) }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: `Block` is 4096 bytes without padding (size equals alignment), so the vector is that many u8 on end.
-        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.memory.len() * BLOCK) }
+        self.memory.bytes()
     }
 
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; `&mut self` is the only access.
-        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.memory.len() * BLOCK) }
+        self.memory.bytes_mut()
     }
 
     /// Zeroes the run's last block behind its bytes and returns its length in whole blocks.
@@ -67,7 +92,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.busy {
-            std::mem::take(&mut self.memory).leak();
+            std::mem::take(&mut self.memory.0).leak();
         }
     }
 }

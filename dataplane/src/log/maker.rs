@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use super::buffer::Blocks;
 use super::device::{ANCHOR, SYNCED_TO, segment_name};
 use super::error::LogError;
 use super::files::{ZEROS, fault, list_segments, sync_dir};
-use super::format::segment_header;
+use super::format::{BLOCK, segment_header};
 use crate::types::Digest;
 
 /// Mode of the log's files: what clients wrote is theirs, so nobody else on the host reads it.
@@ -269,16 +272,22 @@ fn fill(file: &File, header: &[u8], bytes: u64, stop: &AtomicBool) -> io::Result
         0 => {}
         error => return Err(io::Error::from_raw_os_error(error)),
     }
-    let zeros = vec![0; ZEROS];
+    // Past the page cache where the file system knows how: these pages are of no use to anybody.
+    let flags = fcntl_getfl(file)?;
+    let direct = bytes.is_multiple_of(BLOCK as u64) && fcntl_setfl(file, flags | OFlags::DIRECT).is_ok();
+    let zeros = Blocks::new(ZEROS);
     let mut at = 0;
     while at < bytes {
         if stop.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::Interrupted.into());
         }
         let length = (bytes - at).min(ZEROS as u64);
-        file.write_all_at(&zeros[..length as usize], at)?;
+        file.write_all_at(&zeros.bytes()[..length as usize], at)?;
         file.sync_data()?;
         at += length;
+    }
+    if direct {
+        fcntl_setfl(file, flags)?;
     }
     file.write_all_at(header, 0)
 }

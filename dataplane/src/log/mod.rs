@@ -144,6 +144,7 @@ mod astray_tests;
 use std::fmt;
 use std::ops::Deref;
 
+pub(crate) use buffer::Blocks;
 pub(crate) use bus::explain_read_errors;
 
 pub use self::core::Log;

@@ -2,7 +2,8 @@
 //!
 //! A promise rides along with the next write of the log; if there is none within [`WRITE_WITHIN_US`] it gets one of its own. Signatures
 //! of others are verified when somebody waits for a certificate, and otherwise once in [`LOOK_US`], which also finds out when this
-//! replica has diverged.
+//! replica has diverged. While somebody waits this replica signs at a faster pace, and asks the others once in [`ASK_US`] for their
+//! last signatures and for the same.
 
 use std::sync::Arc;
 
@@ -28,7 +29,10 @@ const WRITE_WITHIN_US: u64 = 2_000;
 const LOOK_US: u64 = 250_000;
 
 /// With somebody waiting likewise, us.
-const LOOK_SOON_US: u64 = 1_000;
+const LOOK_SOON_US: u64 = 200;
+
+/// With somebody waiting the others are asked for signatures once in so long, us.
+const ASK_US: u64 = 20_000;
 
 /// The newest certified head and its note.
 #[derive(Clone, Debug)]
@@ -47,6 +51,7 @@ pub(super) struct Cosigning {
     /// Peers that asked for the last signature, or whose link came up, a bit each.
     asked: u32,
     looked_at_us: u64,
+    asked_at_us: Option<u64>,
     /// This replica may not sign, or could not when it was asked last.
     rests: bool,
     write_by_us: Option<u64>,
@@ -63,6 +68,7 @@ impl Cosigning {
             resumes: promised.is_some(),
             asked: 0,
             looked_at_us: 0,
+            asked_at_us: None,
             rests: false,
             write_by_us: None,
             certificate: None,
@@ -143,12 +149,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// Promises the next head, tells signatures, and makes certificates.
     pub(super) fn cosign(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        let wanted = self.proofs.wait_beyond(self.cosigning.certified_size(), self.execution.size());
+        if wanted {
+            self.cosigning.cosigner.hurry(now.mono_us);
+        }
         if self.ordering.may_cosign() {
             if std::mem::take(&mut self.cosigning.rests) {
                 self.note_head();
             }
             self.promise(now)?;
-            self.tell_signatures(now, shell);
+            self.tell_signatures(wanted, now, shell);
         } else {
             // What it promised before it lost its records it cannot know; what it promised before it was sure, it may sign again.
             self.cosigning.rests = true;
@@ -157,16 +167,18 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.cosigning.resumes &= self.ordering.abstains().is_none();
             self.cosigning.cosigner.rests();
         }
-        let wanted = self.proofs.wait_beyond(self.cosigning.certified_size(), self.execution.size());
         if now.mono_us >= self.cosigning.look_due_us(wanted) {
             self.certify_heads(now)?;
         }
         Ok(())
     }
 
-    fn tell_signatures(&mut self, now: Now, shell: &mut impl Shell<D>) {
-        if let Some(claim) = self.cosigning.told.take() {
-            self.tell_all(&claim, false, shell);
+    fn tell_signatures(&mut self, wanted: bool, now: Now, shell: &mut impl Shell<D>) {
+        let asks = wanted && self.cosigning.asked_at_us.is_none_or(|asked_at| now.mono_us >= asked_at + ASK_US);
+        let told = self.cosigning.told.take();
+        if let Some(claim) = told.or_else(|| self.cosigning.cosigner.own().filter(|_| asks)) {
+            self.tell_all(&claim, asks, shell);
+            self.cosigning.asked_at_us = if asks { Some(now.mono_us) } else { self.cosigning.asked_at_us };
         }
         if let Some(claim) = self.cosigning.cosigner.tells_again(now.mono_us) {
             self.tell_all(&claim, true, shell);
@@ -217,12 +229,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     /// A peer's signature.
-    pub(super) fn peer_cosignature(&mut self, from: ReplicaId, message: &ArchivedCosignature) {
+    pub(super) fn peer_cosignature(&mut self, from: ReplicaId, message: &ArchivedCosignature, now: Now) {
         let head = Head { size: message.size.to_native(), root: Digest(message.root) };
         let claim = Claim { head, time_s: message.time_s.to_native(), signature: Signature(message.signature) };
         self.cosigning.cosigner.heard(from, claim);
         if message.again {
             self.cosigning.asked |= 1 << from.0;
+            self.cosigning.cosigner.hurry(now.mono_us);
         }
     }
 

@@ -402,7 +402,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.carry_out(now, shell)?;
         self.transfer(now, shell)?;
         self.cosign(now, shell)?;
-        self.execution.flush()?;
         self.prune_routes();
         self.told.fill(Told::default());
         self.relayed.fill(0);

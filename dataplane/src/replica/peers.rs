@@ -84,7 +84,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 self.peer_asks_pieces(from, question);
             }
             Kind::Pieces => self.peer_hashes(from, message::access::<message::Pieces>(body)?),
-            Kind::Cosignature => self.peer_cosignature(from, message::access::<message::Cosignature>(body)?),
+            Kind::Cosignature => {
+                self.peer_cosignature(from, message::access::<message::Cosignature>(body)?, now);
+            }
             Kind::Piece => self.peer_piece(from, message::access::<message::Piece>(body)?),
             _ => return Err(Malformed::Direction("this kind of frame").into()),
         }
