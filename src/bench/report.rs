@@ -19,6 +19,9 @@ use serde::Serialize;
 
 use super::floor::{Floor, microseconds};
 
+/// Maxima of a log are in milliseconds, as the tools expect.
+const NS_PER_MS: f64 = 1_000_000.0;
+
 /// What was asked of the cluster.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Workload {
@@ -200,7 +203,6 @@ pub fn write_hdr(
     start: SystemTime,
     elapsed: Duration,
 ) -> io::Result<()> {
-    const NS_PER_MS: f64 = 1_000_000.0;
     let mut serializer = V2DeflateSerializer::new();
     IntervalLogWriterBuilder::new()
         .add_comment("[Histogram log format version 1.3]")
@@ -215,6 +217,34 @@ pub fn write_hdr(
         .write_histogram(latencies, Duration::ZERO, elapsed, None)
         .map_err(io::Error::other)?;
     output.flush()
+}
+
+/// Writes what happened around an event, over several runs that are laid over each other, as an HDR interval log: an interval of
+/// `width` for each of `ended`, which has the latencies in nanoseconds of what ended in it. Two comments tell `atlas plot` the number of
+/// runs, and when and what the event was; other tools pass them over.
+///
+/// # Errors
+/// Those of `output`.
+pub fn write_hdr_around(
+    output: &mut impl Write,
+    ended: &[Vec<u64>],
+    width: Duration,
+    runs: usize,
+    event: (Duration, &str),
+) -> io::Result<()> {
+    let mut serializer = V2DeflateSerializer::new();
+    writeln!(output, "#[Histogram log format version 1.3]")?;
+    writeln!(output, "#[Latency of operations in nanoseconds by when they ended, written by atlas bench failover]")?;
+    writeln!(output, "#[Runs: {runs}]\n#[Event: {:.3} {}]", event.0.as_secs_f64(), event.1)?;
+    writeln!(output, r#""StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram""#)?;
+    let mut log = IntervalLogWriterBuilder::new();
+    let mut log = log.with_max_value_divisor(NS_PER_MS).begin_log_with(output, &mut serializer)?;
+    for (index, latencies) in (0..).zip(ended) {
+        let mut histogram = super::latencies().map_err(io::Error::other)?;
+        latencies.iter().for_each(|latency| histogram.saturating_record(*latency));
+        log.write_histogram(&histogram, width * index, width, None).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand}
 use super::audit::{AuditArgs, ServeArgs, VerifyArgs};
 use super::bench::BenchArgs;
 use super::cold::ColdArgs;
+use super::host::HostArgs;
 use super::parse::{self, Assignment};
+use super::plot::PlotArgs;
 use super::proofs::{ExportArgs, ProveArgs};
 use super::sim::SimArgs;
 use crate::demo::DemoArgs;
@@ -44,6 +46,7 @@ Exit codes:
   3  refused: the cluster decided, and decided against it (the code says why)
   4  no quorum: too few replicas answered alike in time
   5  a proof does not hold
+  10, 11  atlas host check: warnings, critical findings
 
 With --json, results are one JSON object a line. Messages for people go to standard error.";
 
@@ -102,6 +105,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Measure latency, throughput, or how long a leader's failure is felt
     Bench(BenchArgs),
+    /// Draw latencies that the benches wrote
+    Plot(PlotArgs),
+    /// Check whether this host suits a replica, and tune it
+    Host(HostArgs),
     /// Simulate clusters under faults and attacks, from seeds, and check every rule
     Sim(SimArgs),
     /// Replay a real day of a wind farm on four replicas, with a trip, a refusal, a kill -9 and a liar

@@ -18,6 +18,10 @@ pub const EXIT_REFUSED: u8 = 3;
 pub const EXIT_NO_QUORUM: u8 = 4;
 /// A proof does not hold.
 pub const EXIT_PROOF: u8 = 5;
+/// `atlas host check` found something that suffers.
+pub const EXIT_HOST_WARNING: u8 = 10;
+/// `atlas host check` found that Atlas does not run here, or that what it promises does not hold.
+pub const EXIT_HOST_CRITICAL: u8 = 11;
 
 /// Why a command did not do what was asked. The text says what, where, and what to do.
 #[derive(Debug)]
@@ -37,6 +41,13 @@ pub enum CliError {
     NoQuorum(String),
     /// See [`EXIT_PROOF`].
     Proof(String),
+    /// See [`EXIT_HOST_WARNING`] and [`EXIT_HOST_CRITICAL`].
+    Host {
+        /// Whether anything found is critical.
+        critical: bool,
+        /// How many findings of each severity.
+        text: String,
+    },
     /// Whoever read the output has gone; there is nobody to tell.
     OutputClosed,
 }
@@ -55,6 +66,8 @@ impl CliError {
             Self::Refused { .. } => EXIT_REFUSED,
             Self::NoQuorum(_) => EXIT_NO_QUORUM,
             Self::Proof(_) => EXIT_PROOF,
+            Self::Host { critical: false, .. } => EXIT_HOST_WARNING,
+            Self::Host { critical: true, .. } => EXIT_HOST_CRITICAL,
             Self::OutputClosed => EXIT_DONE,
         })
     }
@@ -68,6 +81,7 @@ impl fmt::Display for CliError {
             Self::Refused { code, detail } => write!(f, "refused: {code}: {detail}"),
             Self::NoQuorum(text) => write!(f, "no quorum: {text}"),
             Self::Proof(text) => write!(f, "does not hold: {text}"),
+            Self::Host { text, .. } => write!(f, "this host wants attention: {text}"),
             Self::OutputClosed => f.write_str("the output was closed"),
         }
     }

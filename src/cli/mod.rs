@@ -1,7 +1,7 @@
 //! The commands of `atlas`: from what is typed to what is printed and the exit code.
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
-//! - `init`: `init`, `replica` and `recover`; [`mod@cold`]: `cold`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
+//! - `init`: `init`, `replica` and `recover`; [`mod@cold`]: `cold`; [`mod@host`]: `host`; [`mod@plot`]: `plot`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
 //!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
@@ -18,11 +18,13 @@ pub mod cold;
 pub mod error;
 pub mod evidence;
 pub mod history;
+pub mod host;
 pub mod init;
 pub mod interrupt;
 pub mod keys;
 pub mod output;
 pub mod parse;
+pub mod plot;
 pub mod proofs;
 pub mod read;
 pub mod session;
@@ -83,6 +85,8 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Audit(args) => audit::audit(args, out, style),
         Command::Serve(args) => audit::serve(args, out),
         Command::Bench(args) => bench::bench(args, out),
+        Command::Host(args) => host::host(args, out, style),
+        Command::Plot(args) => plot::plot(args, out, style),
         Command::Sim(args) => sim::sim(args, out, style),
         Command::Demo(args) => crate::demo::demo(args, out, style),
     }

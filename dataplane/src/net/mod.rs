@@ -48,6 +48,7 @@
 //! Sources: io_uring(7), io_uring_enter(2), io_uring_register_buf_ring(3), J. Axboe, "io_uring and networking in 2023".
 
 mod backoff;
+mod clock;
 mod completions;
 mod connection;
 mod files;
@@ -66,6 +67,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use backoff::{Backoff, DEFAULT_FIRST_DELAY, DEFAULT_LONGEST_DELAY};
+pub use clock::{ClockState, clock_state};
 pub use connection::ConnectionId;
 pub use files::{Durability, FileId, MAX_FILES, MAX_WRITE_BUFFERS, MAX_WRITES_IN_FLIGHT, WriteError};
 pub use memory::{PAGE_BYTES, WriteBuffer};

@@ -64,7 +64,7 @@ pub enum ProbeError {
     #[error(
         "io_uring_setup is refused ({source}) though Linux {kernel} has it: most likely the seccomp profile of a \
          container; permit io_uring_setup, io_uring_enter and io_uring_register in its profile (Docker and Podman: \
-         --security-opt seccomp=PROFILE.json; systemd: SystemCallFilter=@io-event)"
+         --security-opt seccomp=PROFILE.json; systemd: SystemCallFilter=@aio)"
     )]
     Blocked {
         /// The kernel's release.

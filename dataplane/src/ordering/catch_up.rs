@@ -78,8 +78,18 @@ impl Ordering {
 
     /// Whether f+1 peers say that they executed more.
     pub(super) fn is_behind(&self) -> bool {
-        let ahead = self.peers.iter().filter(|executed| **executed > self.executed).count();
+        let ahead = self.peers.iter().filter(|executed| **executed > Some(self.executed)).count();
         ahead >= self.agreed.size.one_correct()
+    }
+
+    /// Whether this replica takes part as one that was never away: it votes, a quorum (itself counted) has said where it is, and those
+    /// whom f+1 of them agree to be ahead are no more than a window ahead, within which votes arrive by themselves.
+    pub fn has_caught_up(&self) -> bool {
+        let said = self.peers.iter().flatten().count() + 1;
+        let reach = Some(self.executed.saturating_add(self.agreed.window));
+        let ahead = self.peers.iter().filter(|executed| **executed > reach).count();
+        let takes_part = self.active && self.standing.rejoin.is_none() && !self.takes_state;
+        takes_part && said >= self.agreed.size.quorum() && ahead <= self.agreed.size.f()
     }
 
     /// Keeps the newest status of a peer until the end of the round, so that a peer that sends many costs no more.
@@ -120,7 +130,7 @@ impl Ordering {
     fn take_status(&mut self, from: ReplicaId, status: &Status, now: Now) {
         let executed = status.executed;
         // A replica that lost its log may tell less than before, so this is no maximum.
-        self.peers[from.index()] = executed;
+        self.peers[from.index()] = Some(executed);
         self.take_standing(from, status, now);
         if status.ask {
             let own = self.status(false);

@@ -80,6 +80,8 @@ mod carry;
 #[cfg(test)]
 mod carry_tests;
 mod catch_up;
+#[cfg(test)]
+mod catch_up_tests;
 mod change;
 #[cfg(test)]
 mod change_tests;
@@ -329,8 +331,8 @@ pub struct Ordering {
     proposed_ms: i64,
     slots: BTreeMap<Sequence, Slot>,
     pool: Pool,
-    /// What each replica last said that it executed.
-    peers: Vec<Sequence>,
+    /// What each replica last said that it executed; nothing before its first status.
+    peers: Vec<Option<Sequence>>,
     effects: VecDeque<Effect>,
     /// Own votes that became durable since the last flush.
     votes: Vec<DurableVote>,
@@ -408,7 +410,7 @@ impl Ordering {
             proposed_ms: i64::MIN,
             slots: BTreeMap::new(),
             pool: Pool::new(timing.pool_bytes),
-            peers: vec![0; agreed.size.n()],
+            peers: vec![None; agreed.size.n()],
             effects: VecDeque::new(),
             votes: Vec::new(),
             to_prepare: Vec::new(),

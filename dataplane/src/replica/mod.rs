@@ -49,6 +49,7 @@ pub mod process;
 mod proofs;
 mod reads;
 mod resolver;
+mod service;
 mod snapshot_files;
 mod snapshots;
 mod space;

@@ -27,6 +27,7 @@ use super::divergence;
 use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
+use super::service::Service;
 use super::snapshot_files::{Outcome, SnapshotError, SnapshotFiles};
 use super::snapshots::Save;
 use super::space::{Gauge, SpaceWatch};
@@ -467,7 +468,9 @@ impl<A: Application> Process<A> {
     }
 
     fn run(&mut self) -> Result<(), RunError> {
+        let service = Service::start();
         loop {
+            service.beat(|| self.node.taking().is_none() && self.node.ordering().has_caught_up());
             let now = now(self.started);
             self.node.rests(now);
             self.reactor.wait(Some(self.pause(now)))?;

@@ -49,8 +49,10 @@ pub fn longest_gap(commits: &[Commit], until_ns: i64) -> Range<i64> {
 pub struct Around {
     repetitions: usize,
     commits: Vec<u64>,
-    /// Nanoseconds.
+    /// Nanoseconds, by when the operations were due.
     latencies: Vec<Vec<u64>>,
+    /// The same by when they ended.
+    ended: Vec<Vec<u64>>,
 }
 
 /// One bucket of a drawing.
@@ -70,7 +72,12 @@ pub struct Bucket {
 
 impl Default for Around {
     fn default() -> Self {
-        Self { repetitions: 0, commits: vec![0; BUCKETS], latencies: vec![Vec::new(); BUCKETS] }
+        Self {
+            repetitions: 0,
+            commits: vec![0; BUCKETS],
+            latencies: vec![Vec::new(); BUCKETS],
+            ended: vec![Vec::new(); BUCKETS],
+        }
     }
 }
 
@@ -86,10 +93,23 @@ impl Around {
             if let Some(count) = bucket(commit.end_ns).and_then(|bucket| self.commits.get_mut(bucket)) {
                 *count += 1;
             }
+            if let Some(ended) = bucket(commit.end_ns).and_then(|bucket| self.ended.get_mut(bucket)) {
+                ended.push(u64::try_from(commit.end_ns - commit.due_ns).unwrap_or(0));
+            }
             if let Some(latencies) = bucket(commit.due_ns).and_then(|bucket| self.latencies.get_mut(bucket)) {
                 latencies.push(u64::try_from(commit.end_ns - commit.due_ns).unwrap_or(0));
             }
         }
+    }
+
+    /// How many repetitions were added.
+    pub fn repetitions(&self) -> usize {
+        self.repetitions
+    }
+
+    /// Latencies in nanoseconds of what ended in each bucket of [`BUCKET_MS`], from [`BEFORE_MS`] before the event.
+    pub fn ended(&self) -> &[Vec<u64>] {
+        &self.ended
     }
 
     /// The buckets, `merged` of the narrowest in each.
@@ -203,6 +223,11 @@ mod tests {
         assert_eq!((buckets[zero].median_ms, buckets[zero].worst_ms), (90.0, 90.0));
         assert_eq!((buckets[zero - 1].median_ms, buckets[zero - 1].commits_per_s), (2.0, 0.0));
         assert_eq!(buckets.iter().filter(|bucket| bucket.commits_per_s > 0.0).count(), 2);
+        let ended: Vec<_> = around.ended().iter().flatten().collect();
+        assert_eq!(
+            (around.repetitions(), ended),
+            (3, vec![&(2 * NS_PER_MS as u64), &(NS_PER_MS as u64), &(90 * NS_PER_MS as u64)])
+        );
         let wide = around.buckets(2);
         assert_eq!((wide.len(), wide[0].width_ms), (BUCKETS / 2, 20.0));
         assert_eq!(wide[zero / 2].worst_ms, 90.0);

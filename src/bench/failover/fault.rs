@@ -40,6 +40,15 @@ impl Fault {
         }
     }
 
+    /// In names of files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Stop => "stop",
+            Self::Slow => "slow",
+        }
+    }
+
     /// What stands at the moment of the event in a drawing.
     pub fn mark(self) -> &'static str {
         match self {

@@ -1,14 +1,17 @@
 //! `atlas bench failover`: the command around [`crate::bench::failover`].
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::{PlaceArgs, bench_error, cannot_write, create, failed, rate};
+use crate::bench::failover::around::{BEFORE_MS, BUCKET_MS};
 use crate::bench::failover::fault::Fault;
+use crate::bench::failover::report::FaultReport;
 use crate::bench::failover::{self, FailoverError, KEYS, MAX_REPETITIONS, Settings, svg};
+use crate::bench::report::write_hdr_around;
 use crate::bench::run::Target;
 use crate::bench::workload::{MAX_PAYLOAD, MIN_PAYLOAD};
 use crate::cli::args::seconds_or_none;
@@ -83,6 +86,10 @@ pub struct FailoverArgs {
     /// Also draw commits, latencies and histograms into this file
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+    /// Also write what happened around each kind's fault into this directory, as HDR histogram logs (kill.hlog, ...), for
+    /// `atlas plot --timeline`
+    #[arg(long, value_name = "DIR")]
+    pub hdr: Option<PathBuf>,
     /// Print one JSON object a line, for each kind and for the quiet phase
     #[arg(long)]
     pub json: bool,
@@ -111,6 +118,9 @@ pub(super) fn failover(args: &FailoverArgs, out: &mut impl Write) -> Result<(), 
     }
     // Before all the work: a file that cannot be written is told now.
     let svg_file = args.svg.as_deref().map(create).transpose()?;
+    if let Some(dir) = &args.hdr {
+        std::fs::create_dir_all(dir).map_err(|error| cannot_write(dir, error))?;
+    }
     let temporary = args.place.make()?;
     let (mut local, Target { cluster, keys }) = args.place.start(&temporary, KEYS, Vec::new(), &interrupt)?;
     let report = failover::run(&mut local, &cluster, keys, &settings, &interrupt).map_err(|error| match error {
@@ -123,6 +133,9 @@ pub(super) fn failover(args: &FailoverArgs, out: &mut impl Write) -> Result<(), 
         let drawn = svg::draw(&report).map_err(|error| CliError::failed("cannot draw", error))?;
         file.write_all(drawn.as_bytes()).map_err(|error| cannot_write(path, error))?;
     }
+    if let Some(dir) = &args.hdr {
+        report.faults.iter().try_for_each(|fault| write_around(dir, fault))?;
+    }
     if args.json {
         for line in report.json().map_err(|error| CliError::failed("cannot write JSON", error))? {
             writeln!(out, "{line}")?;
@@ -131,4 +144,14 @@ pub(super) fn failover(args: &FailoverArgs, out: &mut impl Write) -> Result<(), 
         write!(out, "{report}")?;
     }
     Ok(())
+}
+
+fn write_around(dir: &Path, fault: &FaultReport) -> Result<(), CliError> {
+    let path = dir.join(format!("{}.hlog", fault.what.name()));
+    let (path, file) = create(&path)?;
+    let mut file = BufWriter::new(file);
+    let width = Duration::from_millis(BUCKET_MS.unsigned_abs());
+    let event = (Duration::from_millis(BEFORE_MS.unsigned_abs()), fault.what.mark());
+    let written = write_hdr_around(&mut file, fault.around.ended(), width, fault.around.repetitions(), event);
+    written.and_then(|()| file.flush()).map_err(|error| cannot_write(path, error))
 }
