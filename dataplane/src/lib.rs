@@ -8,6 +8,7 @@ pub mod adversary;
 pub mod cbor;
 pub mod client;
 pub mod cluster;
+mod cores;
 pub mod crypto;
 pub mod evidence;
 pub mod execution;

@@ -59,7 +59,7 @@ impl EvidenceFile {
             // Nobody may be waiting any more.
             let _ = ended.send(());
         };
-        let thread = std::thread::Builder::new().name("evidence".into()).spawn(work);
+        let thread = crate::cores::spawn("evidence", work);
         (Self { records: thread.is_ok().then_some(records), done, lost }, book, warning)
     }
 

@@ -155,7 +155,7 @@ impl Writer {
                 }
             }
         };
-        let handle = std::thread::Builder::new().name("history".into()).spawn(run)?;
+        let handle = crate::cores::spawn("history", run)?;
         Ok(Thread { pieces, written, handle })
     }
 

@@ -153,7 +153,7 @@ impl Maker {
                 doomed: VecDeque::new(),
                 removed,
             };
-            let handle = std::thread::Builder::new().name("log-segments".into()).spawn(move || worker.run(&to_do));
+            let handle = crate::cores::spawn("log-segments", move || worker.run(&to_do));
             let handle = handle.map_err(fault(&self.log_dir, "start the thread that makes segments in"))?;
             self.thread = Some(Thread { orders, outcomes, truncated, handle });
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::process::report;
 use super::start::FileNode;
 use crate::cluster::ReplicaConfig;
+use crate::cores;
 use crate::history::cold::{Cold, Keep, Ledger, Mover, moved};
 use crate::history::store::Layout;
 use crate::state::Application;
@@ -60,9 +61,8 @@ impl ColdStorage {
                 };
                 let (answered, first) = channel();
                 let (asked, alive) = (Arc::clone(cold), Arc::downgrade(&settled));
-                let spawn = |name: &str| std::thread::Builder::new().name(name.into());
-                let begun = spawn("cold-answers").spawn(move || ask(&asked, &alive, &answered));
-                match begun.and_then(|_| spawn("cold-storage").spawn(move || thread.work())) {
+                let begun = cores::spawn("cold-answers", move || ask(&asked, &alive, &answered));
+                match begun.and_then(|_| cores::spawn("cold-storage", move || thread.work())) {
                     // A start whose nodes are damaged reads there.
                     Ok(_) => drop(first.recv_timeout(FIRST_ANSWER)),
                     Err(error) => {

@@ -177,8 +177,7 @@ fn run_with<A: Application>(
     hostility: Option<&Hostility>,
 ) -> Result<(), RunError> {
     if let Some(core) = setup.config.core {
-        let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
-        if !pinned {
+        if !crate::cores::pin(core) {
             report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
         }
     }

@@ -45,7 +45,7 @@ impl Resolver {
                 waker.wake();
             }
         };
-        std::thread::Builder::new().name("resolver".into()).spawn(work).ok()?;
+        crate::cores::spawn("resolver", work).ok()?;
         Some((names, found))
     }
 

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -38,7 +38,7 @@ impl Service {
         }
         let shown = Arc::new(Shown::default());
         let (theirs, watchdog) = (shown.clone(), sd_notify::watchdog_enabled());
-        match thread::Builder::new().name("service".to_owned()).spawn(move || speak(&theirs, watchdog)) {
+        match crate::cores::spawn("service", move || speak(&theirs, watchdog)) {
             Ok(_) => Self(Some(shown)),
             Err(error) => {
                 report(&format!("warning: cannot start a thread, the service manager is told nothing: {error}"));
@@ -68,7 +68,7 @@ fn speak(shown: &Shown, watchdog: Option<Duration>) {
             report(&format!("warning: the service manager cannot be told how this replica is: {error}"));
             return;
         }
-        thread::sleep(LOOK);
+        std::thread::sleep(LOOK);
     }
 }
 

@@ -93,7 +93,7 @@ impl SnapshotFiles {
         let (done, outcomes) = channel();
         let writer = SnapshotWriter { dir: dir.clone(), genesis, files: Vec::new(), certificates: Vec::new() };
         let work = move || writer.work(&to_do, &done, &wake);
-        std::thread::Builder::new().name("snapshots".into()).spawn(work)?;
+        crate::cores::spawn("snapshots", work)?;
         Ok(Self { dir, orders, outcomes, open: None })
     }
 

@@ -52,7 +52,7 @@ impl SpaceWatch {
             }
         };
         // Without a thread the first look stands.
-        let _ = std::thread::Builder::new().name("space".into()).spawn(work);
+        let _ = crate::cores::spawn("space", work);
         Self(free)
     }
 
