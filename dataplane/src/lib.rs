@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod crypto;
 pub mod evidence;
 pub mod execution;
+pub mod histogram;
 pub mod history;
 pub mod log;
 pub mod net;
