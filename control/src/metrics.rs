@@ -114,6 +114,7 @@ mod tests {
             view: 3,
             decided: [7, 0, 0],
             log_bytes: 4_096,
+            settings: vec![("pool_mib", 32)],
             sync: Some(&sync),
             ..Vitals::default()
         };
