@@ -86,8 +86,7 @@ fn a_session_as_socat_has_it() {
     let greeting = lines.next().unwrap();
     // The wrapper of the tests execs, so the process is the replica.
     assert_eq!(greeting, format!("atlas {} replica 0 pid {pid} level viewer protocol 1", env!("CARGO_PKG_VERSION")));
-    let answers: Vec<Vec<&str>> =
-        lines.collect::<Vec<_>>().split(|line| *line == ".").map(<[&str]>::to_vec).collect();
+    let answers: Vec<Vec<&str>> = lines.collect::<Vec<_>>().split(|line| *line == ".").map(<[&str]>::to_vec).collect();
     let codes: Vec<&str> = answers.iter().filter_map(|answer| answer.first()).map(|line| &line[..3]).collect();
     assert_eq!(codes, ["200", "200", "200", "200", "401", "221"], "{text}");
     assert_eq!(answers[0][0], "200 serves");
@@ -103,8 +102,23 @@ fn levels_may_what_they_may_and_every_command_answers() {
     client.write_one();
     let mut viewer = connect(&cluster, 0, "viewer");
     let shows = [
-        "help", "help set", "status", "replicas", "view", "log", "sessions", "clients", "evidence", "queues", "latency",
-        "errors", "config", "params", "params leader_timeout_ms", "configure check", "configure check pool_mib 8",
+        "help",
+        "help set",
+        "status",
+        "replicas",
+        "view",
+        "log",
+        "sessions",
+        "clients",
+        "evidence",
+        "queues",
+        "latency",
+        "errors",
+        "config",
+        "params",
+        "params leader_timeout_ms",
+        "configure check",
+        "configure check pool_mib 8",
     ];
     for as_json in ["json off", "json on"] {
         done(&mut viewer, as_json);
@@ -115,7 +129,8 @@ fn levels_may_what_they_may_and_every_command_answers() {
     }
     done(&mut viewer, "json off");
     assert!(done(&mut viewer, "clients").lines.iter().any(|line| line.starts_with("operator ")));
-    let changes = ["set pool_mib 8", "latency reset", "configure confirm", "configure undo", "configure timeout 5", "pause"];
+    let changes =
+        ["set pool_mib 8", "latency reset", "configure confirm", "configure undo", "configure timeout 5", "pause"];
     let admins = ["save", "step-down", "shutdown", "expert-mode on"];
     for command in changes.iter().chain(&admins) {
         assert_eq!(ask(&mut viewer, command).code, 403, "{command}");
@@ -166,7 +181,9 @@ fn a_change_takes_effect_at_once_is_undone_by_time_and_kept_when_confirmed() {
         setting(&cluster, 0, "pool_mib") == 32 && setting(&cluster, 0, "max_batch_kib") == 256
     });
     // Kept, saved, and there after a restart.
-    for command in ["set cosign_interval_ms 25", "set low_space_mib 100", "set transfer_mib_s 8", "set max_open_batches 3"] {
+    for command in
+        ["set cosign_interval_ms 25", "set low_space_mib 100", "set transfer_mib_s 8", "set max_open_batches 3"]
+    {
         done(&mut operator, command);
     }
     let mut admin = connect(&cluster, 0, "admin");
@@ -182,7 +199,11 @@ fn a_change_takes_effect_at_once_is_undone_by_time_and_kept_when_confirmed() {
     assert!(done(&mut admin, "config").text.starts_with("0 differ"));
     client.write_one();
     let log = cluster.log_text(0);
-    for says in ["leader_timeout_ms is 777, and was 150, on trial for 2 s: set by operator (uid ", "not confirmed in time", "saved by admin"] {
+    for says in [
+        "leader_timeout_ms is 777, and was 150, on trial for 2 s: set by operator (uid ",
+        "not confirmed in time",
+        "saved by admin",
+    ] {
         assert!(log.contains(says), "no {says:?} in {log}");
     }
     cluster.kill(0);
@@ -222,7 +243,8 @@ fn a_leader_steps_down_a_replica_pauses_and_ends_as_it_is_told() {
     done(&mut admin, "shutdown");
     cluster.wait_ended(leader);
     assert!(cluster.log_text(leader).contains("ended as asked: all that was staged is on disk"));
-    let left: Vec<_> = fs::read_dir(run_directory(&cluster, leader)).unwrap().map(|it| it.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(run_directory(&cluster, leader)).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".sock")), "{left:?}");
     client.write_one();
     cluster.restart(leader);
@@ -444,7 +466,10 @@ fn metrics_are_read_from_the_file_and_over_http() {
     };
     let response = get("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n");
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 200 OK") && head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
     assert!(body.ends_with("# EOF\n"));
     for family in FAMILIES {
         assert!(body.contains(&format!("# TYPE {} ", family.name)), "no {}", family.name);

@@ -73,7 +73,8 @@ impl Client {
         if client.greeting.starts_with("429 ") {
             return Err(ClientError::TurnedAway(client.greeting));
         }
-        let speaks = client.greeting.starts_with("atlas ") && client.greeting.ends_with(&format!(" protocol {PROTOCOL}"));
+        let speaks =
+            client.greeting.starts_with("atlas ") && client.greeting.ends_with(&format!(" protocol {PROTOCOL}"));
         if speaks { Ok(client) } else { Err(ClientError::Protocol(client.greeting)) }
     }
 

@@ -11,9 +11,11 @@ use atlas_dataplane::cluster::ReplicaConfig;
 use atlas_dataplane::cluster::settings::LocalConfig;
 use atlas_dataplane::replica::oversight::{Answer, Order};
 use atlas_dataplane::replica::telemetry::{Board, Label};
+use glommio::sync::Semaphore;
 use glommio::timer::sleep;
 
-use crate::limits::{CPU_BURST, CPU_PART, MAX_ERRORS, ORDER, ORDERS_PER_SECOND};
+use crate::limits::{CPU_BURST, CPU_PARTS, MAX_ERRORS, ORDER, ORDERS_PER_SECOND};
+use crate::protocol::Level;
 use crate::ring::OrderSender;
 use crate::trial::Trial;
 
@@ -78,28 +80,53 @@ impl Bucket {
     }
 }
 
-/// What the executor may use of a processor.
+/// What some connections may use of a processor.
 #[derive(Debug)]
 struct Budget {
-    used: Duration,
+    part: f64,
     at: Instant,
     /// Seconds that are left; negative where more was used.
     left: f64,
 }
 
 impl Budget {
-    fn new() -> Self {
-        Self { used: thread_time(), at: Instant::now(), left: CPU_BURST.as_secs_f64() }
+    fn new(part: f64) -> Self {
+        Self { part, at: Instant::now(), left: CPU_BURST.as_secs_f64() }
+    }
+
+    fn spend(&mut self, used: Duration) {
+        self.left -= used.as_secs_f64();
     }
 
     /// How long to wait until there is some left.
-    fn owes(&mut self, used: Duration, now: Instant) -> Option<Duration> {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * CPU_PART;
-        let spent = used.saturating_sub(self.used).as_secs_f64();
-        self.left = (self.left + gained).min(CPU_BURST.as_secs_f64()) - spent;
-        (self.used, self.at) = (used, now);
-        (self.left < 0.0).then(|| Duration::from_secs_f64(-self.left / CPU_PART))
+    fn owes(&mut self, now: Instant) -> Option<Duration> {
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * self.part;
+        (self.left, self.at) = ((self.left + gained).min(CPU_BURST.as_secs_f64()), now);
+        (self.left < 0.0).then(|| Duration::from_secs_f64(-self.left / self.part).max(Duration::from_millis(1)))
     }
+}
+
+/// Who shares a budget: the connections of a level, or those for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Share {
+    Level(Level),
+    Metrics,
+}
+
+impl Share {
+    fn place(self) -> usize {
+        match self {
+            Self::Level(level) => level as usize,
+            Self::Metrics => 3,
+        }
+    }
+}
+
+/// Whose turn it is, and what is left.
+#[derive(Debug)]
+struct Gate {
+    turn: Semaphore,
+    budget: RefCell<Budget>,
 }
 
 fn thread_time() -> Duration {
@@ -121,7 +148,7 @@ pub(crate) struct Desk {
     waiting: RefCell<BTreeSet<u64>>,
     answers: RefCell<BTreeMap<u64, Answer>>,
     orders: RefCell<Bucket>,
-    budget: RefCell<Budget>,
+    gates: [Gate; 4],
     pub(crate) errors: RefCell<BTreeMap<String, Seen>>,
     /// The board's values when latencies were reset last, and when, ms.
     pub(crate) baseline: RefCell<Option<(Vec<u64>, u64)>>,
@@ -152,7 +179,7 @@ impl Desk {
             waiting: RefCell::default(),
             answers: RefCell::default(),
             orders: RefCell::new(Bucket::new(ORDERS_PER_SECOND)),
-            budget: RefCell::new(Budget::new()),
+            gates: CPU_PARTS.map(|part| Gate { turn: Semaphore::new(1), budget: RefCell::new(Budget::new(part)) }),
             errors: RefCell::default(),
             baseline: RefCell::default(),
             rates: RefCell::default(),
@@ -168,15 +195,32 @@ impl Desk {
         self.board.get(name, Label::None)
     }
 
-    /// Waits until the executor has used no more of the processor than it may.
-    pub(crate) async fn rest(&self) {
+    /// Waits for its turn among those who share a budget, and until something of that is left. What follows up to the next wait is
+    /// charged before the next has its turn, where it runs within [`Desk::metered`].
+    pub(crate) async fn admit(&self, share: Share) {
+        let gate = &self.gates[share.place()];
+        // It fails only where the semaphore is closed, which nobody does.
+        let _turn = gate.turn.acquire_permit(1).await;
         loop {
-            let owed = self.budget.borrow_mut().owes(thread_time(), Instant::now());
+            let owed = gate.budget.borrow_mut().owes(Instant::now());
             match owed {
                 Some(owed) => drop(sleep(owed).await),
                 None => return,
             }
         }
+    }
+
+    /// Charges what work uses of the processor to a budget.
+    pub(crate) async fn metered<T>(&self, share: Share, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let budget = &self.gates[share.place()].budget;
+        std::future::poll_fn(|cx| {
+            let before = thread_time();
+            let polled = work.as_mut().poll(cx);
+            budget.borrow_mut().spend(thread_time().saturating_sub(before));
+            polled
+        })
+        .await
     }
 
     /// Has the replica carry out an order that a client asked for.
@@ -274,7 +318,8 @@ impl Desk {
 
 /// Whether a counter counts something that should not be. The others count work.
 fn is_error(name: &str) -> bool {
-    let errors = ["refused.", "frames.", "links.ended.", "links.closed.", "misbehaviour.", "peers.", "transfer.stalled"];
+    let errors =
+        ["refused.", "frames.", "links.ended.", "links.closed.", "misbehaviour.", "peers.", "transfer.stalled"];
     let single = ["log.full", "log.release.refused", "snapshots.no_room", "transfer.unreadable"];
     errors.iter().any(|prefix| name.starts_with(prefix)) || single.contains(&name)
 }
@@ -302,14 +347,14 @@ mod tests {
 
     #[test]
     fn who_uses_more_of_the_processor_waits_until_it_is_the_part_that_it_may() {
-        let mut budget = Budget::new();
-        let (start, used) = (budget.at, budget.used);
-        assert_eq!(budget.owes(used + CPU_BURST, start), None);
-        let owed = budget.owes(used + CPU_BURST + Duration::from_millis(10), start).unwrap();
-        let expected = 0.010 / CPU_PART;
-        assert!((owed.as_secs_f64() - expected).abs() < 1e-3, "{owed:?}");
-        let later = start + owed + Duration::from_millis(1);
-        assert_eq!(budget.owes(used + CPU_BURST + Duration::from_millis(10), later), None);
+        let mut budget = Budget::new(0.1);
+        let start = budget.at;
+        budget.spend(CPU_BURST);
+        assert_eq!(budget.owes(start), None);
+        budget.spend(Duration::from_millis(10));
+        let owed = budget.owes(start).unwrap();
+        assert!((owed.as_secs_f64() - 0.1).abs() < 1e-3, "{owed:?}");
+        assert_eq!(budget.owes(start + owed + Duration::from_millis(1)), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::desk::Desk;
+use crate::desk::{Desk, Share};
 use crate::limits::{HTTP, MAX_HTTP_CONNECTIONS, MAX_HTTP_HEAD};
 use crate::mapped::Measured;
 use crate::metrics;
@@ -44,7 +44,7 @@ pub(crate) async fn serve(desk: Rc<Desk>, address: SocketAddr) {
     report(&format!("metrics are served on http://{address}/metrics"));
     let open = Rc::new(Cell::new(0));
     loop {
-        desk.rest().await;
+        desk.admit(Share::Metrics).await;
         if open.get() >= MAX_HTTP_CONNECTIONS {
             sleep(PAUSE).await;
             continue;
@@ -57,7 +57,8 @@ pub(crate) async fn serve(desk: Rc<Desk>, address: SocketAddr) {
         let (desk, open) = (Rc::clone(&desk), Rc::clone(&open));
         glommio::spawn_local(async move {
             // What ends a connection badly is the client's affair.
-            let _ = timeout(HTTP, async { Ok(connection(desk, stream).await) }).await;
+            let work = desk.metered(Share::Metrics, connection(Rc::clone(&desk), stream));
+            let _ = timeout(HTTP, async { Ok(work.await) }).await;
             open.set(open.get() - 1);
         })
         .detach();

@@ -10,8 +10,9 @@
 //! # What a hostile or careless client gets
 //! [`limits`] names every bound. A line, an answer, the connections of a level, the lines and bytes of a second, the time that a
 //! client may take to read: all are bounded, and who exceeds one is told so and cut off. What most commands tell comes from the
-//! board, which costs the replica nothing; orders to the replica are limited to [`limits::ORDERS_PER_SECOND`], whoever asks. The
-//! executor's own use of the processor is bounded by [`limits::CPU_PART`]: beyond it everybody here waits, and the replica does not notice.
+//! board, which costs the replica nothing; orders to the replica are limited to [`limits::ORDERS_PER_SECOND`], whoever asks. What
+//! the connections of a level use of the processor is bounded by [`limits::CPU_PARTS`]: beyond it they wait for each other, those of other
+//! levels do not, and the replica does not notice.
 //!
 //! # Changes
 //! A change of a setting is tried first: it takes effect at once, and is undone by itself unless it is confirmed in time ([`trial`]).
@@ -24,8 +25,8 @@
 //! Where the kernel permits no further io_uring, the memory that may be locked is used up, or the run directory cannot be used, the replica
 //! says so, what to do, and goes on without a management plane.
 
-pub mod client;
 mod accept;
+pub mod client;
 mod commands;
 mod desk;
 mod http;

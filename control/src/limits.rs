@@ -18,7 +18,10 @@ pub const MAX_CONNECTIONS: [usize; 3] = [64, 32, 16];
 pub const MAX_ACCEPTED: usize = 32;
 
 /// Connections that are accepted in a second; the others wait in the listen queue.
-pub const ACCEPTS_PER_SECOND: u32 = 200;
+pub const ACCEPTS_PER_SECOND: u32 = 500;
+
+/// Connections that wait there, for each level; a further one waits in its own call.
+pub const LISTEN_QUEUE: i32 = 32;
 
 /// A connection on which nothing was said for so long is closed.
 pub const IDLE: Duration = Duration::from_secs(600);
@@ -38,10 +41,11 @@ pub const MAX_ORDERS: usize = 16;
 /// How long a command waits for the replica.
 pub const ORDER: Duration = Duration::from_secs(2);
 
-/// The part of one processor that the executor may use; beyond it all its work waits.
-pub const CPU_PART: f64 = 0.10;
+/// The parts of one processor that the connections of each level, and those for metrics, may use; beyond it they wait, one after the other,
+/// and no other level for them.
+pub const CPU_PARTS: [f64; 4] = [0.04, 0.03, 0.03, 0.03];
 
-/// What it may use beyond that at once, after having used little.
+/// What each may use beyond that at once, after having used little.
 pub const CPU_BURST: Duration = Duration::from_millis(100);
 
 /// The mapped file and the list of errors are brought up to date this often.

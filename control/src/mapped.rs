@@ -350,14 +350,7 @@ fn series(table: &[u8], values: &[u64]) -> Option<Vec<Measured>> {
         let (own, others) = rest.split_at_checked(count.parse().ok()?)?;
         rest = others;
         let label = (!label.is_empty()).then(|| (label.to_owned(), label_value.to_owned()));
-        all.push(Measured {
-            name: name.to_owned(),
-            kind,
-            unit,
-            label,
-            help: help.to_owned(),
-            values: own.to_vec(),
-        });
+        all.push(Measured { name: name.to_owned(), kind, unit, label, help: help.to_owned(), values: own.to_vec() });
     }
     rest.is_empty().then_some(all)
 }
@@ -386,9 +379,8 @@ mod tests {
         let reading = Reading::open(&path).unwrap();
         assert_eq!((reading.replica, reading.start_ms, reading.heartbeat_ms), (1, 1_000, 5_000));
         assert_eq!(reading.pid, u64::from(std::process::id()));
-        let get = |reading: &Reading, name: &str| {
-            reading.series.iter().find(|series| series.name == name).unwrap().clone()
-        };
+        let get =
+            |reading: &Reading, name: &str| reading.series.iter().find(|series| series.name == name).unwrap().clone();
         assert_eq!(get(&reading, "atlas_view").value(), 9);
         let sync = get(&reading, "atlas_log_sync_seconds");
         assert_eq!((sync.value(), sync.buckets().iter().sum::<u64>(), sync.buckets()[5]), (705, 2, 1));

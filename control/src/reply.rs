@@ -54,7 +54,8 @@ impl Reply {
     pub(crate) fn fields(mut self, fields: Vec<(&str, Value)>) -> Self {
         let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         self.lines = fields.iter().map(|(name, value)| format!("{name:width$}  {}", plain(value))).collect();
-        self.data = Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>());
+        self.data =
+            Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>());
         self
     }
 
@@ -89,7 +90,8 @@ impl Reply {
             match object.len() < MAX_ANSWER {
                 true => out += &(object + "\n"),
                 false => {
-                    out += &json!({ "code": 500, "text": "the answer is too long; ask for less", "data": null }).to_string();
+                    out += &json!({ "code": 500, "text": "the answer is too long; ask for less", "data": null })
+                        .to_string();
                     out.push('\n');
                 }
             }
@@ -131,7 +133,11 @@ mod tests {
 
     #[test]
     fn people_and_programs_get_the_same() {
-        let table = Reply::done("t").table(&["name", "count"], &[vec!["a".into(), 5.into()], vec!["bcdef".into(), Value::Null]], 2);
+        let table = Reply::done("t").table(
+            &["name", "count"],
+            &[vec!["a".into(), 5.into()], vec!["bcdef".into(), Value::Null]],
+            2,
+        );
         assert_eq!(table.encode(false), "200 t\nNAME   COUNT\na      5\nbcdef  -\nand 2 more\n.\n");
         let text = table.encode(true);
         let object: Value = serde_json::from_str(text.lines().nth(1).unwrap()).unwrap();

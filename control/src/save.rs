@@ -115,9 +115,13 @@ mod tests {
         save(file, &settings).unwrap();
         assert!(fs::read_to_string(file).unwrap().contains("\nleader_timeout_ms = 150\n"));
         assert_eq!(ReplicaConfig::load(file).unwrap().0.local, settings);
-        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().filter(|entry| {
-            entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".new")
-        }).count(), 0);
+        assert_eq!(
+            fs::read_dir(file.parent().unwrap())
+                .unwrap()
+                .filter(|entry| { entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".new") })
+                .count(),
+            0
+        );
     }
 
     #[test]

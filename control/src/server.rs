@@ -173,11 +173,13 @@ fn stand_aside(core: Option<usize>) {
 
 /// The processors in a list such as `0-3,6`.
 fn online(list: &str) -> impl Iterator<Item = usize> {
-    list.trim().split(',').filter_map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?.min(CpuSet::MAX_CPU))
-    })
-    .flatten()
+    list.trim()
+        .split(',')
+        .filter_map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse::<usize>().ok()?..=last.parse::<usize>().ok()?.min(CpuSet::MAX_CPU))
+        })
+        .flatten()
 }
 
 /// Keeps the mapped file up to date, and ends trials.

@@ -10,7 +10,7 @@ use glommio::timer::sleep;
 
 use crate::accept::{Permit, Visitor};
 use crate::commands;
-use crate::desk::{Bucket, Desk};
+use crate::desk::{Bucket, Desk, Share};
 use crate::limits::{IDLE, LINES_PER_SECOND, MAX_COMMANDS, MAX_LINE, WRITE};
 use crate::protocol::{Level, PROTOCOL};
 use crate::reply::{Reply, Status};
@@ -45,8 +45,9 @@ impl Session {
 /// Serves a connection to its end.
 pub(crate) async fn serve(desk: Rc<Desk>, visitor: Visitor) {
     let Visitor { stream, level, uid, pid, permit } = visitor;
+    let work = converse(&desk, stream, Session::new(level, uid, pid), &permit);
     // Errors end the connection; there is nobody to tell.
-    let _ = converse(&desk, stream, Session::new(level, uid, pid), &permit).await;
+    let _ = desk.metered(Share::Level(level), work).await;
 }
 
 async fn converse(
@@ -63,7 +64,7 @@ async fn converse(
     let mut lines = Bucket::new(LINES_PER_SECOND);
     let (mut pending, mut chunk) = (Vec::with_capacity(MAX_LINE), [0; 1_024]);
     loop {
-        desk.rest().await;
+        desk.admit(Share::Level(session.level)).await;
         let read = stream.read(&mut chunk).await?;
         if read == 0 {
             return Ok(());
@@ -71,8 +72,7 @@ async fn converse(
         pending.extend_from_slice(&chunk[..read]);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = pending.drain(..=end).collect();
-            let out = answer_line(desk, &mut session, &line[..end], &mut lines).await;
-            stream.write_all(out.as_bytes()).await?;
+            answer_line(desk, &mut session, &line[..end], &mut lines, &mut stream).await?;
             if session.ends {
                 return stream.close().await;
             }
@@ -90,40 +90,44 @@ fn greeting(desk: &Desk, level: Level) -> String {
     format!("atlas {version} replica {replica} pid {pid} level {level} protocol {PROTOCOL}\n")
 }
 
-async fn answer_line(desk: &Rc<Desk>, session: &mut Session, line: &[u8], lines: &mut Bucket) -> String {
-    let mut out = String::new();
+/// Answers each command before the next is looked at, so that who is gone or does not read is noticed.
+async fn answer_line(
+    desk: &Rc<Desk>,
+    session: &mut Session,
+    line: &[u8],
+    lines: &mut Bucket,
+    stream: &mut TcpStream,
+) -> io::Result<()> {
     match read_line(line) {
         Ok(commands) => {
             for command in commands {
-                pause(desk, lines).await;
+                pause(desk, session.level, lines).await;
                 let reply = commands::run(desk, session, command).await;
-                out += &reply.encode(session.json);
+                stream.write_all(reply.encode(session.json).as_bytes()).await?;
                 if session.ends {
-                    return out;
+                    return Ok(());
                 }
             }
         }
         Err(reply) => {
             session.rubbish += u32::from(reply.status == Status::MALFORMED);
             session.ends = session.rubbish >= MAX_RUBBISH;
-            out += &reply.encode(session.json);
+            stream.write_all(reply.encode(session.json).as_bytes()).await?;
         }
     }
     if session.prompt {
-        out += &format!("replica-{} {}> ", desk.facts.config.replica, session.level);
+        let prompt = format!("replica-{} {}> ", desk.facts.config.replica, session.level);
+        stream.write_all(prompt.as_bytes()).await?;
     }
-    out
+    Ok(())
 }
 
 /// Waits until the connection may have another command.
-async fn pause(desk: &Desk, lines: &mut Bucket) {
-    loop {
-        desk.rest().await;
-        match lines.take(Instant::now()) {
-            Ok(()) => return,
-            Err(wait) => drop(sleep(wait.max(Duration::from_millis(1))).await),
-        }
+async fn pause(desk: &Desk, level: Level, lines: &mut Bucket) {
+    while let Err(wait) = lines.take(Instant::now()) {
+        sleep(wait.max(Duration::from_millis(1))).await;
     }
+    desk.admit(Share::Level(level)).await;
 }
 
 /// The commands of a line.

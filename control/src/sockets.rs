@@ -9,13 +9,16 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use atlas_dataplane::cluster::ControlConfig;
 use rustix::fs::{FlockOperation, Gid, flock};
 
+use crate::limits::LISTEN_QUEUE;
 use crate::protocol::Level;
 
 /// Where sockets get their modes.
@@ -102,6 +105,8 @@ pub(crate) fn open(config: &ControlConfig) -> Result<Sockets, SocketError> {
         let (made, index) = (new.join(&name), level as usize);
         let listener = UnixListener::bind(&made).and_then(|listener| {
             listener.set_nonblocking(true)?;
+            // Again, with a shorter queue than the system's: who comes after a flood does not wait behind thousands.
+            rustix::net::listen(&listener, LISTEN_QUEUE)?;
             if let Some(group) = config.groups[index] {
                 rustix::fs::chown(&made, None, Some(Gid::from_raw(group)))?;
             }

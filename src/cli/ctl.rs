@@ -131,7 +131,9 @@ fn connect(args: &CtlArgs) -> Result<Client, CliError> {
         return Client::connect(socket, args.timeout).map_err(failed);
     }
     let Some(file) = &args.replica else {
-        return Err(CliError::Usage("name the replica: --replica FILE (or ATLAS_REPLICA), or --socket PATH".to_owned()));
+        return Err(CliError::Usage(
+            "name the replica: --replica FILE (or ATLAS_REPLICA), or --socket PATH".to_owned(),
+        ));
     };
     let directory = run_directory(file)?;
     let at = |level: Level| Client::connect(&directory.join(level.socket()), args.timeout);

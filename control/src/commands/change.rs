@@ -18,12 +18,13 @@ use crate::trial::{Change, SetError, parse};
 
 fn refused(desk: &Desk, error: &SetError) -> Reply {
     if let SetError::Unknown { name, .. } = error
-        && let Some((section, _)) = ["log", "net", "history"].iter().find_map(|section| {
-            name.strip_prefix(section)?.starts_with('.').then_some((section, ()))
-        })
+        && let Some((section, _)) = ["log", "net", "history"]
+            .iter()
+            .find_map(|section| name.strip_prefix(section)?.starts_with('.').then_some((section, ())))
     {
         let file = desk.facts.file.display();
-        let text = format!("numbers of [{section}] take effect at the next start only: change them in {file}, then restart");
+        let text =
+            format!("numbers of [{section}] take effect at the next start only: change them in {file}, then restart");
         return Reply::new(Status::CONFLICT, text);
     }
     Reply::new(Status::ARGUMENT, error.to_string())

@@ -49,9 +49,24 @@ pub(crate) const COMMANDS: &[Command] = &[
         Level::Viewer,
         "Times of commits, waits, syncs and rounds since the start or the last reset. `latency reset` (operator) begins anew; metrics keep theirs.",
     ),
-    command("errors", "errors", Level::Viewer, "What was counted that should not be, with the times of the first and last, to the second."),
-    command("config", "config", Level::Viewer, "Every local number: in the file, as it runs, and from when the file's holds."),
-    command("params", "params [NAME]", Level::Viewer, "Every number with default, bounds, unit, when a change takes effect, and what it does."),
+    command(
+        "errors",
+        "errors",
+        Level::Viewer,
+        "What was counted that should not be, with the times of the first and last, to the second.",
+    ),
+    command(
+        "config",
+        "config",
+        Level::Viewer,
+        "Every local number: in the file, as it runs, and from when the file's holds.",
+    ),
+    command(
+        "params",
+        "params [NAME]",
+        Level::Viewer,
+        "Every number with default, bounds, unit, when a change takes effect, and what it does.",
+    ),
     command(
         "set",
         "set NAME VALUE",
@@ -65,8 +80,18 @@ pub(crate) const COMMANDS: &[Command] = &[
         "check: what is on trial, or whether a change would do. Operator: timeout: how long trials take, the open one too; confirm: keeps what \
          is on trial; undo: brings back what was before.",
     ),
-    command("save", "save", Level::Admin, "Writes the settings that run into the replica's file; the old one stays as NAME.old."),
-    command("pause", "pause", Level::Operator, "Refuses clients' new bundles with UNAVAILABLE (501). What was taken is finished, and voting goes on."),
+    command(
+        "save",
+        "save",
+        Level::Admin,
+        "Writes the settings that run into the replica's file; the old one stays as NAME.old.",
+    ),
+    command(
+        "pause",
+        "pause",
+        Level::Operator,
+        "Refuses clients' new bundles with UNAVAILABLE (501). What was taken is finished, and voting goes on.",
+    ),
     command("resume", "resume", Level::Operator, "Takes clients' bundles again."),
     expert("step-down", "As leader asks for the next view, so that another leads."),
     expert("shutdown", "Ends the replica cleanly, as SIGTERM does: staged records are written, within 5 s."),
@@ -152,9 +177,15 @@ fn all_help(level: Level) -> Reply {
     let rows: Vec<Vec<Value>> = COMMANDS
         .iter()
         .filter(|command| command.level <= level)
-        .map(|command| vec![command.usage.into(), command.level.name().into(), command.expert.into(), command.help.into()])
+        .map(|command| {
+            vec![command.usage.into(), command.level.name().into(), command.expert.into(), command.help.into()]
+        })
         .collect();
-    Reply::done(format!("{} commands for level {level}", rows.len())).table(&["usage", "level", "expert", "what"], &rows, 0)
+    Reply::done(format!("{} commands for level {level}", rows.len())).table(
+        &["usage", "level", "expert", "what"],
+        &rows,
+        0,
+    )
 }
 
 fn help(name: &str) -> Reply {
@@ -176,7 +207,9 @@ fn switch(state: &str, flag: &mut bool, what: &str) -> Reply {
 /// What a client is told when the replica did not carry out an order.
 fn fault(fault: Fault) -> Reply {
     match fault {
-        Fault::Busy => Reply::new(Status::BUSY, "the replica has as many orders as it takes in a second; again in a moment"),
+        Fault::Busy => {
+            Reply::new(Status::BUSY, "the replica has as many orders as it takes in a second; again in a moment")
+        }
         Fault::Late => Reply::new(Status::LATE, "the replica did not answer in time; whether it did it is not known"),
     }
 }

@@ -43,7 +43,8 @@ fn summary(desk: &Desk) -> String {
 
 pub(super) fn status(desk: &Rc<Desk>) -> Reply {
     let heartbeat_ms = desk.get("atlas_heartbeat_timestamp_seconds") / 1_000;
-    let links = (0..desk.facts.members.len() as u64).map(|replica| desk.board.get("atlas_link_up", Label::Number(replica)));
+    let links =
+        (0..desk.facts.members.len() as u64).map(|replica| desk.board.get("atlas_link_up", Label::Number(replica)));
     Reply::done(summary(desk)).fields(vec![
         ("replica", desk.facts.config.replica.0.into()),
         ("cluster", desk.facts.origin.clone().into()),
@@ -106,18 +107,20 @@ pub(super) fn view(desk: &Rc<Desk>) -> Reply {
 pub(super) fn log(desk: &Rc<Desk>) -> Reply {
     let sync = histogram(desk, "atlas_log_sync_seconds");
     let quantile = |part| quantile_us(&sync[1..], part).into();
-    Reply::done(if desk.get("atlas_low_space") == 0 { "writes" } else { "takes no new writes: low on space" }).fields(vec![
-        ("staged_record", desk.get("atlas_log_staged_record").into()),
-        ("durable_record", desk.get("atlas_log_durable_record").into()),
-        ("backlog_records", desk.get("atlas_log_backlog_records").into()),
-        ("bytes", desk.get("atlas_log_bytes").into()),
-        ("free_bytes", free_bytes(desk)),
-        ("low_space_mib", desk.running().low_space_mib.into()),
-        ("syncs", sync[1..].iter().sum::<u64>().into()),
-        ("sync_p50_us", quantile(0.5)),
-        ("sync_p99_us", quantile(0.99)),
-        ("full", desk.get("atlas_log_full").into()),
-    ])
+    Reply::done(if desk.get("atlas_low_space") == 0 { "writes" } else { "takes no new writes: low on space" }).fields(
+        vec![
+            ("staged_record", desk.get("atlas_log_staged_record").into()),
+            ("durable_record", desk.get("atlas_log_durable_record").into()),
+            ("backlog_records", desk.get("atlas_log_backlog_records").into()),
+            ("bytes", desk.get("atlas_log_bytes").into()),
+            ("free_bytes", free_bytes(desk)),
+            ("low_space_mib", desk.running().low_space_mib.into()),
+            ("syncs", sync[1..].iter().sum::<u64>().into()),
+            ("sync_p50_us", quantile(0.5)),
+            ("sync_p99_us", quantile(0.99)),
+            ("full", desk.get("atlas_log_full").into()),
+        ],
+    )
 }
 
 pub(super) fn sessions(desk: &Rc<Desk>) -> Reply {

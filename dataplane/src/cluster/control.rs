@@ -25,7 +25,14 @@ const fn mode(key: &'static str, default: u64) -> Setting {
 const MODES: [Setting; 3] = [mode("viewer_mode", 0o666), mode("operator_mode", 0o660), mode("admin_mode", 0o600)];
 
 const fn group(key: &'static str) -> Setting {
-    Setting { key, doc: &["The socket's group."], default: 0, min: 0, max: u32::MAX as u64 - 1, unit: "a group's number" }
+    Setting {
+        key,
+        doc: &["The socket's group."],
+        default: 0,
+        min: 0,
+        max: u32::MAX as u64 - 1,
+        unit: "a group's number",
+    }
 }
 
 const GROUPS: [Setting; 3] = [group("viewer_group"), group("operator_group"), group("admin_group")];

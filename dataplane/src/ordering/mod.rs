@@ -67,8 +67,8 @@ use std::sync::Arc;
 
 use crate::cluster::Size;
 use crate::evidence::Sealed;
-use crate::log::Durable;
 use crate::histogram::Histogram;
+use crate::log::Durable;
 use crate::types::{Code, Digest, Now, PublicKey, ReplicaId, Sequence, Signature, TimeMs, View};
 use crate::wire::bundle::Bundle;
 use crate::wire::error::Misbehaviour;

@@ -235,7 +235,8 @@ impl Vitals<'_> {
         self.tell_links(out);
         self.tell_faults(out);
         let none = Histogram::default;
-        for (family, histogram) in [(&COMMIT, self.commit), (&WAIT, self.wait), (&SYNC, self.sync), (&TURN, self.turn)] {
+        for (family, histogram) in [(&COMMIT, self.commit), (&WAIT, self.wait), (&SYNC, self.sync), (&TURN, self.turn)]
+        {
             match histogram {
                 Some(histogram) => out.histogram(family, histogram),
                 None => out.histogram(family, &none()),
@@ -483,7 +484,8 @@ mod tests {
         let mut histogram = Histogram::default();
         [3, 3, 900].into_iter().for_each(|us| histogram.record(us));
         let mut vitals = vitals(&histogram);
-        let board = Board::new(&Vitals { settings: vitals.settings.clone(), ..Vitals { replicas: 4, ..Vitals::default() } });
+        let board =
+            Board::new(&Vitals { settings: vitals.settings.clone(), ..Vitals { replicas: 4, ..Vitals::default() } });
         board.store(&vitals);
         assert_eq!(board.get("atlas_view", Label::None), 7);
         assert_eq!(board.get("atlas_refusals", Label::Number(500)), 5);
