@@ -381,6 +381,65 @@ fn hostile_clients_of_all_sockets_are_cut_off_while_operations_are_committed() {
     assert_eq!(cluster.counter(0, "links.ended.ours"), 0);
 }
 
+/// Commit latencies of one client: undisturbed, with the attackers on sockets that nobody but a thread of this test serves, and with
+/// the same attackers on the control sockets. Run it alone, built with optimisation:
+/// `cargo test --release --test control -- --ignored --nocapture commit_latency`.
+#[test]
+#[ignore = "a measurement"]
+fn commit_latency_while_sockets_are_attacked() {
+    let cluster = Cluster::start();
+    let mut client = cluster.client();
+    client.write_one();
+    drop(connect(&cluster, 0, "admin"));
+    let dummy = cluster.scratch("dummy");
+    fs::create_dir(&dummy).unwrap();
+    let served = Arc::new(AtomicBool::new(false));
+    let end_of_dummy = StopOnDrop(&served);
+    for level in ["viewer", "operator", "admin"] {
+        let listener = std::os::unix::net::UnixListener::bind(dummy.join(format!("{level}.sock"))).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let served = Arc::clone(&served);
+        std::thread::spawn(move || {
+            let mut held = std::collections::VecDeque::new();
+            while !served.load(Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => held.push_back(stream),
+                    Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                }
+                if held.len() > 64 {
+                    held.pop_front();
+                }
+            }
+        });
+    }
+    let mut measure = |what: &str, target: Option<PathBuf>| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let attackers = target.map(|directory| attack(&directory, &stop)).unwrap_or_default();
+        let mut histogram = atlas_dataplane::histogram::Histogram::default();
+        for _ in 0..6_000 {
+            let begin = std::time::Instant::now();
+            client.write_one();
+            histogram.record(begin.elapsed().as_micros() as u64);
+        }
+        stop.store(true, Relaxed);
+        attackers.into_iter().for_each(|attacker| attacker.join().unwrap());
+        let at = |part| atlas_dataplane::histogram::quantile_us(histogram.buckets(), part).unwrap();
+        println!(
+            "{what:18} p50 {:6} us  p90 {:6} us  p99 {:6} us  p99.9 {:6} us",
+            at(0.5),
+            at(0.9),
+            at(0.99),
+            at(0.999)
+        );
+    };
+    for _ in 0..3 {
+        measure("undisturbed", None);
+        measure("dummy attacked", Some(dummy.clone()));
+        measure("control attacked", Some(run_directory(&cluster, 0)));
+    }
+    drop(end_of_dummy);
+}
+
 #[test]
 fn a_line_that_is_too_long_and_rubbish_are_answered_before_they_are_cut_off() {
     let cluster = Cluster::start();
@@ -442,7 +501,9 @@ fn metrics_are_read_from_the_file_and_over_http() {
         }
     });
     let mut client: Client = cluster.client();
-    (0..20).for_each(|_| drop(client.write_one()));
+    for _ in 0..20 {
+        client.write_one();
+    }
     drop(connect(&cluster, 0, "viewer"));
     let home = cluster.home(0).join("data").to_str().unwrap().to_owned();
     until("what was executed is published", || {

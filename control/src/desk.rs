@@ -204,7 +204,7 @@ impl Desk {
         loop {
             let owed = gate.budget.borrow_mut().owes(Instant::now());
             match owed {
-                Some(owed) => drop(sleep(owed).await),
+                Some(owed) => sleep(owed).await,
                 None => return,
             }
         }

@@ -58,7 +58,9 @@ impl Collector for All {
             let mut encoder = encoder.encode_descriptor(name, &first.help, unit.as_ref(), kind)?;
             for series in family {
                 match &series.label {
-                    Some(label) => put(&mut encoder.encode_family(&[label.clone()])?, series)?,
+                    Some((name, value)) => {
+                        put(&mut encoder.encode_family(&[(name.as_str(), value.as_str())])?, series)?;
+                    }
                     None => put(&mut encoder, series)?,
                 }
             }

@@ -83,7 +83,7 @@ fn put(lines: &mut Vec<String>, first: usize, end: usize, setting: &Setting, val
         let comment = lines[own].split_once('#').map_or_else(String::new, |(_, comment)| format!("  #{comment}"));
         lines[own] = format!("{} = {value}{comment}", setting.key);
     } else if value != setting.default {
-        let is_commented = |line: &String| line.trim_start().strip_prefix('#').is_some_and(|rest| names(rest));
+        let is_commented = |line: &String| line.trim_start().strip_prefix('#').is_some_and(&names);
         // Behind the line that shows the default, or at once behind the section's head.
         let place = lines[first..end].iter().position(is_commented).map_or(first, |place| first + place + 1);
         lines.insert(place, format!("{} = {value}", setting.key));

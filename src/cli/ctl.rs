@@ -110,10 +110,10 @@ fn ask(client: &mut Client, command: &str) -> Result<ClientReply, CliError> {
     if command.len() >= MAX_LINE || command.contains([';', '\n', '\r']) || command.trim().is_empty() {
         return Err(CliError::Usage(format!("{command:?} is not one command: commands are words given apart")));
     }
-    client.ask(command).map_err(failed)
+    client.ask(command).map_err(|error| failed(&error))
 }
 
-fn failed(error: ClientError) -> CliError {
+fn failed(error: &ClientError) -> CliError {
     CliError::Failed(error.to_string())
 }
 
@@ -128,7 +128,7 @@ fn check(reply: &ClientReply) -> Result<(), CliError> {
 
 fn connect(args: &CtlArgs) -> Result<Client, CliError> {
     if let Some(socket) = &args.socket {
-        return Client::connect(socket, args.timeout).map_err(failed);
+        return Client::connect(socket, args.timeout).map_err(|error| failed(&error));
     }
     let Some(file) = &args.replica else {
         return Err(CliError::Usage(
@@ -138,10 +138,10 @@ fn connect(args: &CtlArgs) -> Result<Client, CliError> {
     let directory = run_directory(file)?;
     let at = |level: Level| Client::connect(&directory.join(level.socket()), args.timeout);
     if let Some(level) = args.level {
-        return at(level.into()).map_err(failed);
+        return at(level.into()).map_err(|error| failed(&error));
     }
     // The first that this user may use; what is wrong with the viewers' is wrong with all.
-    at(Level::Admin).or_else(|_| at(Level::Operator)).or_else(|_| at(Level::Viewer)).map_err(failed)
+    at(Level::Admin).or_else(|_| at(Level::Operator)).or_else(|_| at(Level::Viewer)).map_err(|error| failed(&error))
 }
 
 /// Where a replica's sockets and metrics are.
