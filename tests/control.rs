@@ -416,7 +416,7 @@ fn commit_latency_while_sockets_are_attacked() {
         let stop = Arc::new(AtomicBool::new(false));
         let attackers = target.map(|directory| attack(&directory, &stop)).unwrap_or_default();
         let mut histogram = atlas_dataplane::histogram::Histogram::default();
-        for _ in 0..6_000 {
+        for _ in 0..3_000 {
             let begin = std::time::Instant::now();
             client.write_one();
             histogram.record(begin.elapsed().as_micros() as u64);
