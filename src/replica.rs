@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use atlas_control::Control;
 use atlas_dataplane::adversary::{Hostility, Tactic};
 use atlas_dataplane::cluster::ReplicaSetup;
 pub use atlas_dataplane::replica::process::RunError;
@@ -19,14 +20,15 @@ pub fn recover(config: &Path) -> Result<Option<PathBuf>, RunError> {
     atlas_dataplane::replica::recover(&setup.config)
 }
 
-/// Runs the replica that `config` describes until SIGTERM or SIGINT.
+/// Runs the replica that `config` describes until SIGTERM or SIGINT, with its management plane.
 ///
 /// # Errors
 /// Whatever keeps it from starting or going on; each says what to do.
 pub fn run(config: &Path) -> Result<(), RunError> {
     let setup = ReplicaSetup::load(config)?;
     let properties = setup.cluster.settings().max_properties;
-    atlas_dataplane::replica::process::run(setup, || TwinStore::new(properties))
+    let management = Box::new(Control::new(config.to_owned()));
+    atlas_dataplane::replica::process::run_managed(setup, || TwinStore::new(properties), management)
 }
 
 /// Runs the replica that `config` describes as one that keeps no history, for `atlas bench history`.

@@ -29,10 +29,7 @@ pub(crate) fn pin(core: usize) -> bool {
 ///
 /// # Errors
 /// The system has no room for another thread.
-pub(crate) fn spawn<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
+pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
     Builder::new().name(name.to_owned()).spawn(move || {
         if let Some(others) = OTHERS.get().filter(|others| others.count() > 0) {
             // Where it is refused the helper shares the core: slower, and no less right.

@@ -158,6 +158,9 @@ macro_rules! codes {
         impl Code {
             $($(#[doc = $doc])+ pub const $name: Code = Code($number);)+
 
+            /// Every code that this version knows.
+            pub const ALL: &[Code] = &[$(Code::$name),+];
+
             /// What the code means, for people; "unknown code" for a number that this version does not know.
             pub fn text(self) -> &'static str {
                 match self.0 {

@@ -93,6 +93,10 @@ pub enum Command {
     Key(keys::KeyArgs),
     /// Show how each replica is
     Status(StatusArgs),
+    /// Talk to one replica's control socket: see everything, change what is safe to change
+    Ctl(super::ctl::CtlArgs),
+    /// Show a replica's metrics from its file, without asking it
+    Stat(super::stat::StatArgs),
     /// Prove what a property is or was, or that it never was
     Prove(ProveArgs),
     /// Write the history, certified, into a directory that anybody can check

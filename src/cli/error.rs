@@ -37,6 +37,8 @@ pub enum CliError {
         /// What the application says about it; may be empty.
         detail: String,
     },
+    /// A replica does not do what its control socket was asked for; see [`EXIT_REFUSED`].
+    Declined(String),
     /// See [`EXIT_NO_QUORUM`].
     NoQuorum(String),
     /// See [`EXIT_PROOF`].
@@ -63,7 +65,7 @@ impl CliError {
         ExitCode::from(match self {
             Self::Failed(_) => EXIT_FAILED,
             Self::Usage(_) => EXIT_USAGE,
-            Self::Refused { .. } => EXIT_REFUSED,
+            Self::Refused { .. } | Self::Declined(_) => EXIT_REFUSED,
             Self::NoQuorum(_) => EXIT_NO_QUORUM,
             Self::Proof(_) => EXIT_PROOF,
             Self::Host { critical: false, .. } => EXIT_HOST_WARNING,
@@ -76,7 +78,7 @@ impl CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(text) | Self::Usage(text) => f.write_str(text),
+            Self::Failed(text) | Self::Usage(text) | Self::Declined(text) => f.write_str(text),
             Self::Refused { code, detail } if detail.is_empty() => write!(f, "refused: {code}"),
             Self::Refused { code, detail } => write!(f, "refused: {code}: {detail}"),
             Self::NoQuorum(text) => write!(f, "no quorum: {text}"),

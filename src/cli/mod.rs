@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; [`mod@cold`]: `cold`; [`mod@host`]: `host`; [`mod@plot`]: `plot`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
-//!   `watch`, `status`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
+//!   `watch`, `status`, `ctl`, `stat`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -15,6 +15,7 @@ pub mod audit;
 pub mod bench;
 pub mod changes;
 pub mod cold;
+pub mod ctl;
 pub mod error;
 pub mod evidence;
 pub mod history;
@@ -29,6 +30,7 @@ pub mod proofs;
 pub mod read;
 pub mod session;
 pub mod sim;
+pub mod stat;
 pub mod status;
 pub mod time;
 pub mod watch;
@@ -79,6 +81,8 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Watch(args) => watch::watch(args, out, style),
         Command::Key(args) => keys::key(args, out, style),
         Command::Status(args) => status::status(args, out, style),
+        Command::Ctl(args) => ctl::ctl(args, out, style),
+        Command::Stat(args) => stat::stat(args, out, style),
         Command::Prove(args) => proofs::prove(args, out, style),
         Command::Export(args) => proofs::export(args, out, style),
         Command::Verify(args) => audit::verify(args, out, style),

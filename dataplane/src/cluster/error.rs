@@ -130,6 +130,9 @@ pub enum Problem {
     /// Not an address.
     #[error("{0:?} is no address: HOST:PORT, such as 10.0.0.7:7450, replica-0.example:7450 or [::1]:7450")]
     Address(String),
+    /// Not an address to listen on.
+    #[error("{0:?} is no address to listen on: ADDRESS:PORT in numbers, such as 127.0.0.1:9464 or [::1]:9464")]
+    ListenAddress(String),
     /// Not a public key.
     #[error(transparent)]
     PublicKey(#[from] PublicKeyError),

@@ -444,6 +444,18 @@ fn replica_text(index: usize, address: &Address) -> String {
         push(&mut text, format_args!("\n[{section}]\n"));
         push_settings(&mut text, table, "# ");
     }
+    text.push_str(
+        "\n[control]\n\
+         # The directory of control sockets and metrics; without it `run` in the data directory.\n\
+         # directory = \"/run/atlas/replica\"\n\
+         # Serves metrics there over HTTP, to whoever can connect; without it nowhere.\n\
+         # metrics_listen = \"127.0.0.1:9464\"\n\
+         # Who may connect to each level's socket: its mode, and the number of its group.\n\
+         # viewer_mode = 0o666\n\
+         # operator_mode = 0o660\n\
+         # operator_group = 0\n\
+         # admin_mode = 0o600\n",
+    );
     text.push_str("\n# Where to reach replicas, if not at their addresses in the cluster file.\n[addresses]\n");
     text.push_str("# replica-1 = \"10.0.0.7:7450\"\n");
     text

@@ -35,6 +35,7 @@
 //! names, key ids and the policy ([`policy`]).
 
 mod config;
+pub mod control;
 pub mod error;
 pub mod file;
 pub mod init;
@@ -44,6 +45,7 @@ pub mod roles;
 pub mod settings;
 pub mod size;
 
+pub use control::ControlConfig;
 pub use error::ConfigError;
 pub use file::{Administrator, Client, Cluster, Member};
 pub use replica::{ReplicaConfig, ReplicaKeys, ReplicaSetup};

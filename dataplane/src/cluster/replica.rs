@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
+use super::control::{ControlConfig, RawControl};
 use super::error::{ConfigError, MAX_NAME, Problem, Source, read_bounded};
 use super::file::{Address, Cluster, Member, read_address};
 use super::settings::{
@@ -63,6 +64,8 @@ pub struct ReplicaConfig {
     pub net: NetConfig,
     /// `[local]`.
     pub local: LocalConfig,
+    /// `[control]`.
+    pub control: ControlConfig,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +84,8 @@ struct RawReplica {
     net: RawNet,
     #[serde(default)]
     local: RawLocal,
+    #[serde(default)]
+    control: RawControl,
     #[serde(default)]
     addresses: BTreeMap<String, Spanned<String>>,
 }
@@ -198,6 +203,7 @@ impl ReplicaConfig {
             None => None,
         };
         let data = base.join(&raw.data);
+        let control = ControlConfig::read(raw.control, base, &data, source)?;
         Ok(Self {
             replica: member.id,
             cluster_file: base.join(raw.cluster),
@@ -210,6 +216,7 @@ impl ReplicaConfig {
             log: LogConfig::read(raw.log, source)?,
             net: resolve_net(raw.net, source)?,
             local: LocalConfig::read(raw.local, source)?,
+            control,
         })
     }
 }

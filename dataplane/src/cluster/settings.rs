@@ -98,6 +98,16 @@ macro_rules! settings {
                 Self::TABLE.iter().map(|setting| setting.key).zip([$(self.$field),+])
             }
 
+            /// The same with another value of one number; `None` where there is no such key. Bounds are the caller's to hold.
+            pub fn with(&self, key: &str, value: u64) -> Option<Self> {
+                let mut changed = self.clone();
+                match key {
+                    $(stringify!($field) => changed.$field = value,)+
+                    _ => return None,
+                }
+                Some(changed)
+            }
+
             pub(super) fn read(raw: $raw, source: &Source<'_>) -> Result<Self, ConfigError> {
                 let mut table = Self::TABLE.iter();
                 // The fields below are read in the order of the table, both being in the order of the declaration.
@@ -200,6 +210,8 @@ settings! {
     pub struct LocalConfig (RawLocal, "local") {
         /// As leader it has at most so many batches under way; what arrives meanwhile gathers into the next.
         max_open_batches = 8, 1..=4096, "batches";
+        /// As leader it puts at most so many bytes of bundles into a batch; a bundle that is larger goes alone.
+        max_batch_kib = 256, 16..=1024, "KiB";
         /// Verified bundles that wait for their order take at most so much; beyond its share a client is told "overloaded".
         pool_mib = 32, 1..=4096, "MiB";
         /// It tells its peers this often what it has and what it lacks.

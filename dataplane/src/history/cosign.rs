@@ -166,6 +166,11 @@ impl Cosigner {
         }
     }
 
+    /// From its next promise on it is free once in so long, us.
+    pub fn set_interval(&mut self, interval_us: u64) {
+        self.interval_us = interval_us;
+    }
+
     /// What the log says was promised; the highest counts.
     pub fn resume(&mut self, promised: Head) {
         if self.promised.is_none_or(|head| head.size <= promised.size) {

@@ -169,6 +169,11 @@ impl Expect {
         new
     }
 
+    /// Another timer, us. What was learned of leaders' pauses and rates stays.
+    pub(super) fn set_timer(&mut self, timer_us: u64) {
+        self.timer_us = timer_us.max(LEAST_PATIENCE);
+    }
+
     /// A view ends: the next leader is judged by its own deeds.
     pub(super) fn end_view(&mut self) {
         self.most_pause_us = (2 * self.pause_us).min(self.timer_us / PATIENCE);

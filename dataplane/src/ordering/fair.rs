@@ -82,6 +82,11 @@ impl Fair {
         Self { timer_us, mean_us: 0, youngest_us: 0, accounts: BTreeMap::new(), falls: 0, fell_us: 0 }
     }
 
+    /// Another timer, us.
+    pub(super) fn set_timer(&mut self, timer_us: u64) {
+        self.timer_us = timer_us;
+    }
+
     /// A bundle that has waited for so long is sent on, us.
     pub(super) fn old_us(&self) -> u64 {
         self.timer_us.max(LONG * self.mean_us)

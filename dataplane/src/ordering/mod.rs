@@ -67,6 +67,7 @@ use std::sync::Arc;
 
 use crate::cluster::Size;
 use crate::evidence::Sealed;
+use crate::histogram::Histogram;
 use crate::log::Durable;
 use crate::types::{Code, Digest, Now, PublicKey, ReplicaId, Sequence, Signature, TimeMs, View};
 use crate::wire::bundle::Bundle;
@@ -461,6 +462,38 @@ impl Ordering {
             self.takes_state = takes;
             self.work_since_us = None;
         }
+    }
+
+    /// Other local timing and resources, from now on. What waits stays, whatever the pool's new limit.
+    pub fn retime(&mut self, timing: Timing) {
+        self.timing = timing;
+        self.pool.set_limit(timing.pool_bytes);
+        self.watch.retime(&timing);
+    }
+
+    /// The local timing and resources in force.
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// This replica leads, and asks for the next view in order to be replaced; `None` where it does not lead, or abstains. Without a
+    /// quorum of others who follow nothing is ordered until they do.
+    pub fn step_down(&mut self) -> Option<View> {
+        if !self.active || self.leader() != self.me || self.standing.rejoin.is_some() {
+            return None;
+        }
+        self.leave(self.view + 1);
+        Some(self.view)
+    }
+
+    /// How long bundles waited here, from being verified to their execution.
+    pub fn waits(&self) -> &Histogram {
+        &self.watch.waits
+    }
+
+    /// Bytes of the bundles that wait to be ordered.
+    pub fn pooled_bytes(&self) -> usize {
+        self.pool.bytes()
     }
 
     /// Whether anything waits to be ordered or executed.

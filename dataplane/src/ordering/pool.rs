@@ -68,6 +68,15 @@ impl Pool {
         }
     }
 
+    /// Another limit in bytes; what is here stays.
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(super) fn len(&self) -> usize {
         self.bundles.len()
     }

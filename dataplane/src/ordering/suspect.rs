@@ -28,6 +28,7 @@ use super::fair::{Fair, MAX_LOOKED_AT};
 use super::mutants::{self, Mutant};
 use super::pool::{Oldest, Taken};
 use super::{Ordering, Outgoing, Timing, To};
+use crate::histogram::Histogram;
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::bundle::Bundle;
 
@@ -131,6 +132,8 @@ pub(super) struct Watch {
     unfair_at_us: Option<u64>,
     /// When old bundles are looked for next, us.
     old_at_us: u64,
+    /// How long bundles waited here.
+    pub(super) waits: Histogram,
     /// Why this replica left its view.
     pub(super) suspicion: Option<Suspicion>,
 }
@@ -149,8 +152,15 @@ impl Watch {
             closed_since: None,
             unfair_at_us: None,
             old_at_us: 0,
+            waits: Histogram::default(),
             suspicion: None,
         }
+    }
+
+    /// Other local timing.
+    pub(super) fn retime(&mut self, timing: &Timing) {
+        self.expect.set_timer(timing.suspect_us);
+        self.fair.set_timer(timing.suspect_us);
     }
 
     /// A view ends.
@@ -291,7 +301,10 @@ impl Ordering {
     /// What was executed since the last look, and whether the leader could propose something; whether it is too slow.
     fn look_at_pauses(&mut self, now: Now) -> bool {
         let served = std::mem::take(&mut self.watch.served);
-        served.iter().for_each(|taken| self.watch.expect.executed(taken.bytes));
+        for taken in &served {
+            self.watch.expect.executed(taken.bytes);
+            self.watch.waits.record(now.mono_us.saturating_sub(taken.arrived_us));
+        }
         let view_us = self.view_since_us;
         let executed =
             served.iter().map(|taken| (taken.key, taken.arrived_us, taken.relayed_us.map(|at| at.max(view_us))));

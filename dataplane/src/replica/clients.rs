@@ -65,7 +65,7 @@ pub(super) struct Inbox {
     /// Keys from which a bad signature came, and whether each has a counter of its own: their bundles are verified apart, so
     /// that they spoil nobody's batch.
     suspects: BTreeMap<PublicKey, bool>,
-    /// This replica is ending: it takes no bundle any more.
+    /// This replica is ending or was told to pause: it takes no bundle any more.
     closed: bool,
 }
 
@@ -131,6 +131,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub fn on_client_gone(&mut self, client: ClientId) {
         self.reads.forget(client);
         self.proofs.forget(client);
+    }
+
+    /// From now on clients' bundles are refused as UNAVAILABLE, or taken again. What was taken before is finished.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.inbox.closed = paused;
+    }
+
+    /// Whether clients' bundles are refused.
+    pub fn is_paused(&self) -> bool {
+        self.inbox.closed
     }
 
     /// This replica is ending: from now on clients' bundles are refused.

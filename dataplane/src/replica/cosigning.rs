@@ -75,6 +75,16 @@ impl Cosigning {
         }
     }
 
+    /// Entries under the head that was promised last.
+    pub(super) fn promised_size(&self) -> EntryIndex {
+        self.cosigner.promised().map_or(0, |head| head.size)
+    }
+
+    /// For other settings.
+    pub(super) fn cosigner_mut(&mut self) -> &mut Cosigner {
+        &mut self.cosigner
+    }
+
     /// The newest certificate.
     pub(super) fn certificate(&self) -> Option<&Certificate> {
         self.certificate.as_ref()

@@ -54,6 +54,12 @@ impl Counters {
         self.values.get(name).copied().unwrap_or(0)
     }
 
+    /// Counters whose names begin so, by the rest of their names.
+    pub fn with_prefix(&self, prefix: &str) -> impl Iterator<Item = (&str, u64)> {
+        let all = self.values.range(prefix.to_owned()..);
+        all.map_while(move |(name, value)| Some((name.strip_prefix(prefix)?, *value)))
+    }
+
     /// All counters, sorted by name.
     pub fn all(&self) -> Vec<Counter> {
         self.values.iter().map(|(name, value)| Counter { name: name.clone(), value: *value }).collect()

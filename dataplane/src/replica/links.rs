@@ -89,6 +89,8 @@ pub(super) struct Links {
     resolver: Resolver,
     /// This replica is ending: what replicas send is ignored.
     ending: bool,
+    /// Frames that were sealed since the start.
+    frames_out: u64,
     /// What a failing handshake or receive still wants sent or done, by the connection being received from.
     reply: Vec<u8>,
     outcome: Option<Result<Status, SessionError>>,
@@ -130,6 +132,7 @@ impl Links {
             dials: dials.collect(),
             resolver: Resolver::new(waker),
             ending: false,
+            frames_out: 0,
             cluster,
             reply: Vec::new(),
             outcome: None,
@@ -321,6 +324,7 @@ impl Links {
                     None => Role::Client(client, peer.key),
                 };
             }
+            node.meters.frames_in += 1;
             match role {
                 Role::Peer(_) if ending => Ok(()),
                 Role::Peer(replica) => {
@@ -502,6 +506,7 @@ impl Links {
             let queued = reactor.send_with(connection.id, frame_bytes(body.len()), |out| {
                 sealed = session.send(kind, out, |frame| frame.extend_from_slice(body));
             });
+            self.frames_out += u64::from(queued.is_ok());
             if let (Ok(()), Err(error)) = (&queued, sealed) {
                 report(&format!("a frame of kind {kind:?} was not sent: {error}"));
             }
@@ -517,6 +522,23 @@ impl Links {
             }
         }
         outbox.clear();
+    }
+
+    /// Clients' connections, and frames that were sealed.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.clients.len() as u64, self.frames_out)
+    }
+
+    /// Name, key and connections of each identity that has any.
+    pub(super) fn clients<A: Application, S: EntryStore, D: Device>(
+        &self,
+        node: &Node<A, S, D>,
+    ) -> impl Iterator<Item = Vec<String>> {
+        let identities = node.execution().identities();
+        self.of_key.iter().map(|(key, connections)| {
+            let name = identities.get(key).map_or_else(String::new, |identity| identity.name.clone());
+            vec![name, key.to_string(), connections.len().to_string()]
+        })
     }
 
     /// All that was queued on a connection has gone out: its client is answered again.

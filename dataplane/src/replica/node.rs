@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::clients::Inbox;
 use super::cosigning::Cosigning;
 use super::counters::Counters;
+use super::meters::Meters;
 use super::outgoing::encode;
 use super::proofs::Proofs;
 use super::reads::Reads;
@@ -225,6 +226,7 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) routes: BTreeMap<Digest, ClientId>,
     pub(super) reads: Reads,
     pub(super) counters: Counters,
+    pub(super) meters: Meters,
     pub(super) evidence: Book,
     pub(super) snapshots: Snapshots,
     pub(super) cosigning: Cosigning,
@@ -324,6 +326,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             routes: BTreeMap::new(),
             reads: Reads::default(),
             counters: Counters::default(),
+            meters: Meters::default(),
             evidence: Book::default(),
             snapshots,
             cosigning,
@@ -453,6 +456,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 Effect::Log(record) => {
                     let certificate = if let Record::Stable(certificate) = &record { Some(certificate) } else { None };
                     let certificate = certificate.cloned();
+                    self.meters.logged(&record, now);
                     self.append(record, now)?;
                     if let Some(certificate) = certificate {
                         self.note_certificate(&certificate, shell)?;
@@ -461,6 +465,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 Effect::Send(to, message) => self.send(to, &message, shell),
                 Effect::Execute(sequence, batch) => {
                     self.execution.execute(sequence, &batch, &mut self.executed)?;
+                    self.meters.executed(sequence, &batch, now);
                     self.reply(shell);
                     self.note_head();
                     self.take_states();

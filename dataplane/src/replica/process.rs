@@ -27,6 +27,7 @@ use super::divergence;
 use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
 use super::outbox::Outbox;
+use super::oversight::{self, Management, Oversight};
 use super::service::Service;
 use super::snapshot_files::{Outcome, SnapshotError, SnapshotFiles};
 use super::snapshots::Save;
@@ -43,10 +44,10 @@ use crate::history::notary::Notary;
 use crate::history::store::StoreError;
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
 use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
+use crate::ordering::Agreed;
 use crate::ordering::checkpoint::Certificate;
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
-use crate::ordering::{Agreed, Timing};
 use crate::sim::random::Random;
 use crate::state::Application;
 use crate::types::{Now, PublicKey, ReplicaId, Sequence, View};
@@ -129,7 +130,19 @@ pub enum RunError {
 /// # Errors
 /// Whatever keeps it from starting or going on; each says what to do.
 pub fn run<A: Application>(setup: ReplicaSetup, application: impl Fn() -> A) -> Result<(), RunError> {
-    run_with(setup, application, None)
+    run_with(setup, application, None, None)
+}
+
+/// As [`run`], with somebody who sees it and tells it what to do.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_managed<A: Application>(
+    setup: ReplicaSetup,
+    application: impl Fn() -> A,
+    management: Box<dyn Management>,
+) -> Result<(), RunError> {
+    run_with(setup, application, None, Some(management))
 }
 
 /// Runs a replica that lies as it is told, until it is told to end; for tests and demonstrations. See [`crate::adversary`].
@@ -144,7 +157,7 @@ pub fn run_hostile<A: Application>(
     only_loopback(&setup)?;
     let tactics: Vec<String> = hostility.tactics.iter().map(Tactic::to_string).collect();
     report(&format!("warning: THIS REPLICA LIES, on purpose: {}", tactics.join(", ")));
-    run_with(setup, application, Some(hostility))
+    run_with(setup, application, Some(hostility), None)
 }
 
 /// Runs a replica that hashes, keeps and cosigns no history, to measure what that costs: nothing that it says of the past can be proved
@@ -156,7 +169,7 @@ pub fn run_without_history<A: Application>(setup: ReplicaSetup, application: imp
     only_loopback(&setup)?;
     report("warning: THIS REPLICA KEEPS NO HISTORY, to measure what that costs");
     let setup = ReplicaSetup { without_history: true, ..setup };
-    run_with(setup, application, None)
+    run_with(setup, application, None, None)
 }
 
 fn only_loopback(setup: &ReplicaSetup) -> Result<(), RunError> {
@@ -175,14 +188,13 @@ fn run_with<A: Application>(
     setup: ReplicaSetup,
     application: impl Fn() -> A,
     hostility: Option<&Hostility>,
+    management: Option<Box<dyn Management>>,
 ) -> Result<(), RunError> {
-    if let Some(core) = setup.config.core {
-        if !crate::cores::pin(core) {
-            report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
-        }
+    if let Some(core) = setup.config.core.filter(|core| !crate::cores::pin(*core)) {
+        report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
     }
     let data = setup.config.data.clone();
-    let mut process = Process::start(setup, &application, hostility)?;
+    let mut process = Process::start(setup, &application, hostility, management)?;
     let ended = process.run();
     if let Err(RunError::Node(error)) = &ended {
         match divergence::keep(&data, process.node.execution(), error) {
@@ -227,6 +239,7 @@ struct Process<A: Application> {
     told_abstains: Option<Option<Sequence>>,
     /// The same of the snapshot that is taken from others.
     told_taking: Option<Sequence>,
+    oversight: Option<Oversight>,
 }
 
 enum Writer {
@@ -347,6 +360,7 @@ impl<A: Application> Process<A> {
         setup: ReplicaSetup,
         application: &impl Fn() -> A,
         hostility: Option<&Hostility>,
+        management: Option<Box<dyn Management>>,
     ) -> Result<Self, RunError> {
         let started = Instant::now();
         crate::log::explain_read_errors();
@@ -379,15 +393,7 @@ impl<A: Application> Process<A> {
             },
             notary: Arc::new(Notary::new(&cluster, config.replica, keys.log, keys.cosign)),
             cosign_interval_us: if without_history { u64::MAX / 2 } else { config.local.cosign_interval_ms * 1_000 },
-            timing: Timing {
-                open_batches: config.local.max_open_batches,
-                pool_bytes: (config.local.pool_mib as usize) << 20,
-                busy_status_us: config.local.status_interval_ms * 1_000,
-                suspect_us: config.local.leader_timeout_ms * 1_000,
-                hint_us: config.local.leader_timeout_ms * 200,
-                relay_us: config.local.leader_timeout_ms * 250,
-                ..Timing::default()
-            },
+            timing: oversight::timing(&config.local),
             segment_bytes,
             never_ran: false,
             transfer_bytes_per_second: config.local.transfer_mib_s << 20,
@@ -437,6 +443,7 @@ impl<A: Application> Process<A> {
             node.ordering().view(),
             node.ordering().leader(),
         ));
+        let oversight = management.map(|it| Oversight::start(it, &config, &cluster, reactor.waker(), &node));
         let links = Links::new(&config, cluster, keys.link, reactor.waker())?;
         let outbox = Outbox::new((config.net.send_queue_kib as usize) << 10);
         let crash = CrashPoint::from_environment();
@@ -463,6 +470,7 @@ impl<A: Application> Process<A> {
             told_view,
             told_abstains,
             told_taking: None,
+            oversight,
         })
     }
 
@@ -476,13 +484,16 @@ impl<A: Application> Process<A> {
             if std::mem::take(&mut self.synced) {
                 self.crash.pass(Step::Published);
             }
-            let now = self::now(self.started);
+            let (now, began) = (self::now(self.started), Instant::now());
             for _ in 0..MAX_ROUND_EVENTS {
                 let Some(event) = self.reactor.next_event() else { break };
                 self.event(event, now)?;
             }
             match self.ending {
-                None => self.serve(now)?,
+                None => {
+                    self.serve(now)?;
+                    self.oversee(began, now);
+                }
                 Some(since) if !self.writing || since.elapsed() > DRAIN => return self.end(),
                 Some(_) => {}
             }
@@ -500,6 +511,20 @@ impl<A: Application> Process<A> {
         }
         self.links.keep_up(&mut self.reactor, now);
         self.turn(now)
+    }
+
+    /// Shows its management what is, and does what it says.
+    fn oversee(&mut self, began: Instant, now: Now) {
+        let Some(oversight) = &mut self.oversight else { return };
+        let mut replica = oversight::Replica {
+            node: &mut self.node,
+            links: &self.links,
+            reactor: &self.reactor,
+            space: &self.space,
+            gauge: &mut self.gauge,
+            evidence: &self.evidence,
+        };
+        oversight.round(&mut replica, began, self.writing, now);
     }
 
     /// Writes what is staged, and ends.
@@ -522,7 +547,8 @@ impl<A: Application> Process<A> {
         if self.ending.is_some() {
             return Duration::from_millis(20);
         }
-        let due = self.node.next_deadline_us().min(self.links.next_deadline_us());
+        let management = self.oversight.as_ref().map_or(u64::MAX, Oversight::deadline_us);
+        let due = self.node.next_deadline_us().min(self.links.next_deadline_us()).min(management);
         Duration::from_micros(due.saturating_sub(now.mono_us))
     }
 
@@ -660,6 +686,7 @@ impl<A: Application> Process<A> {
             }
             Event::Written { token: LOG_WRITE, result } => {
                 self.writing = false;
+                self.oversight.iter_mut().for_each(Oversight::written);
                 let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
                 self.crash.pass(Step::Written);
                 self.node.log_completed(result, now)?;

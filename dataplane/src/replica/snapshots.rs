@@ -406,6 +406,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
     }
 
+    /// Bytes of history and state that are supplied to other replicas in a second, at most.
+    pub(super) fn set_transfer_rate(&mut self, bytes_per_second: u64) {
+        self.snapshots.questions.set_rate(bytes_per_second);
+    }
+
     /// What is being taken from others: its checkpoint, and how many entries of the history are here.
     pub fn taking(&self) -> Option<(Sequence, u64)> {
         self.snapshots.receiver.target()

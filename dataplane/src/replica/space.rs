@@ -87,6 +87,11 @@ impl Gauge {
         was_low != self.is_low
     }
 
+    /// Another mark; what is low now is looked at again with the next update.
+    pub(super) fn set_mark(&mut self, mark_bytes: u64) {
+        self.mark_bytes = mark_bytes;
+    }
+
     pub(crate) fn is_low(&self) -> bool {
         self.is_low
     }

@@ -145,6 +145,11 @@ impl Questions {
         Self { asked: vec![VecDeque::new(); n], next: 0, bytes_per_second, allowed: 0, at_us: 0 }
     }
 
+    /// From now on so many bytes a second.
+    pub fn set_rate(&mut self, bytes_per_second: u64) {
+        self.bytes_per_second = bytes_per_second;
+    }
+
     /// A peer asks.
     pub fn ask(&mut self, from: ReplicaId, question: FetchPieces) {
         if let Some(asked) = self.asked.get_mut(from.index())

@@ -1,0 +1,187 @@
+//! Commands that change something. Each change is reported with who made it.
+
+use std::rc::Rc;
+
+use atlas_dataplane::cluster::settings::LocalConfig;
+use atlas_dataplane::replica::oversight::{Answer, Order};
+use rustix::process::{Signal, getpid, kill_process};
+use serde_json::Value;
+
+use super::{fault, needs};
+use crate::desk::{Desk, wall_ms};
+use crate::limits::MAX_TRIAL_SECONDS;
+use crate::protocol::Level;
+use crate::reply::{Reply, Status};
+use crate::server::report;
+use crate::session::Session;
+use crate::trial::{Change, SetError, parse};
+
+fn refused(desk: &Desk, error: &SetError) -> Reply {
+    if let SetError::Unknown { name, .. } = error
+        && let Some((section, _)) = ["log", "net", "history"]
+            .iter()
+            .find_map(|section| name.strip_prefix(section)?.starts_with('.').then_some((section, ())))
+    {
+        let file = desk.facts.file.display();
+        let text =
+            format!("numbers of [{section}] take effect at the next start only: change them in {file}, then restart");
+        return Reply::new(Status::CONFLICT, text);
+    }
+    Reply::new(Status::ARGUMENT, error.to_string())
+}
+
+fn another() -> Reply {
+    Reply::new(Status::BUSY, "another change is under way; again in a moment")
+}
+
+pub(super) async fn set(desk: &Rc<Desk>, session: &Session, name: &str, value: &str) -> Reply {
+    let (setting, new) = match parse(name, value) {
+        Ok(parsed) => parsed,
+        Err(error) => return refused(desk, &error),
+    };
+    let Some(_changing) = desk.change() else { return another() };
+    let running = desk.running();
+    let old = running.numbers().find(|(key, _)| *key == setting.key).map_or(0, |(_, old)| old);
+    if old == new {
+        return Reply::done(format!("{} is {new} already", setting.key));
+    }
+    let Some(settings) = running.with(setting.key, new) else {
+        return Reply::new(Status::FAILED, "the setting is not there; this is a fault in Atlas");
+    };
+    match desk.order(Order::Settings(Box::new(settings.clone()))).await {
+        Ok(_) => {}
+        Err(error) => return fault(error),
+    }
+    let mut trial = desk.trial.borrow_mut();
+    trial.changed(settings, desk.now_us());
+    let (key, seconds) = (setting.key, trial.time().as_secs());
+    report(&format!("{key} is {new}, and was {old}, on trial for {seconds} s: set by {}", session.who()));
+    let text = format!("{key} is {new}, and was {old}; it is {old} again in {seconds} s without `configure confirm`");
+    Reply::new(Status::ON_TRIAL, text)
+}
+
+fn rows(changes: &[Change]) -> Vec<Vec<Value>> {
+    changes.iter().map(|change| vec![change.name.into(), change.old.into(), change.new.into()]).collect()
+}
+
+const CHANGE_COLUMNS: [&str; 3] = ["name", "before", "now"];
+
+pub(super) fn check(desk: &Rc<Desk>) -> Reply {
+    let trial = desk.trial.borrow();
+    match trial.open(desk.now_us()) {
+        None => Reply::done(format!("nothing is on trial; a change would be for {} s", trial.time().as_secs())),
+        Some((changes, left)) => {
+            let text = format!("on trial for {:.1} s yet", left.as_secs_f64());
+            Reply::new(Status::ON_TRIAL, text).table(&CHANGE_COLUMNS, &rows(&changes), 0)
+        }
+    }
+}
+
+pub(super) fn would(desk: &Rc<Desk>, name: &str, value: &str) -> Reply {
+    match parse(name, value) {
+        Ok((setting, new)) => Reply::done(format!("{} = {new} would do, and take effect at once", setting.key)),
+        Err(error) => refused(desk, &error),
+    }
+}
+
+pub(super) fn timeout(desk: &Rc<Desk>, session: &Session, seconds: &str) -> Reply {
+    if let Some(refusal) = needs(Level::Operator, session) {
+        return refusal;
+    }
+    let number = seconds.parse().unwrap_or(0);
+    if !desk.trial.borrow_mut().set_time(number, desk.now_us()) {
+        return Reply::new(Status::ARGUMENT, format!("a whole number of seconds from 1 to {MAX_TRIAL_SECONDS}"));
+    }
+    report(&format!("changes are on trial for {number} s: set by {}", session.who()));
+    Reply::done(format!("changes are on trial for {number} s"))
+}
+
+fn nothing() -> Reply {
+    Reply::new(Status::CONFLICT, "nothing is on trial")
+}
+
+pub(super) fn confirm(desk: &Rc<Desk>, session: &Session) -> Reply {
+    if let Some(refusal) = needs(Level::Operator, session) {
+        return refusal;
+    }
+    let Some(_changing) = desk.change() else { return another() };
+    let open = desk.trial.borrow().open(desk.now_us());
+    let Some((changes, _)) = open.filter(|_| desk.trial.borrow_mut().confirm()) else { return nothing() };
+    for Change { name, new, .. } in &changes {
+        report(&format!("{name} stays {new}: confirmed by {}", session.who()));
+    }
+    Reply::done("what was on trial stays; `save` writes it into the file").table(&CHANGE_COLUMNS, &rows(&changes), 0)
+}
+
+pub(super) async fn undo(desk: &Rc<Desk>, session: &Session) -> Reply {
+    if let Some(refusal) = needs(Level::Operator, session) {
+        return refusal;
+    }
+    match desk.undo().await {
+        Ok(changes) if changes.is_empty() => nothing(),
+        Ok(changes) => {
+            for Change { name, new, .. } in &changes {
+                report(&format!("{name} is {new} again: undone by {}", session.who()));
+            }
+            Reply::done("what was before is again").table(&CHANGE_COLUMNS, &rows(&changes), 0)
+        }
+        Err(error) => fault(error),
+    }
+}
+
+pub(super) fn save(desk: &Rc<Desk>, session: &Session) -> Reply {
+    if desk.trial.borrow().undo().is_some() {
+        return Reply::new(Status::CONFLICT, "something is on trial: `configure confirm` or `configure undo` first");
+    }
+    let running: LocalConfig = desk.running();
+    match crate::save::save(&desk.facts.file, &running) {
+        Ok(None) => Reply::done("the file has what runs already"),
+        Ok(Some(old)) => {
+            let (file, old) = (desk.facts.file.display(), old.display());
+            report(&format!("{file} has the settings that run, the old file is {old}: saved by {}", session.who()));
+            Reply::done(format!("saved; the old file is {old}"))
+        }
+        Err(error) => Reply::new(Status::FAILED, format!("not saved: {error}")),
+    }
+}
+
+pub(super) fn reset_latency(desk: &Rc<Desk>, session: &Session) -> Reply {
+    if let Some(refusal) = needs(Level::Operator, session) {
+        return refusal;
+    }
+    *desk.baseline.borrow_mut() = Some((desk.board.values(), wall_ms()));
+    Reply::done("latencies are counted from now on")
+}
+
+pub(super) async fn pause(desk: &Rc<Desk>, session: &Session, paused: bool) -> Reply {
+    match desk.order(Order::Pause(paused)).await {
+        Ok(_) => {
+            let text = if paused { "clients' bundles are refused" } else { "clients' bundles are taken" };
+            report(&format!("{text}: by {}", session.who()));
+            Reply::done(text)
+        }
+        Err(error) => fault(error),
+    }
+}
+
+pub(super) async fn step_down(desk: &Rc<Desk>, session: &Session) -> Reply {
+    match desk.order(Order::StepDown).await {
+        Ok(Answer::Leaves(view)) => {
+            report(&format!("asks for view {view}: step-down by {}", session.who()));
+            Reply::done(format!("asks for view {view}; `view` tells when it has begun"))
+        }
+        Ok(Answer::LeadsNot { view, leader }) => {
+            Reply::new(Status::CONFLICT, format!("replica {leader} leads view {view}: ask it there"))
+        }
+        Ok(_) => Reply::new(Status::FAILED, "the replica answered something else; this is a fault in Atlas"),
+        Err(error) => fault(error),
+    }
+}
+
+pub(super) fn shutdown(session: &Session) -> Reply {
+    report(&format!("ends: shutdown by {}", session.who()));
+    match kill_process(getpid(), Signal::TERM) {
+        Ok(()) => Reply::done("the replica ends"),
+        Err(error) => Reply::new(Status::FAILED, format!("cannot signal the replica's own process: {error}")),
+    }
+}

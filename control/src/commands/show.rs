@@ -1,0 +1,306 @@
+//! Commands that show: from the board wherever it has what is asked for, so that they cost the replica nothing.
+
+use std::rc::Rc;
+
+use atlas_dataplane::cluster::ReplicaConfig;
+use atlas_dataplane::cluster::settings::{HistoryConfig, LocalConfig, LogConfig, NetConfig, Setting};
+use atlas_dataplane::histogram::{bucket_end_us, quantile_us};
+use atlas_dataplane::replica::oversight::{Answer, Order};
+use atlas_dataplane::replica::telemetry::{Kind, Label, SUSPICIONS};
+use serde_json::{Value, json};
+
+use super::fault;
+use crate::desk::{Desk, wall_ms};
+use crate::reply::{Reply, Status};
+
+fn yes(value: u64) -> Value {
+    (value != 0).into()
+}
+
+fn free_bytes(desk: &Desk) -> Value {
+    Some(desk.get("atlas_free_bytes")).filter(|free| *free != u64::MAX).into()
+}
+
+/// A time as people and programs read it.
+pub(super) fn time(ms: u64) -> String {
+    jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or(i64::MAX))
+        .map_or_else(|_| ms.to_string(), |time| time.to_string())
+}
+
+/// What stands first: whether all is well.
+fn summary(desk: &Desk) -> String {
+    let is = |name| desk.get(name) != 0;
+    let states = [
+        (is("atlas_abstains"), "does not vote: its records were lost"),
+        (is("atlas_transfer_active"), "takes history and state from others"),
+        (is("atlas_low_space"), "takes no writes for want of disk space"),
+        (is("atlas_paused"), "paused"),
+        (!is("atlas_view_active"), "between two views"),
+    ];
+    let found: Vec<&str> = states.iter().filter(|(holds, _)| *holds).map(|(_, text)| *text).collect();
+    if found.is_empty() { "serves".to_owned() } else { found.join("; ") }
+}
+
+pub(super) fn status(desk: &Rc<Desk>) -> Reply {
+    let heartbeat_ms = desk.get("atlas_heartbeat_timestamp_seconds") / 1_000;
+    let links =
+        (0..desk.facts.members.len() as u64).map(|replica| desk.board.get("atlas_link_up", Label::Number(replica)));
+    Reply::done(summary(desk)).fields(vec![
+        ("replica", desk.facts.config.replica.0.into()),
+        ("cluster", desk.facts.origin.clone().into()),
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("pid", std::process::id().into()),
+        ("uptime_s", (desk.get("atlas_uptime_seconds") / 1_000_000).into()),
+        ("heartbeat_age_ms", wall_ms().saturating_sub(heartbeat_ms).into()),
+        ("view", desk.get("atlas_view").into()),
+        ("leader", desk.get("atlas_leader_index").into()),
+        ("view_active", yes(desk.get("atlas_view_active"))),
+        ("executed_sequence", desk.get("atlas_executed_sequence").into()),
+        ("low_watermark", desk.get("atlas_low_watermark_sequence").into()),
+        ("history_entries", desk.get("atlas_history_entries").into()),
+        ("certified_entries", desk.get("atlas_history_certified_entries").into()),
+        ("requests_per_second", json!((desk.rate() * 10.0).round() / 10.0)),
+        ("links", links.sum::<u64>().into()),
+        ("clients", desk.get("atlas_clients").into()),
+        ("log_bytes", desk.get("atlas_log_bytes").into()),
+        ("free_bytes", free_bytes(desk)),
+        ("paused", yes(desk.get("atlas_paused"))),
+        ("on_trial", desk.trial.borrow().open(desk.now_us()).is_some().into()),
+    ])
+}
+
+pub(super) fn replicas(desk: &Rc<Desk>) -> Reply {
+    let (own, leader) = (u64::from(desk.facts.config.replica.0), desk.get("atlas_leader_index"));
+    let row = |(replica, (name, address)): (u64, &(String, String))| {
+        let label = Label::Number(replica);
+        vec![
+            replica.into(),
+            name.clone().into(),
+            address.clone().into(),
+            (replica == own).into(),
+            yes(desk.board.get("atlas_link_up", label)),
+            (replica == leader).into(),
+            desk.board.get("atlas_misbehaviour", label).into(),
+        ]
+    };
+    let rows: Vec<Vec<Value>> = (0..).zip(&desk.facts.members).map(row).collect();
+    let columns = ["replica", "name", "address", "own", "linked", "leader", "misbehaviour"];
+    Reply::done(format!("{} replicas", rows.len())).table(&columns, &rows, 0)
+}
+
+pub(super) fn view(desk: &Rc<Desk>) -> Reply {
+    let mut fields = vec![
+        ("view", desk.get("atlas_view").into()),
+        ("leader", desk.get("atlas_leader_index").into()),
+        ("active", yes(desk.get("atlas_view_active"))),
+        ("abstains", yes(desk.get("atlas_abstains"))),
+        ("views_left", desk.get("atlas_views_left").into()),
+        ("views_begun", desk.get("atlas_views_begun").into()),
+    ];
+    let names = ["suspected_idle", "suspected_absent", "suspected_slow", "suspected_unfair"];
+    for (name, reason) in names.into_iter().zip(SUSPICIONS) {
+        fields.push((name, desk.board.get("atlas_suspicions", Label::Name(reason)).into()));
+    }
+    Reply::done(summary(desk)).fields(fields)
+}
+
+pub(super) fn log(desk: &Rc<Desk>) -> Reply {
+    let sync = histogram(desk, "atlas_log_sync_seconds");
+    let quantile = |part| quantile_us(&sync[1..], part).into();
+    Reply::done(if desk.get("atlas_low_space") == 0 { "writes" } else { "takes no new writes: low on space" }).fields(
+        vec![
+            ("staged_record", desk.get("atlas_log_staged_record").into()),
+            ("durable_record", desk.get("atlas_log_durable_record").into()),
+            ("backlog_records", desk.get("atlas_log_backlog_records").into()),
+            ("bytes", desk.get("atlas_log_bytes").into()),
+            ("free_bytes", free_bytes(desk)),
+            ("low_space_mib", desk.running().low_space_mib.into()),
+            ("syncs", sync[1..].iter().sum::<u64>().into()),
+            ("sync_p50_us", quantile(0.5)),
+            ("sync_p99_us", quantile(0.99)),
+            ("full", desk.get("atlas_log_full").into()),
+        ],
+    )
+}
+
+pub(super) fn sessions(desk: &Rc<Desk>) -> Reply {
+    let (window, each) = desk.facts.session_limits;
+    Reply::done("sessions").fields(vec![
+        ("open", desk.get("atlas_sessions").into()),
+        ("identities", desk.get("atlas_identities").into()),
+        ("most_of_an_identity", each.into()),
+        ("window_requests", window.into()),
+    ])
+}
+
+async fn rows(desk: &Rc<Desk>, order: Order) -> Result<(Vec<Vec<String>>, u64), Reply> {
+    match desk.order(order).await {
+        Ok(Answer::Rows { rows, more }) => Ok((rows, more)),
+        Ok(_) => Err(Reply::new(Status::FAILED, "the replica answered something else; this is a fault in Atlas")),
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// A number where it is one.
+fn value(text: String) -> Value {
+    text.parse::<u64>().map_or(Value::String(text), Into::into)
+}
+
+pub(super) async fn clients(desk: &Rc<Desk>) -> Reply {
+    let (rows, more) = match rows(desk, Order::Clients).await {
+        Ok(found) => found,
+        Err(reply) => return reply,
+    };
+    // A name may look like a number, and stays one.
+    let cells = |row: Vec<String>| {
+        let mut cells: Vec<Value> = row.into_iter().map(Value::String).collect();
+        if let Some(Value::String(count)) = cells.get_mut(2).map(Value::take) {
+            cells[2] = value(count);
+        }
+        cells
+    };
+    let rows: Vec<_> = rows.into_iter().map(cells).collect();
+    let text = format!("{} identities with {} connections", rows.len() as u64 + more, desk.get("atlas_clients"));
+    Reply::done(text).table(&["name", "key", "connections"], &rows, more)
+}
+
+pub(super) async fn evidence(desk: &Rc<Desk>) -> Reply {
+    let (rows, more) = match rows(desk, Order::Evidence).await {
+        Ok(found) => found,
+        Err(reply) => return reply,
+    };
+    let cells = |row: Vec<String>| {
+        let mut cells: Vec<Value> = row.into_iter().map(value).collect();
+        if let Some(at) = cells.get_mut(3) {
+            *at = at.as_u64().filter(|ms| *ms > 0).map(time).into();
+        }
+        cells
+    };
+    let rows: Vec<_> = rows.into_iter().map(cells).collect();
+    let text = if rows.is_empty() { "no misbehaviour was seen".to_owned() } else { format!("{} kinds", rows.len()) };
+    Reply::done(text).table(&["replica", "kind", "count", "first", "what"], &rows, more)
+}
+
+pub(super) fn queues(desk: &Rc<Desk>) -> Reply {
+    let local = desk.running();
+    let row = |what: &str, name: &str, limit: Value| vec![what.into(), desk.get(name).into(), limit];
+    let rows = vec![
+        row("bundles in the pool", "atlas_pool_bundles", Value::Null),
+        row("bytes in the pool", "atlas_pool_bytes", (local.pool_mib << 20).into()),
+        row("sequences kept", "atlas_slots", Value::Null),
+        row("records before the log", "atlas_log_backlog_records", 256.into()),
+        row("reads parked", "atlas_parked_reads", atlas_dataplane::replica::MAX_PARKED.into()),
+        row("clients connected", "atlas_clients", desk.facts.config.net.max_clients.into()),
+        row("receives without a buffer", "atlas_starved_receives", Value::Null),
+        row("connections turned away", "atlas_turned_away_connections", Value::Null),
+    ];
+    Reply::done("queues").table(&["what", "now", "limit"], &rows, 0)
+}
+
+fn histogram(desk: &Desk, name: &str) -> Vec<u64> {
+    let series = desk.board.series().iter().find(|series| series.family.name == name);
+    series.map_or_else(|| vec![0, 0], |series| desk.board.of(series))
+}
+
+pub(super) fn latency(desk: &Rc<Desk>) -> Reply {
+    let baseline = desk.baseline.borrow();
+    let mut rows = Vec::new();
+    for series in desk.board.series().iter().filter(|series| series.family.kind == Kind::Histogram) {
+        let mut values = desk.board.of(series);
+        if let Some((before, _)) = &*baseline {
+            let before = before.get(series.first..series.first + series.values()).unwrap_or_default();
+            values.iter_mut().zip(before).for_each(|(value, before)| *value = value.wrapping_sub(*before));
+        }
+        let (sum, buckets) = (values[0], &values[1..]);
+        let count: u64 = buckets.iter().sum();
+        let most = buckets.iter().rposition(|count| *count > 0);
+        let most = most.and_then(|place| bucket_end_us(place).map(|end| end - 1));
+        let mut row: Vec<Value> = vec![series.family.name.into(), count.into(), sum.checked_div(count).into()];
+        row.extend([0.5, 0.9, 0.99, 0.999].map(|part| Value::from(quantile_us(buckets, part))));
+        row.push(most.into());
+        rows.push(row);
+    }
+    let since = baseline.as_ref().map_or_else(|| "the start".to_owned(), |(_, ms)| time(*ms));
+    let columns = ["what", "count", "mean_us", "p50_us", "p90_us", "p99_us", "p999_us", "max_us"];
+    Reply::done(format!("times since {since}; quantiles are at most 1/16 above")).table(&columns, &rows, 0)
+}
+
+pub(super) fn errors(desk: &Rc<Desk>) -> Reply {
+    let errors = desk.errors.borrow();
+    let row = |(name, seen): (&String, &crate::desk::Seen)| {
+        vec![name.clone().into(), seen.count.into(), time(seen.first_ms).into(), time(seen.last_ms).into()]
+    };
+    let rows: Vec<Vec<Value>> = errors.iter().map(row).collect();
+    Reply::done(format!("{} kinds of errors", rows.len())).table(&["error", "count", "first", "last"], &rows, 0)
+}
+
+/// Section, table and values of every number of a replica's file.
+fn numbers(config: &ReplicaConfig) -> Vec<(&'static str, &'static Setting, u64)> {
+    fn of(
+        section: &'static str,
+        table: &'static [Setting],
+        values: impl Iterator<Item = (&'static str, u64)>,
+    ) -> impl Iterator<Item = (&'static str, &'static Setting, u64)> {
+        table.iter().zip(values).map(move |(setting, (_, value))| (section, setting, value))
+    }
+    let mut all: Vec<_> = of(LocalConfig::SECTION, LocalConfig::TABLE, config.local.numbers()).collect();
+    all.extend(of(LogConfig::SECTION, LogConfig::TABLE, config.log.numbers()));
+    all.extend(of(NetConfig::SECTION, NetConfig::TABLE, config.net.numbers()));
+    all.extend(of(HistoryConfig::SECTION, HistoryConfig::TABLE, config.history.numbers()));
+    all
+}
+
+fn running(desk: &Desk) -> ReplicaConfig {
+    ReplicaConfig { local: desk.running(), ..desk.facts.config.clone() }
+}
+
+pub(super) fn config(desk: &Rc<Desk>) -> Reply {
+    let file = match ReplicaConfig::load(&desk.facts.file) {
+        Ok((config, _)) => config,
+        Err(error) => return Reply::new(Status::FAILED, format!("the file cannot be read now: {error}")),
+    };
+    let mut differ = 0;
+    let pairs = numbers(&file).into_iter().zip(numbers(&running(desk)));
+    let row = |((section, setting, in_file), (_, _, runs)): ((&str, &Setting, u64), (&str, &Setting, u64))| {
+        differ += u64::from(in_file != runs);
+        let note = match (in_file == runs, section == LocalConfig::SECTION) {
+            (true, _) => "",
+            (false, true) => "the file's at the next start; `save` writes what runs",
+            (false, false) => "the file's at the next start",
+        };
+        vec![format!("{section}.{}", setting.key).into(), in_file.into(), runs.into(), setting.unit.into(), note.into()]
+    };
+    let rows: Vec<Vec<Value>> = pairs.map(row).collect();
+    let text = format!("{} differ from {}", differ, desk.facts.file.display());
+    Reply::done(text).table(&["name", "file", "running", "unit", "difference"], &rows, 0)
+}
+
+pub(super) fn params(desk: &Rc<Desk>, name: Option<&str>) -> Reply {
+    let all = numbers(&running(desk));
+    let full = |section: &str, setting: &Setting| format!("{section}.{}", setting.key);
+    let is_named = |section: &str, setting: &Setting| {
+        name.is_none_or(|name| setting.key == name || full(section, setting) == name)
+    };
+    let row = |(section, setting, value): (&str, &Setting, u64)| {
+        let when = if section == LocalConfig::SECTION { "at once" } else { "at the next start" };
+        vec![
+            full(section, setting).into(),
+            value.into(),
+            setting.default.into(),
+            setting.min.into(),
+            setting.max.into(),
+            setting.unit.into(),
+            when.into(),
+            setting.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ").into(),
+        ]
+    };
+    let rows: Vec<Vec<Value>> =
+        all.iter().filter(|(section, setting, _)| is_named(section, setting)).map(|found| row(*found)).collect();
+    if rows.is_empty() {
+        let close = crate::trial::closest(name.unwrap_or(""), all.iter().map(|(_, setting, _)| setting.key));
+        let hint = close.map_or_else(|| "`params` lists all".to_owned(), |close| format!("did you mean {close}?"));
+        return Reply::new(Status::ARGUMENT, format!("no number of this name; {hint}"));
+    }
+    let columns = ["name", "value", "default", "min", "max", "unit", "effect", "what"];
+    Reply::done(format!("{} numbers", rows.len())).table(&columns, &rows, 0)
+}

@@ -1,0 +1,385 @@
+//! The seam between a replica and whoever manages it: what it shows, and what it can be told to do.
+//!
+//! The replica's thread never waits for the other side. At the end of a round it publishes to the [`Board`] when that is due, and
+//! takes at most [`ORDERS_A_ROUND`] orders; each is bounded work. Whoever gives an order wakes the replica by the [`Waker`] it was
+//! given. Answers are handed back at once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::links::Links;
+use super::node::Node;
+use super::space::{Gauge, SpaceWatch};
+use super::start::FileNode;
+use super::telemetry::{Board, IDLE_PUBLISH_US, PUBLISH_US, Vitals};
+use crate::cluster::settings::LocalConfig;
+use crate::cluster::{Cluster, ReplicaConfig};
+use crate::evidence::EvidenceFile;
+use crate::histogram::Histogram;
+use crate::history::store::EntryStore;
+use crate::log::Device;
+use crate::net::{Reactor, Waker};
+use crate::ordering::{Suspicion, Timing};
+use crate::state::Application;
+use crate::types::{Code, Now, ReplicaId, View};
+
+/// Orders that a round takes.
+pub const ORDERS_A_ROUND: usize = 4;
+
+/// Rows of an answer; what is beyond is counted.
+pub const MAX_ROWS: usize = 256;
+
+/// What a replica is told to do, or asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Runs with these local settings from now on.
+    Settings(Box<LocalConfig>),
+    /// Refuses clients' bundles, or takes them again.
+    Pause(bool),
+    /// Asks for the next view, if it leads.
+    StepDown,
+    /// Identities with connections here.
+    Clients,
+    /// What is known of other replicas' misbehaviour.
+    Evidence,
+    /// Counters by name.
+    Counters,
+}
+
+/// What it says to that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It is so.
+    Done,
+    /// It asks for this view.
+    Leaves(View),
+    /// It does not lead the present view, or may not ask for another.
+    LeadsNot {
+        /// The present view.
+        view: View,
+        /// Who leads it.
+        leader: ReplicaId,
+    },
+    /// A table: a row's cells are in the order that [`Order`] has for it, at most [`MAX_ROWS`].
+    Rows {
+        /// The rows.
+        rows: Vec<Vec<String>>,
+        /// Rows that are left out.
+        more: u64,
+    },
+}
+
+/// What a manager learns when the replica serves.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Where the replica publishes.
+    pub board: Arc<Board>,
+    /// Makes it look for orders.
+    pub waker: Waker,
+    /// How it runs.
+    pub config: &'a ReplicaConfig,
+    /// The cluster.
+    pub cluster: &'a Cluster,
+}
+
+/// Manages a replica; called by the replica's thread, so nothing here may wait or take long.
+pub trait Management {
+    /// The replica serves. What keeps the manager from its work is its own to report; the replica goes on.
+    fn serves(&mut self, start: Start<'_>);
+
+    /// The next order, with a number for its answer.
+    fn next_order(&mut self) -> Option<(u64, Order)>;
+
+    /// An order was carried out.
+    fn answer(&mut self, number: u64, answer: Answer);
+}
+
+/// A replica's side of its management.
+pub(super) struct Oversight {
+    management: Box<dyn Management>,
+    board: Arc<Board>,
+    settings: LocalConfig,
+    published_us: u64,
+    /// Something happened since.
+    is_dirty: bool,
+    /// More orders wait than a round takes.
+    has_more: bool,
+    /// Since when a write is with the kernel.
+    write_since: Option<Instant>,
+    sync: Histogram,
+    turn: Histogram,
+    turns: u64,
+    busy_us: u64,
+    view: (View, bool),
+    left: u64,
+    begun: u64,
+    suspicions: [u64; 4],
+}
+
+/// The rest of a replica, as its management sees it.
+pub(super) struct Replica<'a, A: Application> {
+    pub(super) node: &'a mut FileNode<A>,
+    pub(super) links: &'a Links,
+    pub(super) reactor: &'a Reactor,
+    pub(super) space: &'a SpaceWatch,
+    pub(super) gauge: &'a mut Gauge,
+    pub(super) evidence: &'a EvidenceFile,
+}
+
+impl Oversight {
+    /// Begins to publish, and tells the manager.
+    pub(super) fn start<A: Application>(
+        mut management: Box<dyn Management>,
+        config: &ReplicaConfig,
+        cluster: &Cluster,
+        waker: Waker,
+        node: &FileNode<A>,
+    ) -> Self {
+        let replica = u64::from(config.replica.0);
+        let settings = config.local.numbers().collect();
+        let board = Board::new(&Vitals { replica, replicas: cluster.n() as u64, settings, ..Vitals::default() });
+        management.serves(Start { board: Arc::clone(&board), waker, config, cluster });
+        Self {
+            management,
+            board,
+            settings: config.local.clone(),
+            published_us: 0,
+            is_dirty: true,
+            has_more: false,
+            write_since: None,
+            sync: Histogram::default(),
+            turn: Histogram::default(),
+            turns: 0,
+            busy_us: 0,
+            view: (node.ordering().view(), node.ordering().is_active()),
+            left: 0,
+            begun: 0,
+            suspicions: [0; 4],
+        }
+    }
+
+    /// When it has something to do, us.
+    pub(super) fn deadline_us(&self) -> u64 {
+        if self.has_more {
+            return 0;
+        }
+        self.published_us + if self.is_dirty { PUBLISH_US } else { IDLE_PUBLISH_US }
+    }
+
+    /// The log's write is durable.
+    pub(super) fn written(&mut self) {
+        if let Some(since) = self.write_since.take() {
+            self.sync.record(micros(since));
+        }
+    }
+
+    /// A round that began at `since` ends; a write is with the kernel or not.
+    pub(super) fn round<A: Application>(
+        &mut self,
+        replica: &mut Replica<'_, A>,
+        since: Instant,
+        writing: bool,
+        now: Now,
+    ) {
+        match writing {
+            true => drop(self.write_since.get_or_insert_with(Instant::now)),
+            false => self.write_since = None,
+        }
+        self.watch_view(replica.node);
+        self.has_more = false;
+        for taken in 0..=ORDERS_A_ROUND {
+            if taken == ORDERS_A_ROUND {
+                self.has_more = true;
+                break;
+            }
+            let Some((number, order)) = self.management.next_order() else { break };
+            let answer = self.carry_out(&order, replica);
+            self.management.answer(number, answer);
+        }
+        let busy_us = micros(since);
+        self.turn.record(busy_us);
+        self.turns += 1;
+        self.busy_us += busy_us;
+        self.is_dirty = true;
+        if now.mono_us >= self.published_us + PUBLISH_US {
+            self.publish(replica, now);
+        }
+    }
+
+    fn watch_view<A: Application>(&mut self, node: &FileNode<A>) {
+        let ordering = node.ordering();
+        let (view, active) = (ordering.view(), ordering.is_active());
+        if (view, active) == self.view {
+            return;
+        }
+        self.left += u64::from(view != self.view.0);
+        self.begun += u64::from(active);
+        if let Some(why) = ordering.suspicion().filter(|_| view != self.view.0) {
+            let place = match why {
+                Suspicion::Idle => 0,
+                Suspicion::Absent => 1,
+                Suspicion::Slow => 2,
+                Suspicion::Unfair => 3,
+            };
+            self.suspicions[place] += 1;
+        }
+        self.view = (view, active);
+    }
+
+    fn carry_out<A: Application>(&mut self, order: &Order, replica: &mut Replica<'_, A>) -> Answer {
+        match order {
+            Order::Settings(settings) => {
+                replica.node.retime(settings);
+                replica.gauge.set_mark(settings.low_space_mib << 20);
+                self.settings = LocalConfig::clone(settings);
+                Answer::Done
+            }
+            Order::Pause(paused) => {
+                replica.node.set_paused(*paused);
+                Answer::Done
+            }
+            Order::StepDown => replica.node.step_down(),
+            Order::Clients => rows(replica.links.clients(replica.node)),
+            Order::Evidence => rows(replica.node.evidence_rows()),
+            Order::Counters => {
+                let counters = replica.node.counters().all().into_iter();
+                rows(counters.map(|counter| vec![counter.name, counter.value.to_string()]))
+            }
+        }
+    }
+
+    fn publish<A: Application>(&mut self, replica: &Replica<'_, A>, now: Now) {
+        (self.published_us, self.is_dirty) = (now.mono_us, false);
+        let mut vitals = replica.node.vitals();
+        let net = replica.reactor.counters();
+        (vitals.mono_us, vitals.wall_ms) = (now.mono_us, u64::try_from(now.wall_ms).unwrap_or(0));
+        vitals.free_bytes = replica.space.free_bytes();
+        (vitals.clients, vitals.frames_out) = replica.links.counts();
+        vitals.connections = replica.reactor.connections() as u64;
+        (vitals.bytes_in, vitals.bytes_out, vitals.sends) = (net.received_bytes, net.sent_bytes, net.sends);
+        (vitals.accepted, vitals.turned_away, vitals.starved) = (net.accepted, net.refused, net.starved);
+        vitals.evidence_lost = replica.evidence.lost();
+        (vitals.views_left, vitals.views_begun, vitals.suspicions) = (self.left, self.begun, self.suspicions);
+        (vitals.turns, vitals.busy_us) = (self.turns, self.busy_us);
+        (vitals.sync, vitals.turn) = (Some(&self.sync), Some(&self.turn));
+        vitals.settings = self.settings.numbers().collect();
+        self.board.store(&vitals);
+    }
+}
+
+fn rows(all: impl IntoIterator<Item = Vec<String>>) -> Answer {
+    let mut all = all.into_iter();
+    let rows = all.by_ref().take(MAX_ROWS).collect();
+    Answer::Rows { rows, more: all.count() as u64 }
+}
+
+fn micros(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The timing that local settings stand for.
+pub(super) fn timing(local: &LocalConfig) -> Timing {
+    Timing {
+        open_batches: local.max_open_batches,
+        batch_bytes: (local.max_batch_kib as usize) << 10,
+        pool_bytes: (local.pool_mib as usize) << 20,
+        busy_status_us: local.status_interval_ms * 1_000,
+        suspect_us: local.leader_timeout_ms * 1_000,
+        hint_us: local.leader_timeout_ms * 200,
+        relay_us: local.leader_timeout_ms * 250,
+        ..Timing::default()
+    }
+}
+
+impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
+    /// Runs with these local settings from now on.
+    fn retime(&mut self, local: &LocalConfig) {
+        self.ordering.retime(timing(local));
+        self.cosigning.cosigner_mut().set_interval(local.cosign_interval_ms * 1_000);
+        self.set_transfer_rate(local.transfer_mib_s << 20);
+    }
+
+    fn step_down(&mut self) -> Answer {
+        match self.ordering.step_down() {
+            Some(view) => Answer::Leaves(view),
+            None => Answer::LeadsNot { view: self.ordering.view(), leader: self.ordering.leader() },
+        }
+    }
+
+    /// Replica, kind, how often, and what the first of the kind was, the most telling first.
+    fn evidence_rows(&self) -> impl Iterator<Item = Vec<String>> {
+        self.evidence.counts().map(|(replica, kind, count)| {
+            let kept = self.evidence.kept().iter().find(|kept| kept.replica == replica && kept.kind == kind);
+            let (at_ms, statement) = kept.map_or((0, ""), |kept| (kept.at_ms, kept.statement.as_str()));
+            vec![replica.to_string(), kind.to_owned(), count.to_string(), at_ms.to_string(), statement.to_owned()]
+        })
+    }
+
+    fn vitals(&self) -> Vitals<'_> {
+        let (ordering, execution) = (&self.ordering, &self.execution);
+        let decisions = ordering.decisions();
+        let taking = self.taking();
+        let mut misbehaviour = vec![0; self.config.agreed.size.n()];
+        for (replica, _, count) in self.evidence.counts() {
+            if let Some(sum) = misbehaviour.get_mut(replica.index()) {
+                *sum += count;
+            }
+        }
+        Vitals {
+            replica: u64::from(self.config.me.0),
+            replicas: self.config.agreed.size.n() as u64,
+            view: ordering.view(),
+            leader: u64::from(ordering.leader().0),
+            active: ordering.is_active(),
+            abstains: ordering.abstains().is_some(),
+            paused: self.is_paused(),
+            low_space: self.low_space,
+            taking_state: taking.is_some(),
+            taken_entries: taking.map_or(0, |(_, entries)| entries),
+            sequence: ordering.executed(),
+            low_watermark: ordering.low(),
+            slots: ordering.slots() as u64,
+            entries: execution.size(),
+            cosigned: self.cosigning.promised_size(),
+            certified: self.cosigning.certified_size(),
+            settled: self.settled(),
+            sessions: execution.session_count() as u64,
+            identities: execution.identities().all().len() as u64,
+            pooled: ordering.pooled() as u64,
+            pooled_bytes: ordering.pooled_bytes() as u64,
+            parked_reads: self.reads.parked() as u64,
+            backlog: self.backlog.len() as u64,
+            log_bytes: self.log.bytes(),
+            log_records: self.log.last().0,
+            log_durable: self.log.durable().0,
+            decided: [decisions.fast, decisions.slow, decisions.told],
+            batches: self.meters.batches,
+            bundles: self.meters.bundles,
+            requests: self.meters.requests,
+            links: self.links,
+            frames_in: self.meters.frames_in,
+            refused: self.refusals(),
+            bad_frames: self.bad_frames(),
+            misbehaviour,
+            transfers: self.counters.get("transfer.installed"),
+            transfer_bytes: self.counters.get("transfer.bytes"),
+            log_full: self.counters.get("log.full"),
+            commit: Some(&self.meters.commit),
+            wait: Some(ordering.waits()),
+            ..Vitals::default()
+        }
+    }
+
+    fn refusals(&self) -> Vec<(Code, u64)> {
+        let refused = self.counters.with_prefix("refused.");
+        refused.filter_map(|(code, count)| Some((Code(code.parse().ok()?), count))).collect()
+    }
+
+    fn bad_frames(&self) -> [u64; 3] {
+        super::telemetry::FAULTS.map(|fault| {
+            let all = self.counters.with_prefix("frames.");
+            let of_fault = all.filter(|(name, _)| name.strip_prefix(fault).is_some_and(|rest| rest.starts_with('.')));
+            of_fault.map(|(_, count)| count).sum()
+        })
+    }
+}
