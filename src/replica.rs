@@ -38,7 +38,8 @@ pub fn run(config: &Path) -> Result<(), RunError> {
 pub fn run_without_history(config: &Path) -> Result<(), RunError> {
     let setup = ReplicaSetup::load(config)?;
     let properties = setup.cluster.settings().max_properties;
-    atlas_dataplane::replica::process::run_without_history(setup, || TwinStore::new(properties))
+    let management = Box::new(Control::new(config.to_owned()));
+    atlas_dataplane::replica::process::run_without_history(setup, || TwinStore::new(properties), management)
 }
 
 /// Runs the replica that `config` describes as one that lies. See [`atlas_dataplane::adversary`].

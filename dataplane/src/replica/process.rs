@@ -165,11 +165,15 @@ pub fn run_hostile<A: Application>(
 ///
 /// # Errors
 /// [`RunError::Hostile`] where any replica of the cluster has an address that is not the loopback's; else as [`run`].
-pub fn run_without_history<A: Application>(setup: ReplicaSetup, application: impl Fn() -> A) -> Result<(), RunError> {
+pub fn run_without_history<A: Application>(
+    setup: ReplicaSetup,
+    application: impl Fn() -> A,
+    management: Box<dyn Management>,
+) -> Result<(), RunError> {
     only_loopback(&setup)?;
     report("warning: THIS REPLICA KEEPS NO HISTORY, to measure what that costs");
     let setup = ReplicaSetup { without_history: true, ..setup };
-    run_with(setup, application, None, None)
+    run_with(setup, application, None, Some(management))
 }
 
 fn only_loopback(setup: &ReplicaSetup) -> Result<(), RunError> {
