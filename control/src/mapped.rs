@@ -28,7 +28,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -165,6 +165,8 @@ fn create(path: &Path, bytes: &[u8]) -> io::Result<MmapMut> {
         _ => {}
     }
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&new)?;
+    // Whatever the umask of the process is: what everybody may ask at a socket stands in it.
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     // All blocks are there before it is mapped: a store never finds a full disk.
     file.write_all_at(bytes, 0)?;
     // SAFETY: the file was made here with all its bytes and nobody else has its name yet. Nobody but the owner may cut it off, for it

@@ -1,6 +1,7 @@
 //! The ring of orders between the management's thread and the replica's: bounded, without locks; neither side waits for the other.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use atlas_dataplane::net::Waker;
 use atlas_dataplane::replica::oversight::{Answer, Order};
@@ -15,7 +16,7 @@ pub struct Busy;
 
 #[derive(Debug)]
 struct Shared {
-    orders: ArrayQueue<(u64, Order)>,
+    orders: ArrayQueue<(u64, Order, Instant)>,
     answers: ArrayQueue<(u64, Answer)>,
     waker: OnceLock<Waker>,
 }
@@ -40,12 +41,12 @@ pub fn ring() -> (OrderSender, OrderReceiver) {
 }
 
 impl OrderSender {
-    /// Queues an order and wakes the replica.
+    /// Queues an order, which nobody waits for after `until`, and wakes the replica.
     ///
     /// # Errors
     /// The ring is full.
-    pub fn give(&self, number: u64, order: Order) -> Result<(), Busy> {
-        self.0.orders.push((number, order)).map_err(|_| Busy)?;
+    pub fn give(&self, number: u64, order: Order, until: Instant) -> Result<(), Busy> {
+        self.0.orders.push((number, order, until)).map_err(|_| Busy)?;
         if let Some(waker) = self.0.waker.get() {
             waker.wake();
         }
@@ -65,9 +66,14 @@ impl OrderReceiver {
         let _ = self.0.waker.set(waker);
     }
 
-    /// The next order.
+    /// The next order; those that came too late are dropped.
     pub fn next(&self) -> Option<(u64, Order)> {
-        self.0.orders.pop()
+        while let Some((number, order, until)) = self.0.orders.pop() {
+            if Instant::now() < until {
+                return Some((number, order));
+            }
+        }
+        None
     }
 
     /// Hands an answer back.
@@ -83,11 +89,24 @@ mod tests {
     #[test]
     fn a_full_ring_says_so_and_what_is_in_it_stays() {
         let (sender, receiver) = ring();
-        (0..MAX_ORDERS as u64).for_each(|number| sender.give(number, Order::Clients).unwrap());
-        assert_eq!(sender.give(99, Order::StepDown), Err(Busy));
+        (0..MAX_ORDERS as u64).for_each(|number| sender.give(number, Order::Clients, later()).unwrap());
+        assert_eq!(sender.give(99, Order::StepDown, later()), Err(Busy));
         let taken: Vec<_> = std::iter::from_fn(|| receiver.next()).map(|(number, _)| number).collect();
         assert_eq!(taken, (0..MAX_ORDERS as u64).collect::<Vec<_>>());
-        sender.give(99, Order::StepDown).unwrap();
+        sender.give(99, Order::StepDown, later()).unwrap();
+    }
+
+    fn later() -> Instant {
+        Instant::now() + std::time::Duration::from_secs(600)
+    }
+
+    #[test]
+    fn an_order_that_nobody_waits_for_any_more_is_not_carried_out() {
+        let (sender, receiver) = ring();
+        sender.give(1, Order::StepDown, Instant::now()).unwrap();
+        sender.give(2, Order::Clients, later()).unwrap();
+        assert_eq!(receiver.next().map(|(number, _)| number), Some(2));
+        assert!(receiver.next().is_none());
     }
 
     #[test]

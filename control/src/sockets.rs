@@ -125,7 +125,9 @@ fn enter(path: &Path) -> Result<Place, SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-        _ => {}
+        Err(_) => {}
+        // Made here: whatever the umask is, others may pass through, and each socket has its own mode.
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)).map_err(failed)?,
     }
     let directory = OpenOptions::new().read(true).custom_flags(libc_directory()).open(path).map_err(failed)?;
     let metadata = directory.metadata().map_err(failed)?;

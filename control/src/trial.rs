@@ -128,6 +128,14 @@ impl Trial {
         Some((differences(before, &self.running), Duration::from_micros(end_us.saturating_sub(now_us))))
     }
 
+    /// The replica was told to run with these settings, and whether it does is not known: the trial is over at once.
+    pub fn failed(&mut self, settings: LocalConfig, now_us: u64) {
+        self.changed(settings, now_us);
+        if let Some((_, end_us)) = &mut self.before {
+            *end_us = now_us;
+        }
+    }
+
     /// How long a trial takes.
     pub fn time(&self) -> Duration {
         self.time

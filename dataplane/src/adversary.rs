@@ -443,7 +443,14 @@ impl Adversary {
         let (time_s, signature) = (claim.time_s, claim.signature.0);
         let mut out = Vec::new();
         message::encode(
-            &message::Cosignature { size: head.size, root, time_s, signature, again: message.again },
+            &message::Cosignature {
+                size: head.size,
+                root,
+                time_s,
+                signature,
+                again: message.again,
+                wanted: message.wanted,
+            },
             &mut out,
         );
         out

@@ -15,12 +15,13 @@ static OTHERS: OnceLock<CpuSet> = OnceLock::new();
 /// Moves this thread to a core; false where the system refuses, and then nothing has changed.
 pub(crate) fn pin(core: usize) -> bool {
     let Ok(mut others) = sched_getaffinity(None) else { return false };
+    if core >= CpuSet::MAX_CPU {
+        return false;
+    }
     if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
         return false;
     }
-    if core < CpuSet::MAX_CPU {
-        others.unset(core);
-    }
+    others.unset(core);
     OTHERS.get_or_init(|| others);
     true
 }
@@ -62,6 +63,7 @@ mod tests {
     fn a_core_that_is_not_there_changes_nothing() {
         let before = sched_getaffinity(None).unwrap();
         assert!(!pin(CpuSet::MAX_CPU - 1));
+        assert!(!pin(CpuSet::MAX_CPU));
         assert_eq!(sched_getaffinity(None).unwrap(), before);
     }
 }

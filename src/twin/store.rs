@@ -57,8 +57,8 @@ pub struct TwinStore {
     /// Places in `rows` by name.
     names: BTreeMap<Arc<str>, TwinIndex>,
     rows: Vec<Twin>,
-    /// Slots by name, for the one look-up of every operation. Nothing is ever read in its order, which differs from replica to replica.
-    by_names: HashTable<SlotIndex>,
+    /// Slots by name, with its hash, for the one look-up of every operation. Nothing is ever read in its order, which differs from replica to replica.
+    by_names: HashTable<(u64, SlotIndex)>,
     /// Paths of properties, each once: many twins have the same.
     paths: BTreeSet<Arc<str>>,
     hasher: RandomState,
@@ -102,11 +102,15 @@ impl TwinStore {
 
     /// The slot of a property that was written once.
     pub(super) fn slot_of(&self, twin: &str, property: &str) -> Option<SlotIndex> {
-        let is_it = |index: &SlotIndex| {
+        let hash = self.hasher.hash_one((twin, property));
+        let is_it = |(found, index): &(u64, SlotIndex)| {
+            if *found != hash {
+                return false;
+            }
             let slot = &self.slots[*index as usize];
             *slot.property == *property && *slot.twin == *twin
         };
-        self.by_names.find(self.hasher.hash_one((twin, property)), is_it).copied()
+        self.by_names.find(hash, is_it).map(|(_, index)| *index)
     }
 
     pub(super) fn twin(&self, name: &str) -> Option<&Twin> {
@@ -176,12 +180,10 @@ impl TwinStore {
             row.properties.insert(at, (property.clone(), index));
         }
         self.slots.push(Slot { row: place, ..make(twin, property) });
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash = |index: &SlotIndex| {
-            let slot = &slots[*index as usize];
-            hasher.hash_one((&*slot.twin, &*slot.property))
-        };
-        self.by_names.insert_unique(hash(&index), index, hash);
+        let slot = &self.slots[index as usize];
+        let hash = self.hasher.hash_one((&*slot.twin, &*slot.property));
+        // The hashes are kept, so that a table that grows looks at no slot.
+        self.by_names.insert_unique(hash, (hash, index), |(hash, _)| *hash);
         self.touch(index, false);
     }
 

@@ -8,7 +8,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
 
 use super::{fault, needs};
-use crate::desk::{Desk, wall_ms};
+use crate::desk::{Desk, Fault, wall_ms};
 use crate::limits::MAX_TRIAL_SECONDS;
 use crate::protocol::Level;
 use crate::reply::{Reply, Status};
@@ -50,6 +50,14 @@ pub(super) async fn set(desk: &Rc<Desk>, session: &Session, name: &str, value: &
     };
     match desk.order(Order::Settings(Box::new(settings.clone()))).await {
         Ok(_) => {}
+        Err(Fault::Late) => {
+            // The replica may have taken it all the same.
+            desk.trial.borrow_mut().failed(settings, desk.now_us());
+            return Reply::new(
+                Status::LATE,
+                "the replica did not answer in time; whatever it did, what was in force before is brought back",
+            );
+        }
         Err(error) => return fault(error),
     }
     let mut trial = desk.trial.borrow_mut();
@@ -105,6 +113,9 @@ pub(super) fn confirm(desk: &Rc<Desk>, session: &Session) -> Reply {
         return refusal;
     }
     let Some(_changing) = desk.change() else { return another() };
+    if desk.trial.borrow().is_over(desk.now_us()) {
+        return Reply::new(Status::CONFLICT, "the trial is over: what was in force before is brought back");
+    }
     let open = desk.trial.borrow().open(desk.now_us());
     let Some((changes, _)) = open.filter(|_| desk.trial.borrow_mut().confirm()) else { return nothing() };
     for Change { name, new, .. } in &changes {

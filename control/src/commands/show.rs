@@ -134,7 +134,7 @@ pub(super) fn sessions(desk: &Rc<Desk>) -> Reply {
 }
 
 async fn rows(desk: &Rc<Desk>, order: Order) -> Result<(Vec<Vec<String>>, u64), Reply> {
-    match desk.order(order).await {
+    match desk.question(order).await {
         Ok(Answer::Rows { rows, more }) => Ok((rows, more)),
         Ok(_) => Err(Reply::new(Status::FAILED, "the replica answered something else; this is a fault in Atlas")),
         Err(error) => Err(fault(error)),

@@ -33,7 +33,7 @@ use crate::state::{Application, Entries, Frozen, Outcome, StateError};
 use crate::types::{EntryIndex, Sequence};
 
 /// What an image begins with; the last two digits are the version.
-pub const MAGIC: &[u8; 8] = b"ATLIMG02";
+pub const MAGIC: &[u8; 8] = b"ATLIMG03";
 
 /// What an entry counts beside its bytes towards the next snapshot point: its place in the index and its frame in the log.
 pub const ENTRY_GROWTH: u64 = 64;

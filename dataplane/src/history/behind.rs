@@ -57,6 +57,8 @@ pub(super) struct Behind {
     writer: Writer,
     thread: Option<Thread>,
     under_way: Option<Arc<Piece>>,
+    /// A piece could not be written: nothing is any more.
+    failed: bool,
     /// The memory of the last piece, for the next.
     spare: Option<Blocks>,
 }
@@ -65,7 +67,7 @@ impl Behind {
     /// For the segments of a directory.
     pub(super) fn new(directory: PathBuf, genesis: Digest, segment_bytes: u64) -> Self {
         let writer = Writer { directory, genesis, segment_bytes, open: None };
-        Self { writer, thread: None, under_way: None, spare: None }
+        Self { writer, thread: None, under_way: None, failed: false, spare: None }
     }
 
     /// The piece that is being written, to read from.
@@ -78,6 +80,9 @@ impl Behind {
     /// # Errors
     /// The last piece could not be written: what its file holds is not known.
     pub(super) fn is_free(&mut self, wait: bool) -> Result<bool, StoreError> {
+        if self.failed {
+            return Err(io_error(&self.writer.directory, io::ErrorKind::BrokenPipe.into()));
+        }
         let (Some(piece), Some(thread)) = (&self.under_way, &self.thread) else { return Ok(true) };
         let told = if wait {
             thread.written.recv().map_err(|_| TryRecvError::Disconnected)
@@ -90,6 +95,7 @@ impl Behind {
             Ok(result) => result,
         };
         let path = segment_path(&self.writer.directory, piece.segment);
+        self.failed = result.is_err();
         result.map_err(|source| io_error(&path, source))?;
         // The thread lets go of it before it tells.
         self.spare = self.under_way.take().and_then(Arc::into_inner).map(|piece| piece.memory);
@@ -164,7 +170,13 @@ impl Writer {
             Some((segment, file)) if segment == piece.segment => file,
             _ => self.open(piece.segment)?,
         };
-        let result = file.write_all_at(piece.bytes(), piece.offset);
+        let mut result = file.write_all_at(piece.bytes(), piece.offset);
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
+            // Its blocks are larger, or it took the flag and cannot do it.
+            let flags = fcntl_getfl(&file)?;
+            fcntl_setfl(&file, flags & !OFlags::DIRECT)?;
+            result = file.write_all_at(piece.bytes(), piece.offset);
+        }
         self.open = Some((piece.segment, file));
         result
     }

@@ -76,6 +76,11 @@ struct Tail {
 }
 
 impl Tail {
+    /// Bytes in memory.
+    fn held(&self) -> usize {
+        self.bytes.len() + self.records.len() + self.nodes.len()
+    }
+
     fn size(&self) -> EntryIndex {
         self.written + (self.records.len() / RECORD_BYTES) as u64
     }
@@ -262,7 +267,7 @@ impl FileStore {
     /// Has the buffered bytes written behind, as far as they fill blocks; what waits for the disk is looked at again later.
     fn write_behind(&mut self, tail: &mut Tail) -> Result<(), StoreError> {
         self.segments.let_go();
-        if !self.behind.is_free(tail.bytes.len() >= MAX_BUFFERED)? {
+        if !self.behind.is_free(tail.held() >= MAX_BUFFERED)? {
             return Ok(());
         }
         // After a start, or a write through the cache, the next block's first bytes are written already.
@@ -443,7 +448,7 @@ impl EntryStore for FileStore {
         let index = self.size();
         self.at_tail(|store, tail| {
             store.add(tail, entry, time_ms, nodes)?;
-            if tail.bytes.len() >= FLUSH_BYTES { store.write_behind(tail) } else { Ok(()) }
+            if tail.held() >= FLUSH_BYTES { store.write_behind(tail) } else { Ok(()) }
         })?;
         Ok(index)
     }
@@ -483,7 +488,7 @@ impl EntryStore for FileStore {
         self.flush()?;
         let mut staged = self.staged.take().unwrap_or_else(|| self.tail.clone());
         let mut result = self.add(&mut staged, entry, time_ms, nodes);
-        if result.is_ok() && staged.bytes.len() >= FLUSH_BYTES {
+        if result.is_ok() && staged.held() >= FLUSH_BYTES {
             result = self.write(&mut staged);
         }
         self.staged = Some(staged);

@@ -282,7 +282,15 @@ fn fill(file: &File, header: &[u8], bytes: u64, stop: &AtomicBool) -> io::Result
             return Err(io::ErrorKind::Interrupted.into());
         }
         let length = (bytes - at).min(ZEROS as u64);
-        file.write_all_at(&zeros.bytes()[..length as usize], at)?;
+        let zeros = &zeros.bytes()[..length as usize];
+        match file.write_all_at(zeros, at) {
+            // Its blocks are larger, or it took the flag and cannot do it.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                fcntl_setfl(file, flags)?;
+                file.write_all_at(zeros, at)?;
+            }
+            written => written?,
+        }
         file.sync_data()?;
         at += length;
     }

@@ -157,9 +157,14 @@ impl Ordering {
         let me = 1u32 << self.me.0;
         let mut listed = status.open.iter().peekable();
         let (mut proposals, mut prepares, mut commits, mut wanted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let first = status.executed.saturating_add(1);
+        // Where the peer has executed more, it needs the PREPAREs of those who have not, or its COMMIT could never follow.
+        let first = status.executed.min(self.executed).saturating_add(1);
         let mut digests = 0;
         for (&sequence, slot) in self.slots.range(first..).take(MAX_STATUS_SLOTS) {
+            if sequence <= status.executed {
+                prepares.extend(slot.prepare_vote());
+                continue;
+            }
             while listed.next_if(|open| open.sequence < sequence).is_some() {}
             let (proposed, has_prepare, has_commit) = match listed.peek() {
                 Some(open) if open.sequence == sequence => {

@@ -343,6 +343,37 @@ fn a_commit_of_an_earlier_view_is_no_substitute_for_one_of_this() {
     assert_eq!(four.views(&REST), [(1, true); 3]);
 }
 
+/// A replica that has decided needs the PREPAREs of those who have not, or it cannot COMMIT in their view: they are sent again.
+#[test]
+fn who_has_decided_is_sent_the_prepares_that_it_lacks() {
+    let mut four = Four::new();
+    // 3 decides alone, as above; then 0 is gone, and in view 1 the PREPAREs of the others do not get to 3 at first.
+    four.passes = |from, to, message| match message {
+        Outgoing::Commit(_) | Outgoing::Decided(_) | Outgoing::Status(_) => to == 3,
+        Outgoing::Prepare(_) => from != 3 || to == 3,
+        _ => true,
+    };
+    four.submit(1, &ALL);
+    four.run(&ALL, 10);
+    four.assert_executed(&[3], 1);
+    four.passes = |_, to, message| match message {
+        Outgoing::Commit(votes) => votes[0].view() == 1,
+        Outgoing::Prepare(votes) => votes[0].view() == 1 && to != 3,
+        _ => true,
+    };
+    four.submit(2, &[1, 2]);
+    while four.views(&REST) != [(1, true); 3] {
+        assert!(four.now.mono_us < 2_000_000, "{:?}", four.views(&REST));
+        four.run(&REST, 1);
+    }
+    four.run(&REST, 20);
+    four.assert_executed(&[1, 2], 0);
+    four.passes = |_, _, _| true;
+    four.run(&REST, 120);
+    four.assert_executed(&REST, 2);
+    assert_eq!(four.views(&REST), [(1, true); 3]);
+}
+
 /// Found by seed 359: all others had executed everything and suspected nobody, and the leader could finish nothing.
 #[test]
 fn a_leader_that_gets_nothing_done_asks_to_be_replaced() {

@@ -9,7 +9,7 @@ use crate::wire::bundle::Bundle;
 /// An identity's share of the pool is at most one part in so many, however few use it: few together leave room for others.
 const SHARES: usize = 8;
 
-/// Memory that a waiting bundle takes beside its bytes: its struct, its index of requests, its places in the tables.
+/// Memory that a waiting bundle takes beside its bytes: its struct, its places in the tables.
 pub const BUNDLE_OVERHEAD: usize = 512;
 
 #[derive(Debug)]
@@ -90,10 +90,10 @@ impl Pool {
         if self.bundles.contains_key(&digest) {
             return Ok(());
         }
-        if !self.has_room(bundle.key(), bundle.size()) {
+        if !self.has_room(bundle.key(), bundle.memory()) {
             return Err(Code::OVERLOADED);
         }
-        let cost = bundle.size() + BUNDLE_OVERHEAD;
+        let cost = bundle.memory() + BUNDLE_OVERHEAD;
         *self.shares.entry(*bundle.key()).or_default() += cost;
         self.bytes += cost;
         self.bundles.insert(digest, Pooled { bundle, proposed: false, arrived_us: now_us, relayed_us: None });
@@ -116,7 +116,7 @@ impl Pool {
 
     pub(super) fn remove(&mut self, digest: &Digest) -> Option<Taken> {
         let pooled = self.bundles.remove(digest)?;
-        let cost = pooled.bundle.size() + BUNDLE_OVERHEAD;
+        let cost = pooled.bundle.memory() + BUNDLE_OVERHEAD;
         self.bytes -= cost;
         if let Some(share) = self.shares.get_mut(pooled.bundle.key()) {
             *share -= cost;

@@ -189,13 +189,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             }
             Admission::Order if self.low_space => self.refuse_bundle(client, &bundle, Code::LOW_SPACE, shell),
             // A bundle that the pool would refuse is not worth a signature's price.
-            Admission::Order if !self.ordering.has_room(key, bytes + bundle.size()) => {
+            Admission::Order if !self.ordering.has_room(key, bytes + bundle.memory()) => {
                 self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
             }
             Admission::Order => {
                 if let Some(used) = self.inbox.used.get_mut(key) {
                     used.bundles += 1;
-                    used.bytes += bundle.size() + BUNDLE_OVERHEAD;
+                    used.bytes += bundle.memory() + BUNDLE_OVERHEAD;
                 }
                 self.inbox.digests.insert(digest, self.inbox.pending.len());
                 self.inbox.pending.push(Pending { client, bundle: Arc::new(bundle) });

@@ -531,7 +531,7 @@ fn cosignature(node: &TestNode, signer: u8, root: Digest) -> Vec<u8> {
     let (time_s, signature) = (claim.time_s, claim.signature.0);
     let mut body = Vec::new();
     message::encode(
-        &message::Cosignature { size: head.size, root: root.0, time_s, signature, again: false },
+        &message::Cosignature { size: head.size, root: root.0, time_s, signature, again: false, wanted: false },
         &mut body,
     );
     body

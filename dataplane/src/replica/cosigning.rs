@@ -29,7 +29,7 @@ const WRITE_WITHIN_US: u64 = 2_000;
 const LOOK_US: u64 = 250_000;
 
 /// With somebody waiting likewise, us.
-const LOOK_SOON_US: u64 = 200;
+const LOOK_SOON_US: u64 = 1_000;
 
 /// With somebody waiting the others are asked for signatures once in so long, us.
 const ASK_US: u64 = 20_000;
@@ -39,6 +39,18 @@ const ASK_US: u64 = 20_000;
 pub(super) struct Certificate {
     pub(super) head: Head,
     pub(super) note: Arc<str>,
+}
+
+/// The interval of a replica that cosigns nothing, us.
+pub(super) const NEVER_US: u64 = u64::MAX / 2;
+
+/// What a signature that is told asks of the others.
+#[derive(Clone, Copy, Default)]
+struct Asks {
+    /// Their last ones.
+    again: bool,
+    /// To hurry.
+    wanted: bool,
 }
 
 /// What a node has to do with cosigning.
@@ -187,16 +199,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let asks = wanted && self.cosigning.asked_at_us.is_none_or(|asked_at| now.mono_us >= asked_at + ASK_US);
         let told = self.cosigning.told.take();
         if let Some(claim) = told.or_else(|| self.cosigning.cosigner.own().filter(|_| asks)) {
-            self.tell_all(&claim, asks, shell);
+            self.tell_all(&claim, Asks { again: asks, wanted: asks }, shell);
             self.cosigning.asked_at_us = if asks { Some(now.mono_us) } else { self.cosigning.asked_at_us };
         }
         if let Some(claim) = self.cosigning.cosigner.tells_again(now.mono_us) {
-            self.tell_all(&claim, true, shell);
+            self.tell_all(&claim, Asks { again: true, wanted: false }, shell);
         }
         let asked = std::mem::take(&mut self.cosigning.asked);
         if let Some(claim) = self.cosigning.cosigner.own().filter(|_| asked != 0) {
             for peer in self.config.agreed.size.replicas().filter(|peer| asked & (1 << peer.0) != 0) {
-                self.tell(peer, &claim, false, shell);
+                self.tell(peer, &claim, Asks::default(), shell);
             }
         }
     }
@@ -223,16 +235,17 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.append(Record::Cosigned(head), now)
     }
 
-    fn tell_all(&mut self, claim: &Claim, again: bool, shell: &mut impl Shell<D>) {
+    fn tell_all(&mut self, claim: &Claim, asks: Asks, shell: &mut impl Shell<D>) {
         let me = self.config.me;
         for peer in self.config.agreed.size.replicas().filter(|peer| *peer != me) {
-            self.tell(peer, claim, again, shell);
+            self.tell(peer, claim, asks, shell);
         }
     }
 
-    fn tell(&mut self, peer: ReplicaId, claim: &Claim, again: bool, shell: &mut impl Shell<D>) {
+    fn tell(&mut self, peer: ReplicaId, claim: &Claim, asks: Asks, shell: &mut impl Shell<D>) {
         let Claim { head, time_s, signature } = *claim;
-        let message = Cosignature { size: head.size, root: head.root.0, time_s, signature: signature.0, again };
+        let Asks { again, wanted } = asks;
+        let message = Cosignature { size: head.size, root: head.root.0, time_s, signature: signature.0, again, wanted };
         self.body.clear();
         message::encode(&message, &mut self.body);
         shell.to_peer(peer, Kind::Cosignature, &self.body);
@@ -245,6 +258,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.cosigning.cosigner.heard(from, claim);
         if message.again {
             self.cosigning.asked |= 1 << from.0;
+        }
+        if message.wanted {
             self.cosigning.cosigner.hurry(now.mono_us);
         }
     }

@@ -529,6 +529,11 @@ impl Links {
         (self.clients.len() as u64, self.frames_out)
     }
 
+    /// How many identities have connections.
+    pub(super) fn identities(&self) -> usize {
+        self.of_key.len()
+    }
+
     /// Name, key and connections of each identity that has any.
     pub(super) fn clients<A: Application, S: EntryStore, D: Device>(
         &self,

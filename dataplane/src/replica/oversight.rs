@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cosigning::NEVER_US;
 use super::links::Links;
 use super::node::Node;
 use super::space::{Gauge, SpaceWatch};
@@ -239,11 +240,11 @@ impl Oversight {
                 Answer::Done
             }
             Order::StepDown => replica.node.step_down(),
-            Order::Clients => rows(replica.links.clients(replica.node)),
-            Order::Evidence => rows(replica.node.evidence_rows()),
+            Order::Clients => rows(replica.links.identities(), replica.links.clients(replica.node)),
+            Order::Evidence => rows(replica.node.evidence.counts().count(), replica.node.evidence_rows()),
             Order::Counters => {
-                let counters = replica.node.counters().all().into_iter();
-                rows(counters.map(|counter| vec![counter.name, counter.value.to_string()]))
+                let counters = replica.node.counters().all();
+                rows(counters.len(), counters.into_iter().map(|counter| vec![counter.name, counter.value.to_string()]))
             }
         }
     }
@@ -267,10 +268,9 @@ impl Oversight {
     }
 }
 
-fn rows(all: impl IntoIterator<Item = Vec<String>>) -> Answer {
-    let mut all = all.into_iter();
-    let rows = all.by_ref().take(MAX_ROWS).collect();
-    Answer::Rows { rows, more: all.count() as u64 }
+/// The first of `count` rows; the others are not even made.
+fn rows(count: usize, all: impl IntoIterator<Item = Vec<String>>) -> Answer {
+    Answer::Rows { rows: all.into_iter().take(MAX_ROWS).collect(), more: count.saturating_sub(MAX_ROWS) as u64 }
 }
 
 fn micros(since: Instant) -> u64 {
@@ -295,7 +295,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// Runs with these local settings from now on.
     fn retime(&mut self, local: &LocalConfig) {
         self.ordering.retime(timing(local));
-        self.cosigning.cosigner_mut().set_interval(local.cosign_interval_ms * 1_000);
+        // A replica without a history signs none.
+        if self.config.cosign_interval_us != NEVER_US {
+            self.cosigning.cosigner_mut().set_interval(local.cosign_interval_ms * 1_000);
+        }
         self.set_transfer_rate(local.transfer_mib_s << 20);
     }
 

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::cold_storage::ColdStorage;
+use super::cosigning::NEVER_US;
 use super::crash::{CrashPoint, Step};
 use super::divergence;
 use super::links::{HANDSHAKES_A_ROUND, Links};
@@ -396,7 +397,7 @@ impl<A: Application> Process<A> {
                 drift_ms: cluster.settings().drift_ms as i64,
             },
             notary: Arc::new(Notary::new(&cluster, config.replica, keys.log, keys.cosign)),
-            cosign_interval_us: if without_history { u64::MAX / 2 } else { config.local.cosign_interval_ms * 1_000 },
+            cosign_interval_us: if without_history { NEVER_US } else { config.local.cosign_interval_ms * 1_000 },
             timing: oversight::timing(&config.local),
             segment_bytes,
             never_ran: false,

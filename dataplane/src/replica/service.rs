@@ -57,16 +57,25 @@ impl Service {
     }
 }
 
+/// What could not be said is kept up to so much.
+const MAX_UNSAID: usize = 8;
+
 /// Until the process ends.
 fn speak(shown: &Shown, watchdog: Option<Duration>) {
     let mut manager = Manager::new(watchdog);
+    let (mut unsaid, mut warned) = (Vec::new(), false);
     loop {
-        let says = manager.look(shown, Instant::now());
-        if !says.is_empty()
-            && let Err(error) = sd_notify::notify(&says)
-        {
-            report(&format!("warning: the service manager cannot be told how this replica is: {error}"));
-            return;
+        unsaid.extend(manager.look(shown, Instant::now()));
+        // What it could not be told it is told again: a manager that hears nothing ends a replica that is well.
+        match if unsaid.is_empty() { Ok(()) } else { sd_notify::notify(&unsaid) } {
+            Ok(()) => unsaid.clear(),
+            Err(error) => {
+                if !std::mem::replace(&mut warned, true) {
+                    report(&format!("warning: the service manager cannot be told how this replica is: {error}"));
+                }
+                let old = unsaid.len().saturating_sub(MAX_UNSAID);
+                unsaid.drain(..old);
+            }
         }
         std::thread::sleep(LOOK);
     }

@@ -69,9 +69,8 @@ fn message(kind: Kind, body: &[u8]) -> String {
             message::access::<FetchBatch>(body).map(|m| format!("{}:{:?}", m.sequence, Digest(m.digest)))
         }
         Kind::Batch => message::access::<Batch>(body).map(|m| format!("{}:{:?}", m.sequence, Digest(m.digest))),
-        Kind::Cosignature => message::access::<message::Cosignature>(body).map(|m| {
-            format!("{}:{:?}{}", m.size, Digest(m.root), if m.again { ", asks for the other's" } else { "" })
-        }),
+        Kind::Cosignature => message::access::<message::Cosignature>(body)
+            .map(|m| format!("{}:{:?}{}", m.size, Digest(m.root), if m.again { ", asks for the other's" } else { "" })),
         Kind::Refused => message::access::<Refused>(body).map(|m| format!("code {}", m.code)),
         _ => Ok(format!("{} bytes", body.len())),
     };

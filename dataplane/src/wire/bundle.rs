@@ -272,7 +272,12 @@ impl Bundle {
         self.requests().filter_map(Request::decode)
     }
 
-    /// Bytes of the COSE_Sign1 and the requests: what the bundle costs in memory, in a batch and in the log.
+    /// Bytes in memory, with the index of its requests and their hashes.
+    pub fn memory(&self) -> usize {
+        self.bytes.len() + self.leaves.len() * (size_of::<Digest>() + size_of::<u32>())
+    }
+
+    /// Bytes of the COSE_Sign1 and the requests: what the bundle costs in a batch and in the log.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }

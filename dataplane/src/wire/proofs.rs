@@ -29,6 +29,8 @@ pub struct Cosignature {
     pub signature: [u8; 64],
     /// The sender asks for the receiver's last one.
     pub again: bool,
+    /// Somebody waits for a certificate at the sender.
+    pub wanted: bool,
 }
 
 /// Asks for something with its proof, of any one replica: the asker verifies it.

@@ -258,6 +258,7 @@ pub(crate) fn body(rng: &mut Rng, kind: Kind) -> Vec<u8> {
                 time_s: rng.number(),
                 signature: rng.array(),
                 again: rng.one_in(2),
+                wanted: rng.one_in(3),
             },
             &mut out,
         ),
