@@ -548,7 +548,8 @@ fn a_quorum_of_others_with_another_history_ends_a_replica_and_fewer_do_not() {
     node.turn(NOW, &mut world).unwrap();
     // One whose signature does not hold is not counted.
     let mut forged = cosignature(&node, 3, other);
-    let last = forged.len() - 2;
+    // The signature ends before two flags.
+    let last = forged.len() - 3;
     forged[last] ^= 1;
     node.on_peer(ReplicaId(3), Kind::Cosignature, &forged, NOW).unwrap();
     let later = Now { mono_us: NOW.mono_us + 1_000_000, ..NOW };
