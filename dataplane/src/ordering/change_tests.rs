@@ -310,26 +310,17 @@ fn what_one_replica_has_committed_survives_the_view() {
     assert_eq!(four.cores[2].executed[0], decided);
 }
 
-/// Found by seed 959: a COMMIT of an earlier view stood for the one of this view, which was never sent again, in view after view.
-#[test]
-fn a_commit_of_an_earlier_view_is_no_substitute_for_one_of_this() {
+type Passes = fn(usize, usize, &Outgoing) -> bool;
+
+/// 3 decides alone while `before` says what passes, and 0 is gone. In view 1 nobody else decides while `meanwhile` does; once all passes
+/// they must, in that view: DECIDED of 3 alone is not enough.
+fn decides_in_view_1_once_all_passes(before: Passes, meanwhile: Passes) {
     let mut four = Four::new();
-    // 3 decides and its COMMIT reaches all; none of the others reaches 1 and 2.
-    four.passes = |from, to, message| match message {
-        Outgoing::Commit(_) => to == 3 || from == 3,
-        Outgoing::Decided(_) | Outgoing::Status(_) => to == 3,
-        Outgoing::Prepare(_) => from != 3 || to == 3,
-        _ => true,
-    };
+    four.passes = before;
     four.submit(1, &ALL);
     four.run(&ALL, 10);
     four.assert_executed(&[3], 1);
-    // 0 is gone; in view 1 the COMMIT of 3 gets lost at first, and one DECIDED is not enough.
-    four.passes = |from, _, message| match message {
-        Outgoing::Commit(votes) => from != 3 && votes[0].view() == 1,
-        Outgoing::Prepare(votes) => votes[0].view() == 1,
-        _ => true,
-    };
+    four.passes = meanwhile;
     four.submit(2, &[1, 2]);
     while four.views(&REST) != [(1, true); 3] {
         assert!(four.now.mono_us < 2_000_000, "{:?}", four.views(&REST));
@@ -343,35 +334,37 @@ fn a_commit_of_an_earlier_view_is_no_substitute_for_one_of_this() {
     assert_eq!(four.views(&REST), [(1, true); 3]);
 }
 
+/// Found by seed 959: a COMMIT of an earlier view stood for the one of this view, which was never sent again, in view after view.
+#[test]
+fn a_commit_of_an_earlier_view_is_no_substitute_for_one_of_this() {
+    // Of COMMITs only those to and from 3 arrive; in view 1 those of 3 get lost.
+    let before: Passes = |from, to, message| match message {
+        Outgoing::Commit(_) => to == 3 || from == 3,
+        Outgoing::Decided(_) | Outgoing::Status(_) => to == 3,
+        Outgoing::Prepare(_) => from != 3 || to == 3,
+        _ => true,
+    };
+    decides_in_view_1_once_all_passes(before, |from, _, message| match message {
+        Outgoing::Commit(votes) => from != 3 && votes[0].view() == 1,
+        Outgoing::Prepare(votes) => votes[0].view() == 1,
+        _ => true,
+    });
+}
+
 /// A replica that has decided needs the PREPAREs of those who have not, or it cannot COMMIT in their view: they are sent again.
 #[test]
 fn who_has_decided_is_sent_the_prepares_that_it_lacks() {
-    let mut four = Four::new();
-    // 3 decides alone, as above; then 0 is gone, and in view 1 the PREPAREs of the others do not get to 3 at first.
-    four.passes = |from, to, message| match message {
+    // The others hear nothing of what 3 heard; in view 1 their PREPAREs do not get to 3.
+    let before: Passes = |from, to, message| match message {
         Outgoing::Commit(_) | Outgoing::Decided(_) | Outgoing::Status(_) => to == 3,
         Outgoing::Prepare(_) => from != 3 || to == 3,
         _ => true,
     };
-    four.submit(1, &ALL);
-    four.run(&ALL, 10);
-    four.assert_executed(&[3], 1);
-    four.passes = |_, to, message| match message {
+    decides_in_view_1_once_all_passes(before, |_, to, message| match message {
         Outgoing::Commit(votes) => votes[0].view() == 1,
         Outgoing::Prepare(votes) => votes[0].view() == 1 && to != 3,
         _ => true,
-    };
-    four.submit(2, &[1, 2]);
-    while four.views(&REST) != [(1, true); 3] {
-        assert!(four.now.mono_us < 2_000_000, "{:?}", four.views(&REST));
-        four.run(&REST, 1);
-    }
-    four.run(&REST, 20);
-    four.assert_executed(&[1, 2], 0);
-    four.passes = |_, _, _| true;
-    four.run(&REST, 120);
-    four.assert_executed(&REST, 2);
-    assert_eq!(four.views(&REST), [(1, true); 3]);
+    });
 }
 
 /// Found by seed 359: all others had executed everything and suspected nobody, and the leader could finish nothing.
