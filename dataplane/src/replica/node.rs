@@ -621,6 +621,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.log.into_device()
     }
 
+    /// Entries under the head that it promised last to cosign, for checks.
+    pub(crate) fn promised_size(&self) -> EntryIndex {
+        self.cosigning.promised_size()
+    }
+
     /// The ordering core, for status and for checks.
     pub fn ordering(&self) -> &Ordering {
         &self.ordering

@@ -229,14 +229,22 @@ impl Checker {
         self.applied.len()
     }
 
-    /// A replica went down: it may come back with less executed, never with other promises.
-    pub(super) fn restarted(&mut self, replica: usize, disk: &SimDisk) {
+    /// A replica went down: it may come back with less executed, never with other promises; `promised` are the entries that it says it
+    /// promised to cosign, where its disk did what it should.
+    ///
+    /// # Errors
+    /// It forgot what it promised.
+    pub(super) fn restarted(&mut self, replica: usize, disk: &SimDisk, promised: Option<u64>) -> Result<(), String> {
+        if let Some(promised) = promised {
+            self.heads.comes_back(replica, promised)?;
+        }
         self.seen[replica] = Seen::default();
         let first = disk.segment_numbers().first().copied().unwrap_or(0);
         let durable = &mut self.durable[replica];
         // What the disk let go it had, and it was read as it came. What was lost with a disk begins anew.
         let kept = if first > 0 { std::mem::take(durable) } else { DurableVotes::default() };
         *durable = DurableVotes { segment: first, offset: 0, ..kept };
+        Ok(())
     }
 
     /// A correct replica sends a message; with its disk, where that does what it should.

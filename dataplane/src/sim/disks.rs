@@ -91,7 +91,7 @@ impl World {
     fn spoil_while_down(&mut self, replica: usize, fault: Fault, place: u64, bit: u64) {
         self.crash(replica, Crash::Power);
         self.count(&format!("{fault:?} done"));
-        if fault == Fault::BitFlip && !self.machines[replica].shelf.is_empty() && self.random.chance(300) {
+        if fault == Fault::BitFlip && self.machines[replica].shelf.bears_damage() && self.random.chance(300) {
             // In a snapshot: the one before it counts, and nothing that was promised is lost.
             let random = &mut self.random;
             self.machines[replica].shelf.damage(random);

@@ -48,6 +48,17 @@ impl Heads {
         self.roots.get(usize::try_from(size.checked_sub(1)?).ok()?).copied()
     }
 
+    /// A correct replica is back, with all its records: it may not promise less than it signed.
+    pub(super) fn comes_back(&self, replica: usize, promised: u64) -> Result<(), String> {
+        let signed = self.signed[replica];
+        if promised < signed {
+            return Err(format!(
+                "replica {replica} comes back with a promise of {promised} entries, and had cosigned {signed}"
+            ));
+        }
+        Ok(())
+    }
+
     /// A correct replica tells its signature; `durable` are the promises on its disk, where they are known.
     pub(super) fn leaves(
         &mut self,

@@ -26,6 +26,8 @@ pub(super) struct Saving {
 pub(super) struct SimShelf {
     snapshots: BTreeMap<Sequence, (Kept, Arc<[u8]>)>,
     history: MemoryStore,
+    /// One was damaged since the last was written.
+    is_damaged: bool,
 }
 
 impl SimShelf {
@@ -38,6 +40,7 @@ impl SimShelf {
         let kept = Kept { statement: saving.statement, bytes, hashes, certificate: saving.certificate, durable };
         self.snapshots.insert(kept.sequence(), (kept.clone(), saving.image.into()));
         self.history = history;
+        self.is_damaged = false;
         kept
     }
 
@@ -56,8 +59,9 @@ impl SimShelf {
         self.snapshots.iter().map(|(sequence, (_, image))| (*sequence, Arc::clone(image))).collect()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.snapshots.is_empty()
+    /// Damage to one more snapshot loses nothing: the one before it, or all of the log, is there.
+    pub(super) fn bears_damage(&self) -> bool {
+        !self.snapshots.is_empty() && !self.is_damaged
     }
 
     /// Flips a bit in the newest snapshot.
@@ -67,6 +71,7 @@ impl SimShelf {
             let place = random.index(image.len());
             image[place] ^= 1 << random.below(8);
             newest.get_mut().1 = image.into();
+            self.is_damaged = true;
         }
     }
 

@@ -625,8 +625,10 @@ impl World {
         self.trace_line(&format!("replica {replica} starts: {found:?} {abstains}"));
         self.machines[replica].node = Some(node);
         self.look_at_space(replica, true);
+        let is_whole = !(self.is_faulty(replica) || abstains || self.machines[replica].is_spoilt);
         if let Some(node) = &mut self.machines[replica].node {
-            self.checker.restarted(replica, node.log_mut().device());
+            let promised = is_whole.then(|| node.promised_size());
+            self.checker.restarted(replica, node.log_mut().device(), promised)?;
         }
         self.check_turn(replica)?;
         for peer in (0..self.plan.n).filter(|peer| *peer != replica) {
