@@ -1,5 +1,7 @@
 //! Exports, audits and single proofs: a real history holds, and some sixty forgeries of it do not, each for its own reason.
 
+#[path = "support/auditors.rs"]
+mod auditors;
 #[path = "audit/commands.rs"]
 mod commands;
 #[path = "audit/forged.rs"]

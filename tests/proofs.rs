@@ -1,12 +1,16 @@
 //! Evidence from a running cluster: receipts, proofs of state and of absence, exports; while replicas are down, stand still and come
 //! back; and what an auditor makes of what was tampered with.
 
+#[path = "support/auditors.rs"]
+mod auditors;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use atlas::local::{LocalCluster, LocalOptions, Signal};
+use auditors::auditors;
 
 struct Plant {
     cluster: LocalCluster,
@@ -95,6 +99,14 @@ fn what_a_cluster_certifies_holds_offline() {
     let audit = ["audit", "export", "--policy", "cluster/policy.txt", "--deep"];
     assert!(plant.done(&audit).contains("each as written"));
     assert_eq!(fs::read(plant.file("export/policy.txt")).unwrap(), fs::read(plant.file("cluster/policy.txt")).unwrap());
+    // Tools that are not ours say the same of the export, of the receipts, and of the state.
+    let files = ["export", "first.proof", "third.proof", "no.proof", "state.proof"].map(|name| plant.file(name));
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    let policy = plant.file("cluster/policy.txt");
+    for auditor in auditors() {
+        let said = auditor.audit(&policy, &files);
+        assert!(said.iter().all(|(holds, _)| *holds), "{}: {said:?}", auditor.name);
+    }
     // The same for people, and only what was refused.
     let trail = ["export", "--format", "csv", "--outcome", "refused", "--by", "operator", "-o", "refused.csv"];
     plant.done(&[&trail[..], &PATIENT].concat());
@@ -108,6 +120,10 @@ fn what_a_cluster_certifies_holds_offline() {
     let (code, _, error) = plant.run(&audit);
     assert_eq!(code, 5, "{error}");
     assert!(error.contains("tile/entries/"), "{error}");
+    for auditor in auditors() {
+        let said = auditor.audit(&policy, &files[..1]);
+        assert!(!said[0].0, "{}: {said:?}", auditor.name);
+    }
 
     // A receipt under another cluster's policy, and one in which a byte is another.
     let mut receipt = fs::read_to_string(plant.file("first.proof")).unwrap();

@@ -8,6 +8,7 @@ use atlas_dataplane::history::note::CheckpointBody;
 use atlas_dataplane::types::Digest;
 
 use crate::audited;
+use crate::auditors::auditors;
 use crate::history::{History, ORIGIN, checkpoint_of};
 
 /// What somebody does to an export.
@@ -378,6 +379,50 @@ fn each_forged_file_fails_for_its_own_reason() {
         fs::remove_dir_all(&copy).expect("it is there");
     }
     audited(&original, true).expect("the original holds still");
+}
+
+/// What an auditor of another make need not refuse, and why.
+const PASSED_OVER: [(&str, &str); 3] = [
+    // x/mod drops the second line of a key.
+    ("go", "duplicate line"),
+    // It holds; that there was a newer one only the manifest says. The client in Python finds the smaller tree in the larger tiles.
+    ("python", "an older checkpoint in its place"),
+    // They follow it, and the tile is the right one.
+    ("", "a link in a tile's place"),
+];
+
+#[test]
+fn auditors_that_are_not_ours_agree() {
+    let history = History::new();
+    let root = tempfile::tempdir().expect("a directory");
+    let original = history.export(0, 4, root.path());
+    let (policy, receipt) = (root.path().join("policy"), root.path().join("receipt"));
+    write(root.path(), "policy", History::policy_text());
+    write(root.path(), "receipt", history.receipt(40));
+    let moved = root.path().join("moved");
+    write(root.path(), "moved", history.receipt(40).replacen("index 40", "index 41", 1));
+    // The files that are Atlas's alone they do not read.
+    let forgeries: Vec<Forgery> = [checkpoints(), tiles(), entries()].into_iter().flatten().collect();
+    let copies: Vec<_> = (0..forgeries.len()).map(|number| root.path().join(format!("forged-{number}"))).collect();
+    for (Forgery { forge, .. }, copy) in forgeries.iter().zip(&copies) {
+        copy_tree(&original, copy);
+        forge(copy, &history);
+    }
+    let mut paths: Vec<&Path> = vec![&original, &receipt, &moved];
+    paths.extend(copies.iter().map(|copy| copy.as_path()));
+    for auditor in auditors() {
+        let verdicts = auditor.audit(&policy, &paths);
+        let (plain, forged) = verdicts.split_at(3);
+        assert!(plain[0].0 && plain[1].0 && !plain[2].0, "{}: {plain:?}", auditor.name);
+        assert!(plain[0].1.contains(&format!(" {} entries, ", history.entries.len())), "{plain:?}");
+        let mut refused = 0;
+        for (Forgery { name, .. }, (holds, said)) in forgeries.iter().zip(forged) {
+            let passes = PASSED_OVER.iter().any(|(who, what)| what == name && [auditor.name, ""].contains(who));
+            assert!(passes || !holds, "{} does not find {name:?}: {said}", auditor.name);
+            refused += usize::from(!holds);
+        }
+        assert!(refused >= 30, "{}: {refused}", auditor.name);
+    }
 }
 
 fn copy_tree(from: &Path, to: &Path) {
