@@ -5,9 +5,10 @@
 mod auditors;
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atlas::local::{LocalCluster, LocalOptions, Signal};
 use auditors::auditors;
@@ -170,4 +171,69 @@ fn certificates_go_on_with_replicas_down_standing_still_and_back_again() {
     let (code, _, error) = plant.run(&["export", "--to", "1000000", "-o", "none", "--timeout", "5"]);
     assert_ne!(code, 0);
     assert!(error.contains("start replica-2, replica-3"), "{error}");
+}
+
+/// Writes `to` wherever `from` stands in a process's own memory, as a failing or a tampered memory would; how often that was.
+fn alter_memory(pid: u32, from: &[u8], to: &[u8]) -> usize {
+    assert_eq!(from.len(), to.len());
+    let memory = fs::File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).unwrap();
+    let mut altered = 0;
+    for line in fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines() {
+        let mut words = line.split_whitespace();
+        let (Some(range), Some(mode)) = (words.next(), words.next()) else { continue };
+        // What is mapped from files has a path.
+        if !mode.starts_with("rw") || words.nth(3).is_some_and(|path| path.starts_with('/')) {
+            continue;
+        }
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).unwrap());
+        let mut bytes = vec![0; (end - start) as usize];
+        // Some pages cannot be read: they are the kernel's.
+        if memory.read_exact_at(&mut bytes, start).is_err() {
+            continue;
+        }
+        for at in (0..bytes.len().saturating_sub(from.len())).filter(|at| bytes[*at..].starts_with(from)) {
+            memory.write_all_at(to, start + at as u64).unwrap();
+            altered += 1;
+        }
+    }
+    altered
+}
+
+#[test]
+fn a_replica_whose_state_was_altered_in_memory_stops_and_says_which_slot() {
+    let mut plant = Plant::start();
+    let set = |plant: &Plant, twin: &str, value: &str| {
+        plant.done(&[&["set", twin, &format!("state={value}")], &PATIENT[..]].concat())
+    };
+    set(&plant, "plant/t-1", "pressure-valve-shut-97531");
+    // Whatever else had it in memory on its way has something else there now.
+    for round in 0..40 {
+        set(&plant, "plant/t-2", &format!("round-{round}"));
+    }
+    let pid = plant.cluster.pid(2).unwrap();
+    assert!(alter_memory(pid, b"pressure-valve-shut-97531", b"pressure-valve-open-97531") > 0);
+    // It stops by itself; that the others answer meanwhile keeps it awake.
+    let log = plant.cluster.log_file(2);
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let said = fs::read_to_string(&log).unwrap();
+        if said.contains("what there is to compare is kept in") {
+            let slot =
+                "slot 0 of the state (plant/t-1 state) was changed in memory by something else than an operation";
+            assert!(said.contains(slot), "{said}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{said}");
+        set(&plant, "plant/t-2", "on");
+    }
+    let kept = fs::read_dir(plant.cluster.replica_file(2).unwrap().parent().unwrap().join("data")).unwrap();
+    let kept =
+        kept.map(|entry| entry.unwrap().path()).find(|path| path.to_string_lossy().contains("diverged-")).unwrap();
+    let leaf = fs::read(kept.join("altered-leaf")).unwrap();
+    assert!(leaf.windows(11).any(|window| window == b"-valve-open"), "{leaf:?}");
+    // The others have what was written, and it comes back with that.
+    assert!(plant.done(&[&["get", "plant/t-1", "state"], &PATIENT[..]].concat()).contains("pressure-valve-shut-97531"));
+    plant.cluster.restart(2).unwrap();
+    plant.cluster.wait_ready(4, Duration::from_secs(120), None).unwrap();
 }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use atlas_dataplane::crypto::hash::leaf_hash;
 use atlas_dataplane::state::tree::DenseTree;
-use atlas_dataplane::state::{Answer, Application, Entries, Frozen, Located, OperationContext, Outcome, StateError};
+use atlas_dataplane::state::{
+    Altered, Answer, Application, Entries, Frozen, Located, OperationContext, Outcome, StateError,
+};
 use atlas_dataplane::types::{Code, Digest, EntryIndex};
 use hashbrown::HashTable;
 
@@ -71,6 +73,8 @@ pub struct TwinStore {
     /// Each slot's place in `by_name`; shorter than `slots` once a slot is new, and then to be made afresh.
     places: Vec<u32>,
     leaf: Vec<u8>,
+    /// The slot that is held against its leaf next.
+    scrubbed: usize,
     /// Scratch space of one execution: the slot of each target.
     pub(super) plan: Vec<Option<SlotIndex>>,
 }
@@ -92,6 +96,7 @@ impl TwinStore {
             by_name: DenseTree::new(),
             places: Vec::new(),
             leaf: Vec::new(),
+            scrubbed: 0,
             plan: Vec::new(),
         }
     }
@@ -329,6 +334,22 @@ impl Application for TwinStore {
         };
         let neighbours = self.neighbours(wanted.0, wanted.1).into_iter().flatten();
         neighbours.map(|index| locate(index).ok_or(Code::UNAVAILABLE)).collect()
+    }
+
+    fn scrub(&mut self, slots: usize) -> Result<(), Box<Altered>> {
+        for _ in 0..slots.min(self.slots.len()) {
+            let index = if self.scrubbed < self.slots.len() { self.scrubbed } else { 0 };
+            self.scrubbed = index + 1;
+            let slot = &self.slots[index];
+            self.leaf.clear();
+            slot.encode_leaf(index as u64, &mut Writer(&mut self.leaf));
+            let (now, then) = (leaf_hash(&self.leaf), self.by_number.leaf(index).unwrap_or_default());
+            if now != then {
+                let name = format!("{} {}", slot.twin, slot.property);
+                return Err(Box::new(Altered { slot: index as u64, name, leaf: self.leaf.clone(), now, then }));
+            }
+        }
+        Ok(())
     }
 
     /// The slots say it all: names and roots follow from them.

@@ -66,7 +66,7 @@ use crate::history::entry::{self, EntryView, StateView};
 use crate::history::store::{EntryStore, StoreError};
 use crate::history::tree::HistoryTree;
 use crate::ordering::batch::Batch;
-use crate::state::{Answer, Application, Entries, OperationContext, Outcome};
+use crate::state::{Altered, Answer, Application, Entries, OperationContext, Outcome};
 use crate::types::{Code, Digest, EntryIndex, Position, Sequence, TimeMs};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::limits::{MAX_BUNDLE_STATEMENTS, MAX_ENTRY};
@@ -499,6 +499,14 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
     /// RFC 6962 root over all entries.
     pub fn history_root(&self) -> Digest {
         self.tree.root()
+    }
+
+    /// Holds some of the application's slots against their leaves: [`Application::scrub`].
+    ///
+    /// # Errors
+    /// A slot that is not what its leaf was made of.
+    pub fn scrub(&mut self, slots: usize) -> Result<(), Box<Altered>> {
+        self.application.scrub(slots)
     }
 
     /// RFC 6962 root over the application's slots.

@@ -1,7 +1,8 @@
-//! What a replica leaves behind when it finds that its history is not the one that a quorum signed: for whoever has to find out why.
+//! What a replica leaves behind when it finds that its history is not the one that a quorum signed, or its state not the one that operations
+//! made: for whoever has to find out why.
 //!
 //! `DIR/diverged-<size>/` holds `report.txt` (what was found, in words, and the own roots around it), `others-checkpoint` (the note with
-//! the others' signatures, where there is one), `leaf-hashes` (32 bytes each, the first one's number in the report) and `entries`
+//! the others' signatures, where there is one), `altered-leaf` (the leaf of the slot that changed by itself, where that was found), `leaf-hashes` (32 bytes each, the first one's number in the report) and `entries`
 //! (the last ones, each behind its length in two bytes, big-endian, as in tlog-tiles). To be compared with an export from another replica.
 //!
 //! # Limits
@@ -37,7 +38,7 @@ pub(super) fn keep<A: Application, S: EntryStore>(
 ) -> io::Result<Option<PathBuf>> {
     let note = match error {
         NodeError::DivergedHistory { note, .. } => note.as_str(),
-        NodeError::Diverged { .. } => "",
+        NodeError::Diverged { .. } | NodeError::Altered(_) => "",
         _ => return Ok(None),
     };
     let (store, size) = (execution.store(), execution.size());
@@ -66,6 +67,9 @@ pub(super) fn keep<A: Application, S: EntryStore>(
     fs::write(dir.join("entries"), entries)?;
     if !note.is_empty() {
         fs::write(dir.join("others-checkpoint"), note)?;
+    }
+    if let NodeError::Altered(altered) = error {
+        fs::write(dir.join("altered-leaf"), &altered.leaf)?;
     }
     fs::write(dir.join("report.txt"), report)?;
     Ok(Some(dir))

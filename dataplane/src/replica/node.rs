@@ -27,13 +27,19 @@ use crate::ordering::mutants::{self, Mutant};
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
-use crate::state::Application;
+use crate::state::{Altered, Application};
 use crate::transfer::{Kept, SNAPSHOTS_KEPT, Shelf};
 use crate::types::{Digest, EntryIndex, Now, ReplicaId, Sequence};
 use crate::wire::frame::Kind;
 
 /// Records that may wait for room in the log's buffers.
 pub(super) const MAX_BACKLOG: usize = 256;
+
+/// Slots of the state that are held against their leaves at once: a tenth of a millisecond.
+const SCRUB_SLOTS: usize = 128;
+
+/// How long at least from one such look to the next, us: 65,536 slots take a minute while there is work; an idle replica looks when it wakes.
+const SCRUB_EVERY_US: u64 = 100_000;
 
 /// A client's connection, as the shell numbers them; never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -152,6 +158,12 @@ pub enum NodeError {
         "the nodes of the history's tree in DIR/history/nodes are damaged: start the replica again, which makes them anew from the entries"
     )]
     Nodes,
+    /// The state in memory is not what operations made.
+    #[error(
+        "{0}: the memory of this server is at fault, or somebody writes into it. Start the replica again: it reads its state from its files; \
+         test the memory if it comes back"
+    )]
+    Altered(Box<Altered>),
     /// This replica came to another state than a quorum.
     #[error(
         "this replica's state at sequence {sequence} is not the one that a quorum signed: its disk, its memory or its program is at \
@@ -233,6 +245,8 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) proofs: Proofs,
     /// Whether new writes are refused for want of room on the disk.
     pub(super) low_space: bool,
+    /// When slots are held against their leaves again, us.
+    scrub_at_us: u64,
     /// The log has no room for its next segment.
     pub(super) full: Option<Full>,
     executed: Executed,
@@ -332,6 +346,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             cosigning,
             proofs: Proofs::default(),
             low_space: false,
+            scrub_at_us: 0,
             full: None,
             executed,
             body: Vec::new(),
@@ -405,6 +420,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.carry_out(now, shell)?;
         self.transfer(now, shell)?;
         self.cosign(now, shell)?;
+        if now.mono_us >= self.scrub_at_us {
+            self.scrub_at_us = now.mono_us + SCRUB_EVERY_US;
+            self.execution.scrub(SCRUB_SLOTS).map_err(NodeError::Altered)?;
+        }
         self.prune_routes();
         self.told.fill(Told::default());
         self.relayed.fill(0);

@@ -196,6 +196,25 @@ pub enum StateError {
     },
 }
 
+/// A slot in memory is not what its leaf was made of: something beside the application changed it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "slot {slot} of the state ({name}) was changed in memory by something else than an operation: it hashes to {now}, and its last \
+     change made {then}"
+)]
+pub struct Altered {
+    /// The slot's number.
+    pub slot: u64,
+    /// How people call it.
+    pub name: String,
+    /// The leaf as the slot is now.
+    pub leaf: Vec<u8>,
+    /// The hash of that.
+    pub now: Digest,
+    /// The leaf's hash in the tree.
+    pub then: Digest,
+}
+
 /// A deterministic state machine. See the module's contract.
 pub trait Application: Send {
     /// Checks syntax and limits of an operation before it is ordered, without looking at the state. Gives the largest
@@ -233,6 +252,16 @@ pub trait Application: Send {
     /// The code of the refusal: no name, a slot that is there, or no slots that have names.
     fn locate_absent(&self, _name: &[u8]) -> Result<Vec<Located>, Code> {
         Err(Code::BAD_QUERY)
+    }
+
+    /// Holds so many slots against the leaves under the [state root](Application::state_root), going on where the last call ended and
+    /// beginning anew behind the last slot. Roots are made of what operations changed, so memory that fails, or somebody who
+    /// writes into it, is noticed here. Without slots in memory there is nothing to do.
+    ///
+    /// # Errors
+    /// The first slot that is not what its leaf was made of.
+    fn scrub(&mut self, _slots: usize) -> Result<(), Box<Altered>> {
+        Ok(())
     }
 
     /// The state as it is now, to be written later by another thread while this one goes on executing. It copies little: what

@@ -213,6 +213,23 @@ fn an_empty_store_has_the_empty_roots_and_an_empty_snapshot() {
 }
 
 #[test]
+fn a_slot_that_changed_by_itself_is_found_once_its_turn_comes() {
+    let mut world = World::new(100);
+    for number in 0..20 {
+        run(&mut world, set("a/b", &format!("p{number}"), "1"));
+    }
+    assert_eq!(world.store.scrub(1_000), Ok(()));
+    assert_eq!(world.store.scrub(13), Ok(()));
+    let value = world.store.slots[5].value.take();
+    assert_eq!(world.store.scrub(7), Ok(()), "slots 13 to 19");
+    assert_eq!(world.store.scrub(5), Ok(()), "slots 0 to 4");
+    let found = world.store.scrub(1).unwrap_err();
+    assert_eq!((found.slot, found.name.as_str()), (5, "a/b p5"));
+    world.store.slots[5].value = value;
+    assert_eq!(world.store.scrub(20), Ok(()));
+}
+
+#[test]
 fn bytes_that_are_no_operation_are_refused_the_same_before_and_after_ordering() {
     let mut world = World::new(10);
     let mut outcome = atlas_dataplane::state::Outcome::default();
