@@ -51,6 +51,10 @@ pub struct Report {
     pub without_history_latency_us: f64,
     /// Median over the turns of what it adds to that, of one.
     pub latency_cost: f64,
+    /// The least and the most that a turn said of the throughput's cost.
+    pub throughput_costs: [f64; 2],
+    /// Likewise of what it adds to the latency. What has both signs is the host's noise.
+    pub latency_costs: [f64; 2],
     /// Operations a second while receipts were asked for.
     pub receipts_at: f64,
     /// Receipts.
@@ -74,15 +78,23 @@ impl Report {
     /// Of all turns, and of receipts in nanoseconds.
     pub fn new(rounds: &[Round], receipts_at: f64, receipts: &Histogram<u64>) -> Self {
         let of = |value: fn(&Round) -> f64| median(rounds.iter().map(value));
+        let range = |value: fn(&Round) -> f64| {
+            let least = rounds.iter().map(value).fold(f64::INFINITY, f64::min);
+            [least, rounds.iter().map(value).fold(f64::NEG_INFINITY, f64::max)]
+        };
+        let throughput_cost = |round: &Round| 1.0 - round.throughput[0] / round.throughput[1];
+        let latency_cost = |round: &Round| round.latency_us[0] / round.latency_us[1] - 1.0;
         let ms = |quantile| receipts.value_at_quantile(quantile) as f64 / 1e6;
         Self {
             rounds: rounds.len(),
             operations_per_second: of(|round| round.throughput[0]),
             without_history_per_second: of(|round| round.throughput[1]),
-            throughput_cost: of(|round| 1.0 - round.throughput[0] / round.throughput[1]),
+            throughput_cost: of(throughput_cost),
+            throughput_costs: range(throughput_cost),
             latency_us: of(|round| round.latency_us[0]),
             without_history_latency_us: of(|round| round.latency_us[1]),
-            latency_cost: of(|round| round.latency_us[0] / round.latency_us[1] - 1.0),
+            latency_cost: of(latency_cost),
+            latency_costs: range(latency_cost),
             receipts_at,
             receipts: receipts.len(),
             receipt_p50_ms: ms(0.5),
@@ -94,15 +106,15 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "medians of {} turns          with history    without       cost", self.rounds)?;
+        writeln!(f, "medians of {} turns          with history    without       cost   least to most", self.rounds)?;
+        let mut line = |what, with: f64, without: f64, cost: f64, [least, most]: [f64; 2]| {
+            let [cost, least, most] = [cost, least, most].map(|share| 100.0 * share);
+            writeln!(f, "  {what:<24} {with:>14.0} {without:>10.0} {cost:>8.1} % {least:>6.1} to {most:.1}")
+        };
         let (with, without) = (self.operations_per_second, self.without_history_per_second);
-        writeln!(
-            f,
-            "  operations/s               {with:>12.0} {without:>10.0} {:>9.1} %",
-            100.0 * self.throughput_cost
-        )?;
+        line("operations/s", with, without, self.throughput_cost, self.throughput_costs)?;
         let (with, without) = (self.latency_us, self.without_history_latency_us);
-        writeln!(f, "  one at a time, p50, us     {with:>12.0} {without:>10.0} {:>9.1} %", 100.0 * self.latency_cost)?;
+        line("one at a time, p50, us", with, without, self.latency_cost, self.latency_costs)?;
         writeln!(f, "receipts at {:.0} operations/s: {} of them", self.receipts_at, self.receipts)?;
         write!(
             f,
