@@ -224,7 +224,7 @@ settings! {
         low_space_mib = 512, 0..=1_073_741_824, "MiB";
         /// It cosigns the history at most this often while nobody waits for a receipt or a proof; while somebody does every 2 ms, or
         /// this often where that is faster.
-        cosign_interval_ms = 20, 1..=60_000, "milliseconds";
+        cosign_interval_ms = 50, 1..=60_000, "milliseconds";
         /// For replicas that are behind the log it reads at most so much history and state in a second, to hash or to supply it.
         transfer_mib_s = 64, 1..=65_536, "MiB/s";
     }
