@@ -10,7 +10,7 @@ use atlas_dataplane::types::Code;
 use super::load::{Ending, Finished, Load, Plan, Sending};
 use super::run::{BenchError, DRAIN};
 use super::workload::Generator;
-use crate::client::{ClientId, Completion, Done, Driver, Error, SubmitError, SubmitOptions, Ticket};
+use crate::client::{ClientId, Completion, Done, Driver, Error, ReadOptions, SubmitError, SubmitOptions, Ticket};
 
 /// What a turn brought.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Pump<'a> {
     bundle: usize,
     load: Load,
     under_way: HashMap<(ClientId, Ticket), Sending>,
+    /// Reads are sent instead of bundles.
+    reads: bool,
     start: Instant,
     /// Nothing more is sent.
     closed: bool,
@@ -54,7 +56,12 @@ impl<'a> Pump<'a> {
     ) -> Result<Self, BenchError> {
         let (load, under_way) = (Load::new(plan, super::latencies()?), HashMap::new());
         let (bundle, start) = (plan.bundle, Instant::now());
-        Ok(Self { driver, clients, generator, bundle, load, under_way, start, closed: false })
+        Ok(Self { driver, clients, generator, bundle, load, under_way, reads: false, start, closed: false })
+    }
+
+    /// Sends reads of one property each instead of bundles.
+    pub(super) fn reads(&mut self) {
+        self.reads = true;
     }
 
     /// Nanoseconds since the start.
@@ -110,9 +117,14 @@ impl<'a> Pump<'a> {
     }
 
     fn send(&mut self, sending: Sending) -> Result<(), BenchError> {
-        let operations: Vec<Vec<u8>> = (0..self.bundle).map(|_| self.generator.operation()).collect();
         let Some(&id) = self.clients.get(sending.client) else { return Ok(()) };
-        match self.driver.submit(id, &operations, &options()) {
+        let submitted = if self.reads {
+            self.driver.query(id, &self.generator.query(), &ReadOptions::default())
+        } else {
+            let operations: Vec<Vec<u8>> = (0..self.bundle).map(|_| self.generator.operation()).collect();
+            self.driver.submit(id, &operations, &options())
+        };
+        match submitted {
             Ok(ticket) => {
                 self.under_way.insert((id, ticket), sending);
             }
@@ -138,6 +150,7 @@ fn ending(result: &Result<Completion, Error>) -> Ending {
         Ok(Completion::Executed(results)) => {
             Ending::Results { refused: results.iter().filter(|result| result.code != Code::DONE).count() as u64 }
         }
+        Ok(Completion::Read(read)) => Ending::Results { refused: u64::from(read.code != Code::DONE) },
         _ => Ending::None,
     }
 }

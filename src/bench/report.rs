@@ -27,6 +27,8 @@ const NS_PER_MS: f64 = 1_000_000.0;
 pub struct Workload {
     /// Operations under one signature.
     pub bundle: usize,
+    /// Whether properties were read.
+    pub reads: bool,
     /// Bytes of an operation.
     pub payload: usize,
     /// Clients, each with its own session.
@@ -85,12 +87,15 @@ pub struct Report {
     pub p9999_us: f64,
     /// The slowest operation.
     pub max_us: f64,
-    /// What one signed, durable, ordered operation costs this host at the least (p50); see [`Floor`].
+    /// What one signed, durable, ordered operation costs this host at the least (p50); see [`Floor`]. Of a read: half of its hops, to the
+    /// replicas and back.
     pub floor_us: f64,
     /// `p50_us` divided by `floor_us`.
     pub ratio_to_floor: f64,
     /// Operations under one signature.
     pub bundle: usize,
+    /// Whether properties were read instead of written.
+    pub reads: bool,
     /// Bytes of an operation.
     pub payload: usize,
     /// Clients.
@@ -125,8 +130,9 @@ impl Report {
         environment: Environment,
     ) -> Self {
         let at = |quantile| microseconds(latencies.value_at_quantile(quantile));
-        let Workload { bundle, payload, clients, in_flight, rate, replicas } = workload;
+        let Workload { bundle, reads, payload, clients, in_flight, rate, replicas } = workload;
         let seconds = outcome.elapsed.as_secs_f64();
+        let floor_us = if reads { floor.hops_us.p50 / 2.0 } else { floor.floor_us };
         Self {
             ops_per_s: quotient(latencies.len() as f64, seconds),
             p50_us: at(0.5),
@@ -135,9 +141,10 @@ impl Report {
             p999_us: at(0.999),
             p9999_us: at(0.9999),
             max_us: microseconds(latencies.max()),
-            floor_us: floor.floor_us,
-            ratio_to_floor: quotient(at(0.5), floor.floor_us),
+            floor_us,
+            ratio_to_floor: quotient(at(0.5), floor_us),
             bundle,
+            reads,
             payload,
             clients,
             in_flight,
@@ -165,12 +172,18 @@ impl fmt::Display for Report {
             None => "closed loop".to_owned(),
         };
         let Self { replicas, clients, in_flight, bundle, payload, seconds, .. } = self;
-        writeln!(f, "{replicas} replicas; {clients} clients, {in_flight} bundles in flight each, {pace}")?;
-        writeln!(f, "bundles of {bundle}, operations of {payload} bytes, {seconds:.1} s")?;
+        let what = if self.reads { "reads" } else { "bundles" };
+        writeln!(f, "{replicas} replicas; {clients} clients, {in_flight} {what} in flight each, {pace}")?;
+        if self.reads {
+            writeln!(f, "reads of one property, f+1 equal answers each, {seconds:.1} s")?;
+        } else {
+            writeln!(f, "bundles of {bundle}, operations of {payload} bytes, {seconds:.1} s")?;
+        }
         writeln!(f, "{} cores, Linux {}", self.environment.cpus, self.environment.kernel)?;
         writeln!(f)?;
-        writeln!(f, "{:<34}{:>10.0}", "operations a second", self.ops_per_s)?;
-        writeln!(f, "{:<34}{:>10}", "operations", self.operations)?;
+        let what = if self.reads { "reads" } else { "operations" };
+        writeln!(f, "{:<34}{:>10.0}", format!("{what} a second"), self.ops_per_s)?;
+        writeln!(f, "{:<34}{:>10}", what, self.operations)?;
         writeln!(f, "{:<34}{:>10}", "refused", self.refused)?;
         writeln!(f, "{:<34}{:>10}", "errors", self.errors)?;
         writeln!(f)?;
@@ -188,7 +201,8 @@ impl fmt::Display for Report {
         writeln!(f)?;
         writeln!(f, "{}", self.floor)?;
         writeln!(f)?;
-        write!(f, "{:<34}{:>10.2}", "p50 in units of the floor", self.ratio_to_floor)
+        let floor = if self.reads { "p50 in units of half the hops" } else { "p50 in units of the floor" };
+        write!(f, "{floor:<34}{:>10.2}", self.ratio_to_floor)
     }
 }
 

@@ -45,8 +45,10 @@ pub struct Settings {
     pub clients: usize,
     /// Bundles that each keeps under way.
     pub in_flight: usize,
-    /// Operations in a bundle.
+    /// Operations in a bundle; 1 for reads.
     pub bundle: usize,
+    /// Whether properties are read instead of written.
+    pub reads: bool,
     /// Bytes of an operation.
     pub payload: usize,
     /// Operations due a second in all; `None` for a closed loop.
@@ -136,8 +138,8 @@ pub fn run(target: Target, settings: &Settings, floor: Floor, interrupt: &Interr
     let (finished, began) = drive(&mut driver, &clients, &mut generator, settings, interrupt)?;
     let Finished { latencies, counted_ns, errors, refused } = finished;
     let elapsed = Duration::from_nanos(counted_ns);
-    let Settings { clients, in_flight, bundle, payload, rate, .. } = *settings;
-    let workload = Workload { bundle, payload, clients, in_flight, rate, replicas };
+    let Settings { clients, in_flight, bundle, reads, payload, rate, .. } = *settings;
+    let workload = Workload { bundle, reads, payload, clients, in_flight, rate, replicas };
     let outcome = Outcome { elapsed, errors, refused };
     let report = Report::new(workload, outcome, &latencies, floor, Environment::here());
     Ok(Measured { report, latencies, started: began + settings.warm_up, elapsed })
@@ -207,6 +209,9 @@ fn drive(
     let give_up_ns = nanoseconds(warm_up + measured + DRAIN);
     let began = SystemTime::now();
     let mut pump = Pump::new(driver, clients, generator, plan)?;
+    if settings.reads {
+        pump.reads();
+    }
     while !pump.load().is_over(pump.now_ns()) {
         if pump.now_ns() > give_up_ns {
             pump.give_up();

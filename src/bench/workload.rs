@@ -5,6 +5,7 @@
 //! no byte string fills it exactly (CBOR lengths grow at 24 and 256), the property's name is a byte longer for the whole run.
 
 use crate::twin::operation::{Operation, SetProperty, Write};
+use crate::twin::query::Query;
 use crate::twin::value::{MAX_VALUE, Quality, Value};
 
 /// Twins that are written.
@@ -84,6 +85,12 @@ impl Generator {
     pub fn operation(&mut self) -> Vec<u8> {
         let (twin, property) = (self.random.below(TWINS), self.random.below(PROPERTIES));
         set(twin, &[(property, self.random.bytes(self.fill))], self.stem)
+    }
+
+    /// The next read: one property anywhere.
+    pub fn query(&mut self) -> Vec<u8> {
+        let (twin, property) = (self.random.below(TWINS), self.random.below(PROPERTIES));
+        Query::Get { twin: format!("{PREFIX}{twin:04}"), property: Some(format!("{}{property:02}", self.stem)), after: None }.encode()
     }
 
     /// An operation that writes all properties of a twin, so that a run begins on a store that has them all.

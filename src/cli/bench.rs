@@ -62,6 +62,8 @@ pub enum What {
     Latency(LoadArgs),
     /// How many operations a second are possible: enough under way to saturate the cluster
     Throughput(LoadArgs),
+    /// How long a read of one property takes: one client, one at a time, unless options say otherwise
+    Reads(LoadArgs),
     /// How long nothing is committed when the leader is killed, stands still or is slow
     Failover(FailoverArgs),
     /// What the history and its certificates cost, and how soon a receipt is there
@@ -81,18 +83,19 @@ pub struct PlaceArgs {
     pub replicas: Option<u8>,
 }
 
-/// Arguments of `atlas bench latency` and `atlas bench throughput`.
+/// Arguments of `atlas bench latency`, `atlas bench throughput` and `atlas bench reads`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   atlas bench latency
   atlas bench throughput --seconds 30 --json
+  atlas bench reads --clients 16 --in-flight 8
   atlas bench latency --rate 2000 --clients 8 --in-flight 16 --hdr latency.hlog
   atlas bench throughput --cluster plant/cluster.toml --identity plant/clients/operator.key
 
 Without --cluster it starts four replica processes of its own in a temporary directory, and removes all at the
-end. Each operation sets one property, uniform over 1,000 twins with 16 properties each, and counts when f+1
-replicas gave the same reply. With --rate the loop is open: latency counts from when a bundle was due. Beside
+end. Each operation sets (or reads) one property, uniform over 1,000 twins with 16 properties each, and counts when
+f+1 replicas gave the same reply. With --rate the loop is open: latency counts from when a bundle was due. Beside
 the result stands the floor of this host, measured in the same run.")]
 pub struct LoadArgs {
     /// Clients, each with its own session [default: 1 for latency, 16 for throughput]
@@ -157,6 +160,7 @@ impl LoadArgs {
             clients: usize::from(self.clients.unwrap_or(clients)),
             in_flight: usize::from(self.in_flight.unwrap_or(in_flight)),
             bundle: usize::from(self.bundle.unwrap_or(bundle)),
+            reads: false,
             payload: usize::from(self.payload),
             rate: self.rate,
             measured: self.seconds,
@@ -172,17 +176,21 @@ impl LoadArgs {
 /// The host cannot be measured, the cluster does not run or serve, or a signal came.
 pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
     match &args.what {
-        What::Latency(args) => load(args, ONE_AT_A_TIME, out),
-        What::Throughput(args) => load(args, SATURATING, out),
+        What::Latency(args) => load(args, ONE_AT_A_TIME, false, out),
+        What::Throughput(args) => load(args, SATURATING, false, out),
+        What::Reads(args) if args.bundle.is_some() => {
+            Err(CliError::Usage("--bundle is for writes: a read is of one property".to_owned()))
+        }
+        What::Reads(args) => load(args, ONE_AT_A_TIME, true, out),
         What::Failover(args) => failover(args, out),
         What::History(args) => history(args, out),
         What::Transfer(args) => transfer(args, out),
     }
 }
 
-fn load(args: &LoadArgs, shape: Shape, out: &mut impl Write) -> Result<(), CliError> {
+fn load(args: &LoadArgs, shape: Shape, reads: bool, out: &mut impl Write) -> Result<(), CliError> {
     let interrupt = Interrupt::install()?;
-    let settings = args.settings(shape);
+    let settings = Settings { reads, ..args.settings(shape) };
     // Before all the work: a file that cannot be written is told now.
     let hdr = args.hdr.as_deref().map(create).transpose()?;
     let measured = match (&args.cluster, &args.identity) {

@@ -33,7 +33,7 @@ fn histogram() -> Histogram<u64> {
 }
 
 fn report(latencies: &Histogram<u64>, rate: Option<f64>, elapsed: Duration) -> Report {
-    let workload = Workload { bundle: 64, payload: 128, clients: 2, in_flight: 3, rate, replicas: 4 };
+    let workload = Workload { bundle: 64, reads: false, payload: 128, clients: 2, in_flight: 3, rate, replicas: 4 };
     let environment = Environment { cpus: 2, kernel: "6.18.0".to_owned() };
     Report::new(workload, Outcome { elapsed, errors: 5, refused: 6 }, latencies, floor(), environment)
 }

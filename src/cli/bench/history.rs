@@ -46,6 +46,7 @@ pub struct HistoryArgs {
 
 fn settings(args: &HistoryArgs, (clients, in_flight, bundle): Shape, rate: Option<f64>) -> Settings {
     Settings {
+        reads: false,
         clients: usize::from(clients),
         in_flight: usize::from(in_flight),
         bundle: usize::from(bundle),
