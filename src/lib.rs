@@ -2,6 +2,7 @@
 //! `atlas_dataplane`.
 
 pub mod audit;
+pub mod backup;
 pub mod bench;
 pub mod cli;
 pub mod client;

@@ -48,6 +48,23 @@ pub trait Source {
     }
 }
 
+/// Where tiles go.
+pub trait Sink {
+    /// Writes a file of this path.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn put(&mut self, path: &str, bytes: &[u8]) -> Result<(), DirectoryError>;
+
+    /// Whether the entries of a tile are there already, so that nobody needs to be asked: they hash to these leaves.
+    ///
+    /// # Errors
+    /// What is there cannot be looked at.
+    fn has_entries(&mut self, _tile: Tile, _leaves: &[Digest]) -> Result<bool, DirectoryError> {
+        Ok(false)
+    }
+}
+
 /// Why nothing was exported. Nothing is left behind.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError<E: std::error::Error> {
@@ -175,11 +192,15 @@ pub fn export<S: Source>(
     Ok(manifest)
 }
 
-fn put_tiles<S: Source>(
+/// Puts all hashes under a checkpoint, and the entries of a range of whole tiles; each is held against the certified root, the last of it at the end.
+///
+/// # Errors
+/// The source's, the sink's, and what the source gave that is not under the checkpoint.
+pub fn put_tiles<S: Source, O: Sink>(
     source: &mut S,
     certified: &Certified,
     (from, to): (u64, u64),
-    out: &mut Staged,
+    out: &mut O,
     progress: &dyn Fn(u64, u64),
 ) -> Result<(), ExportError<S::Error>> {
     let size = certified.size;
@@ -211,7 +232,12 @@ fn put_tiles<S: Source>(
 }
 
 /// Puts the root of full tile `index` of a level into the level above, and so on upwards.
-fn rise(levels: &mut [Vec<Digest>], mut index: u64, mut hash: Digest, out: &mut Staged) -> Result<(), DirectoryError> {
+fn rise<O: Sink>(
+    levels: &mut [Vec<Digest>],
+    mut index: u64,
+    mut hash: Digest,
+    out: &mut O,
+) -> Result<(), DirectoryError> {
     for (level, hashes) in (0u8..).zip(levels).skip(1) {
         hashes.push(hash);
         if hashes.len() < AT_A_TIME {
@@ -225,18 +251,22 @@ fn rise(levels: &mut [Vec<Digest>], mut index: u64, mut hash: Digest, out: &mut 
     Ok(())
 }
 
-fn put_hashes(level: u8, index: u64, hashes: &[Digest], out: &mut Staged) -> Result<(), DirectoryError> {
+fn put_hashes<O: Sink>(level: u8, index: u64, hashes: &[Digest], out: &mut O) -> Result<(), DirectoryError> {
     let tile = Tile { kind: TileKind::Hashes(level), index, width: hashes.len() as u16 };
     out.put(&tile.path(), hashes.iter().flat_map(|hash| hash.0).collect::<Vec<u8>>().as_slice())
 }
 
-fn put_entries<S: Source>(
+fn put_entries<S: Source, O: Sink>(
     source: &mut S,
     first: u64,
     leaves: &[Digest],
-    out: &mut Staged,
+    out: &mut O,
 ) -> Result<(), ExportError<S::Error>> {
     let end = first + leaves.len() as u64;
+    let tile = Tile { kind: TileKind::Entries, index: first / u64::from(TILE_WIDTH), width: leaves.len() as u16 };
+    if out.has_entries(tile, leaves)? {
+        return Ok(());
+    }
     let entries = gather(first, end, "entries", |first, max| source.entries(first, max))?;
     let mut bytes = Vec::new();
     for ((index, entry), leaf) in (first..).zip(&entries).zip(leaves) {
@@ -247,7 +277,6 @@ fn put_entries<S: Source>(
             return Err(ExportError::EntryTooLong(index));
         }
     }
-    let tile = Tile { kind: TileKind::Entries, index: first / u64::from(TILE_WIDTH), width: leaves.len() as u16 };
     Ok(out.put(&tile.path(), &bytes)?)
 }
 
@@ -294,6 +323,22 @@ impl Drop for Staged {
     }
 }
 
+impl Sink for Staged {
+    fn put(&mut self, path: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
+        let target = self.path.join(path);
+        let write = || {
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            File::create(&target)?.write_all(bytes)
+        };
+        write().map_err(|source| self.failed(path, source))?;
+        let sha256 = sha256(&[bytes]).to_string();
+        self.files.push(Listed { path: path.to_owned(), bytes: bytes.len() as u64, sha256 });
+        Ok(())
+    }
+}
+
 impl Staged {
     fn new(dir: &Path) -> Result<Self, DirectoryError> {
         let name = dir.file_name().ok_or_else(|| DirectoryError::NoName(dir.to_owned()))?;
@@ -311,20 +356,6 @@ impl Staged {
 
     fn failed(&self, path: &str, source: io::Error) -> DirectoryError {
         DirectoryError::Io { path: self.path.join(path), source }
-    }
-
-    fn put(&mut self, path: &str, bytes: &[u8]) -> Result<(), DirectoryError> {
-        let target = self.path.join(path);
-        let write = || {
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            File::create(&target)?.write_all(bytes)
-        };
-        write().map_err(|source| self.failed(path, source))?;
-        let sha256 = sha256(&[bytes]).to_string();
-        self.files.push(Listed { path: path.to_owned(), bytes: bytes.len() as u64, sha256 });
-        Ok(())
     }
 
     /// Makes everything durable and gives it its name.

@@ -24,6 +24,8 @@ use super::stages::{self, Checked, Scope};
 
 mod tree;
 
+pub(crate) use tree::root_of;
+
 /// Crafted bundles that a report names; of more it has the count.
 const MAX_NAMED: usize = 100;
 
@@ -254,7 +256,7 @@ fn check_checkpoints(tree: &Tree, policy: &Policy, certified: &Certified) -> Res
         if older.size > certified.size {
             return Err(Finding::of(path, Fault::CheckpointBeyond { size: older.size, export: certified.size }));
         }
-        let found = tree::root_of(tree, older.size, certified.size)?;
+        let found = root_of(tree, older.size, certified.size)?;
         if found != older.root {
             return Err(Finding::of(path, Fault::Split { size: older.size, certified: older.root, found }));
         }

@@ -10,6 +10,7 @@ use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 
 use super::audit::{AuditArgs, ServeArgs, VerifyArgs};
+use super::backup::{BackupArgs, RestoreArgs};
 use super::bench::BenchArgs;
 use super::cold::ColdArgs;
 use super::host::HostArgs;
@@ -68,6 +69,10 @@ pub enum Command {
     Replica(ReplicaArgs),
     /// Prepare the data directory of a replica whose disk was lost or set back
     Recover(RecoverArgs),
+    /// Back up a running replica's history and state into a directory, verified; again adds what is new
+    Backup(BackupArgs),
+    /// Verify a backup, and put a stopped replica's data together from it
+    Restore(RestoreArgs),
     /// Check what a replica moved to cold storage, or bring it back
     Cold(ColdArgs),
     /// Run one replica that lies, on this host's loopback only: for tests and demonstrations

@@ -190,7 +190,7 @@ pub fn audit(args: &AuditArgs, out: &mut impl Write, style: Style) -> Result<(),
     }
 }
 
-fn progress_bar(is_quiet: bool) -> ProgressBar {
+pub(super) fn progress_bar(is_quiet: bool) -> ProgressBar {
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     let is_live = io::stderr().is_terminal() && !dumb && !is_quiet;
     let target = if is_live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };

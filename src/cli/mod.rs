@@ -1,7 +1,7 @@
 //! The commands of `atlas`: from what is typed to what is printed and the exit code.
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
-//! - `init`: `init`, `replica` and `recover`; [`mod@cold`]: `cold`; [`mod@host`]: `host`; [`mod@plot`]: `plot`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
+//! - `init`: `init`, `replica` and `recover`; [`mod@backup`]: `backup`, `restore`; [`mod@cold`]: `cold`; [`mod@host`]: `host`; [`mod@plot`]: `plot`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
 //!   `watch`, `status`, `ctl`, `stat`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
@@ -12,6 +12,7 @@
 
 pub mod args;
 pub mod audit;
+pub mod backup;
 pub mod bench;
 pub mod changes;
 pub mod cold;
@@ -69,6 +70,8 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Init(args) => init::init(args, out, style),
         Command::Replica(args) => init::replica(args),
         Command::Recover(args) => init::recover(args, out),
+        Command::Backup(args) => backup::backup(args, out),
+        Command::Restore(args) => backup::restore(args, out, style),
         Command::Cold(args) => cold::cold(args, out, style),
         Command::HostileReplica(args) => init::hostile_replica(args),
         Command::Set(args) => write::set(args, out, style),

@@ -469,10 +469,10 @@ pub fn export_history(
 }
 
 /// One replica as the source of an export.
-struct Replica<'a> {
-    session: &'a mut Session,
-    replica: ReplicaId,
-    at_least: u64,
+pub(super) struct Replica<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) replica: ReplicaId,
+    pub(super) at_least: u64,
 }
 
 impl Replica<'_> {

@@ -161,8 +161,12 @@ impl<'a> Parts<'a> {
             return Err(ResumeError::StoreSize { expected, found });
         }
         let entry = expected.saturating_sub(1);
-        let bytes = store.entry(entry);
-        let state = match bytes.as_deref().map(EntryView::decode) {
+        Ok((entry, self.state_in(entry, store.entry(entry).as_deref())?))
+    }
+
+    /// The same of the bytes of the last entry.
+    fn state_in(&self, entry: EntryIndex, bytes: Option<&[u8]>) -> Result<StateView, ResumeError> {
+        let state = match bytes.map(EntryView::decode) {
             Some(Ok(EntryView::State(state))) if state.sequence == self.sequence => state,
             _ => return Err(ResumeError::NoState { sequence: self.sequence, entry }),
         };
@@ -173,7 +177,21 @@ impl<'a> Parts<'a> {
         if self.identities.last_entry() >= entry {
             return Err(self.differs("the table of identities"));
         }
-        Ok((entry, state))
+        Ok(state)
+    }
+
+    /// Compares all but the application's state with a certified checkpoint.
+    fn compare(&mut self, expected: &Statement) -> Result<(), ResumeError> {
+        let compared = [
+            (self.sequence == expected.sequence, "the sequence"),
+            (self.tree.size() == expected.size, "the number of entries"),
+            (self.tree.root() == expected.history_root, "the history root"),
+            (self.sessions.digest(&self.identities.digest()) == expected.sessions, "the session table"),
+        ];
+        match compared.into_iter().find(|(is_same, _)| !is_same) {
+            Some((_, what)) => Err(self.differs(what)),
+            None => Ok(()),
+        }
     }
 
     /// Restores the application and compares it with the STATE entry. After an error it holds the state of before or, where it
@@ -217,6 +235,27 @@ fn put_table(head: &mut Vec<u8>, table: impl FnOnce(&mut Vec<u8>)) {
     table(head);
     let length = (head.len() - length_at - 8) as u64;
     head[length_at..length_at + 8].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Holds an image against a certified checkpoint, without an execution: what [`Execution::install`] compares. `last_entry` is the last entry of
+/// the history there, and under the certified root. `application` takes the state.
+///
+/// # Errors
+/// The image is malformed, or of another state than `expected`.
+pub fn check<A: Application>(
+    cluster: &Cluster,
+    mut application: A,
+    image: &[u8],
+    expected: &Statement,
+    last_entry: &[u8],
+) -> Result<(), ResumeError> {
+    let mut parts = Parts::decode(cluster, image)?;
+    parts.compare(expected)?;
+    let state = parts.state_in(expected.size.saturating_sub(1), Some(last_entry))?;
+    if state.state_root != expected.state_root {
+        return Err(parts.differs("the state root in the last entry"));
+    }
+    parts.restore(&mut application, &state)
 }
 
 impl<A: Application, S: EntryStore> Execution<A, S> {
@@ -281,15 +320,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         if parts.sequence <= self.sequence {
             return Err(ResumeError::NotAhead { executed: self.sequence, found: parts.sequence });
         }
-        let compared = [
-            (parts.sequence == expected.sequence, "the sequence"),
-            (parts.tree.size() == expected.size, "the number of entries"),
-            (parts.tree.root() == expected.history_root, "the history root"),
-            (parts.sessions.digest(&parts.identities.digest()) == expected.sessions, "the session table"),
-        ];
-        if let Some((_, what)) = compared.into_iter().find(|(is_same, _)| !is_same) {
-            return Err(parts.differs(what));
-        }
+        parts.compare(expected)?;
         let (entry, state) = parts.last_state(&self.store)?;
         if state.state_root != expected.state_root {
             return Err(parts.differs("the state root in the last entry"));

@@ -142,6 +142,11 @@ impl Ledger {
         partition(size, |entry| Record::read(&self.index, entry).is_some_and(|record| record.time_ms <= time_ms))
     }
 
+    /// The cluster's genesis hash.
+    pub(super) fn genesis(&self) -> Digest {
+        self.genesis
+    }
+
     /// Bytes of a segment.
     pub(super) fn segment_bytes(&self) -> u64 {
         self.segment_bytes
@@ -195,7 +200,7 @@ impl Ledger {
     }
 
     /// Places and leaf hashes of entries.
-    fn records(&self, first: EntryIndex, count: u64) -> Result<Vec<(Record, Digest)>, ColdError> {
+    pub(super) fn records(&self, first: EntryIndex, count: u64) -> Result<Vec<(Record, Digest)>, ColdError> {
         let failed = fault(&self.directory, "read index and nodes in");
         let mut records = vec![0; count as usize * RECORD_BYTES];
         self.index.read_exact_at(&mut records, record_offset(first)).map_err(&failed)?;

@@ -3,7 +3,7 @@
 //! * [`entry`]: the bytes of an entry, written once and read in place.
 //! * [`tree`]: the right edge of the tree, so that (size, root) is known after every sequence.
 //! * [`cosign`]: which heads this replica signs, and what certifies one; [`notary`] has the keys.
-//! * [`store`]: where the entries are kept: in memory for simulations, in `DIR/history/` for a replica.
+//! * [`store`]: where the entries are kept: in memory for simulations, in `DIR/history/` for a replica; [`files`] reads them beside it.
 //!
 //! # What is durable when
 //! Nothing waits for the history. It follows from the agreed batches, which the log keeps until a snapshot of the state is on the
@@ -19,6 +19,7 @@ pub mod cold;
 pub mod cosign;
 pub mod entry;
 mod file_store;
+pub mod files;
 mod ledger;
 pub mod notary;
 pub mod note;

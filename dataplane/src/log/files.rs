@@ -55,16 +55,21 @@ struct Tail {
 /// # Errors
 /// [`LogError::Locked`] while a replica runs there; the file system's own.
 pub fn set_aside(dir: &Path) -> Result<Option<PathBuf>, LogError> {
-    let log_dir = dir.join("log");
     let _lock = lock(dir)?;
-    if !log_dir.try_exists().map_err(fault(&log_dir, "look for"))? {
+    move_aside(dir, "log")
+}
+
+/// The same for any name in a data directory that the caller holds.
+pub(crate) fn move_aside(dir: &Path, name: &str) -> Result<Option<PathBuf>, LogError> {
+    let found = dir.join(name);
+    if !found.try_exists().map_err(fault(&found, "look for"))? {
         return Ok(None);
     }
     let free = (1..)
-        .map(|number| dir.join(format!("log.set-aside-{number}")))
+        .map(|number| dir.join(format!("{name}.set-aside-{number}")))
         .find(|aside| fs::symlink_metadata(aside).is_err());
-    let aside = free.unwrap_or_else(|| dir.join("log.set-aside"));
-    fs::rename(&log_dir, &aside).map_err(fault(&log_dir, "move aside"))?;
+    let aside = free.unwrap_or_else(|| dir.join(format!("{name}.set-aside")));
+    fs::rename(&found, &aside).map_err(fault(&found, "move aside"))?;
     sync_dir(dir)?;
     Ok(Some(aside))
 }

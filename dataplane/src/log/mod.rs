@@ -151,6 +151,7 @@ pub use self::core::Log;
 pub use anchor::carried_by;
 pub use device::{Device, Write};
 pub use error::{AppendError, Damage, LogError, SyncFault};
+pub(crate) use files::move_aside;
 pub use files::{FileDevice, Method, hold, set_aside};
 pub use format::{BLOCK, FORMAT_VERSION, RECORD_HEADER};
 pub use reactor::{LOG_WRITE, ReactorWriter};

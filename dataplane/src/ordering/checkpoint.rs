@@ -17,10 +17,10 @@ use std::sync::Arc;
 use super::bytes::Input;
 use super::mutants::{self, Mutant};
 use super::record::Record;
-use super::seal::Seals;
+use super::seal::{Seals, signed_bytes};
 use super::{Effect, Ordering, Outgoing, To};
-use crate::cluster::Size;
-use crate::crypto::context;
+use crate::cluster::{Cluster, Size};
+use crate::crypto::{context, verify};
 use crate::log::Durable;
 use crate::types::{Digest, EntryIndex, ReplicaId, Sequence, Signature};
 use crate::wire::error::Misbehaviour;
@@ -144,14 +144,24 @@ impl Certificate {
         if mutants::on(Mutant::CertificatesBelieved) {
             return true;
         }
+        self.is_signed(size, |replica, bytes, signature| seals.holds(replica, context::CHECKPOINT, bytes, signature))
+    }
+
+    /// The same for who holds no key of the cluster but its file: of this very cluster, behind the genesis.
+    pub fn is_of(&self, cluster: &Cluster) -> bool {
+        self.statement.members == cluster.genesis()
+            && self.is_signed(cluster.size(), |replica, bytes, signature| {
+                let message = signed_bytes(context::CHECKPOINT, 0, cluster.origin(), bytes);
+                cluster.member(replica).is_some_and(|member| verify(&member.protocol_key, &message, signature))
+            })
+    }
+
+    fn is_signed(&self, size: Size, holds: impl Fn(ReplicaId, &[u8], &Signature) -> bool) -> bool {
         let ascending = self.signatures.array_windows().all(|[(a, _), (b, _)]| a < b);
         let bytes = self.statement.bytes();
         ascending
             && self.signatures.len() == size.quorum()
-            && self
-                .signatures
-                .iter()
-                .all(|(replica, signature)| seals.holds(*replica, context::CHECKPOINT, &bytes, signature))
+            && self.signatures.iter().all(|(replica, signature)| holds(*replica, &bytes, signature))
     }
 }
 

@@ -36,6 +36,7 @@
 
 mod clients;
 mod cold_storage;
+pub mod copies;
 mod cosigning;
 mod counters;
 mod crash;
@@ -51,6 +52,7 @@ pub mod process;
 mod proofs;
 mod reads;
 mod resolver;
+pub mod restore;
 mod service;
 mod snapshot_files;
 mod snapshots;

@@ -30,7 +30,7 @@ const MAGIC: &[u8; 8] = b"ATLASNAP";
 const VERSION: u32 = 1;
 
 /// Bytes before the snapshot.
-const HEADER_BYTES: usize = 512;
+pub(super) const HEADER_BYTES: usize = 512;
 
 const CHECKSUM: usize = 16;
 
@@ -370,7 +370,7 @@ fn files(dir: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-fn sequences(dir: &Path) -> Result<Vec<Sequence>, SnapshotError> {
+pub(super) fn sequences(dir: &Path) -> Result<Vec<Sequence>, SnapshotError> {
     let fault = |source| SnapshotError::Io { file: dir.to_path_buf(), doing: "list", source };
     let mut sequences = Vec::new();
     let entries = match fs::read_dir(dir) {
@@ -384,6 +384,27 @@ fn sequences(dir: &Path) -> Result<Vec<Sequence>, SnapshotError> {
     }
     sequences.sort_unstable();
     Ok(sequences)
+}
+
+/// What the bytes of a snapshot's file are of, if they are whole and of this cluster; else what is wrong.
+pub(super) fn check_file(file: &[u8], genesis: Digest) -> Result<Statement, &'static str> {
+    let (head, image) = file.split_first_chunk::<HEADER_BYTES>().ok_or("is shorter than its header")?;
+    if head[..8] != *MAGIC || head[8..12] != VERSION.to_le_bytes() {
+        return Err("is no snapshot of this version");
+    }
+    let (statement, bytes, digest) = read_header(head).ok_or("has a damaged header")?;
+    if head[16..48] != genesis.0 {
+        return Err("is of another cluster");
+    }
+    if bytes != image.len() as u64 {
+        return Err("has not the length that its header names");
+    }
+    let mut hasher = Hasher::default();
+    hasher.update(image);
+    match transfer::digest(&hasher.finish().1) == digest {
+        true => Ok(statement),
+        false => Err("does not have the digest that its header names"),
+    }
 }
 
 /// A snapshot and its bytes; `None` where it is damaged.

@@ -171,19 +171,22 @@ fn announce(data: &Path, found: &Recovery, abstains: bool) {
     }
 }
 
+/// Removes the mark of an identity that never ran, if it is there.
+pub(super) fn forget_never_ran(keys: &Path) -> Result<(), RunError> {
+    let mark = keys.join(NEVER_RAN);
+    match remove(&mark, keys) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(RunError::Mark { file: mark, source }),
+        _ => Ok(()),
+    }
+}
+
 /// Prepares a data directory whose disk was lost, replaced, or set back to an earlier state: the replica that starts on it next abstains
 /// until it is safe to vote. What is there is moved aside, never deleted; says where to.
 ///
 /// # Errors
 /// A replica runs there; the file system's own.
 pub fn recover(config: &ReplicaConfig) -> Result<Option<PathBuf>, RunError> {
-    let mark = config.keys.join(NEVER_RAN);
-    match remove(&mark, &config.keys) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(RunError::Mark { file: mark, source: error });
-        }
-        _ => {}
-    }
+    forget_never_ran(&config.keys)?;
     let made = fs::create_dir_all(&config.data);
     made.map_err(|source| LogError::Io { file: config.data.clone(), doing: "create", source })?;
     Ok(log::set_aside(&config.data)?)

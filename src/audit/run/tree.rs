@@ -67,7 +67,7 @@ pub(super) fn check(tree: &Tree, certified: &Certified, held: (u64, u64)) -> Res
 }
 
 /// The root over the first `size` entries, from the tiles of a history of `whole`.
-pub(super) fn root_of(tree: &Tree, size: u64, whole: u64) -> Result<Digest, Finding> {
+pub(crate) fn root_of(tree: &Tree, size: u64, whole: u64) -> Result<Digest, Finding> {
     let failed = std::cell::RefCell::new(None);
     let read = |tile: Tile| read_hashes(tree, tile).map_err(|finding| failed.replace(Some(finding))).ok();
     match root(&TileNodes::new(whole, read), size) {
