@@ -303,6 +303,7 @@ fn scripts_refuse_what_they_do_not_know() {
         ("bench-failover", &["--hosts", "a,b,c,d"], "--hosts is not possible"),
         ("compare-runs", &[], "one to eight results"),
         ("package", &["--nothing"], "unknown argument"),
+        ("rolling-upgrade", &["--hosts", "a,b,c,d"], "--cluster and --identity"),
     ] {
         let output = script(name).args(arguments).output().unwrap();
         assert!(matches!(output.status.code(), Some(1 | 2)), "{name}: {}", text(&output));
