@@ -159,7 +159,11 @@ fn a_lost_disk_is_restored_from_a_backup_that_was_taken_under_load() {
     refused(&restore(&own, &dir, &[]), 1, &["in use by another process"]);
     cluster.kill(LOST);
     let log = data(&cluster, LOST).join("log");
-    refused(&restore(&own, &dir, &[]), 2, &["the log of what the replica promised", "--set-aside", "Nothing was changed"]);
+    refused(
+        &restore(&own, &dir, &[]),
+        2,
+        &["the log of what the replica promised", "--set-aside", "Nothing was changed"],
+    );
     assert!(log.exists());
     fs::remove_dir_all(data(&cluster, LOST)).unwrap();
     load.wait_more(20);
@@ -286,9 +290,18 @@ fn what_does_not_hold_is_refused_by_name() {
             }),
             vec![&snapshot, "not signed by a quorum"],
         ),
-        (Box::new(|dir| edit(dir, &|value| value["files"][0]["path"] = "../../etc/passwd".into())), vec!["no file of a backup"]),
-        (Box::new(|dir| edit(dir, &|value| drop(value["files"].as_array_mut().unwrap().remove(9)))), vec!["does not list"]),
-        (Box::new(|dir| edit(dir, &|value| value["format"] = "atlas-backup/9".into())), vec!["atlas-backup/9", "the build that wrote it"]),
+        (
+            Box::new(|dir| edit(dir, &|value| value["files"][0]["path"] = "../../etc/passwd".into())),
+            vec!["no file of a backup"],
+        ),
+        (
+            Box::new(|dir| edit(dir, &|value| drop(value["files"].as_array_mut().unwrap().remove(9)))),
+            vec!["does not list"],
+        ),
+        (
+            Box::new(|dir| edit(dir, &|value| value["format"] = "atlas-backup/9".into())),
+            vec!["atlas-backup/9", "the build that wrote it"],
+        ),
         (Box::new(|dir| edit(dir, &|value| value["size"] = 5.into())), vec!["manifest.json"]),
         (Box::new(|dir| fs::write(manifest(dir), "{").unwrap()), vec!["manifest.json", "EOF"]),
     ];
@@ -341,5 +354,10 @@ fn what_does_not_hold_is_refused_by_name() {
     fs::write(full.join("letter.txt"), "dear").unwrap();
     refused(&backup(&cluster, &full, &[]), 2, &["is not empty and holds no backup"]);
     assert_eq!(files(&full).len(), 1);
+    // The replica's own disk is damaged where the backup reads it: nothing of that is taken for a backup.
+    flip(&data(&cluster, SOURCE).join("history/entries-0"), 900);
+    let fresh = cluster.scratch("fresh");
+    refused(&backup(&cluster, &fresh, &[]), 5, &["data/history: entry ", "the file is damaged"]);
+    refused(&restore(&own, &fresh, &["--check"]), 5, &["manifest.json", "the file is missing"]);
     cluster.wait_agreed(&ALL);
 }

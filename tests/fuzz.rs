@@ -27,6 +27,7 @@ fn mutated_encodings_harm_no_decoder() {
 fn targets() -> Vec<Target> {
     vec![
         Target::new("manifest", manifest::manifest, manifest::run_manifest),
+        Target::new("backup's manifest", manifest::backup_manifest, manifest::run_backup_manifest),
         Target::new("operation", operations::operation, operations::run_operation),
         Target::new("value", operations::value, operations::run_value),
         Target::new("value's text", operations::text, operations::run_text),

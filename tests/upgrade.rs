@@ -74,7 +74,10 @@ fn four_replicas_are_upgraded_under_load_and_no_client_sees_a_failure() {
         .arg("--identity")
         .arg(cluster.local.identity("gateway").unwrap())
         .args(["--restart", &format!("touch {place}/%i; while [ -e {place}/%i ]; do sleep 0.02; done")])
-        .args(["--step-down", &format!("\"$ATLAS\" ctl --replica {}/replica-%i/config.toml --expert step-down", home.display())])
+        .args([
+            "--step-down",
+            &format!("\"$ATLAS\" ctl --replica {}/replica-%i/config.toml --expert step-down", home.display()),
+        ])
         .env("ATLAS", env!("CARGO_BIN_EXE_atlas"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -117,7 +120,11 @@ fn four_replicas_are_upgraded_under_load_and_no_client_sees_a_failure() {
     for index in ALL {
         assert_eq!(program(&cluster, index), next, "replica {index}");
         assert!(cluster.log_text(index).contains("signal 15: ending"), "replica {index} ended cleanly");
-        let line = format!("replica {index}: version {}, process {}", env!("CARGO_PKG_VERSION"), cluster.local.pid(index).unwrap());
+        let line = format!(
+            "replica {index}: version {}, process {}",
+            env!("CARGO_PKG_VERSION"),
+            cluster.local.pid(index).unwrap()
+        );
         assert!(text.contains(&line), "no {line:?} in: {text}");
     }
     let acknowledged = load.stop();
@@ -183,8 +190,10 @@ fn a_state_of_another_version_is_taken_from_the_others() {
     cluster.restart(LOST);
     until("it says why", || cluster.log_text(LOST).contains("no image of this version"));
     until("it abstains", || cluster.log_text(LOST).contains("it abstains from voting"));
-    assert!(fs::read_dir(data.join("state")).unwrap().any(|entry| {
-        entry.unwrap().path().extension().is_some_and(|extension| extension == "damaged")
-    }));
+    assert!(
+        fs::read_dir(data.join("state"))
+            .unwrap()
+            .any(|entry| { entry.unwrap().path().extension().is_some_and(|extension| extension == "damaged") })
+    );
     check_back(&mut cluster, LOST, load);
 }

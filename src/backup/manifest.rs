@@ -138,9 +138,9 @@ pub fn is_backup_path(path: &str) -> bool {
     let Some((folder, rest)) = path.split_once('/') else { return path == CLUSTER };
     match folder {
         HISTORY => layout::is_export_path(rest) && rest != CHECKPOINT && rest != layout::MANIFEST,
-        STATE => rest.split_once('.').is_some_and(|(number, kind)| {
-            is_number(number) && matches!(kind, "snapshot" | "certificate")
-        }),
+        STATE => rest
+            .split_once('.')
+            .is_some_and(|(number, kind)| is_number(number) && matches!(kind, "snapshot" | "certificate")),
         _ => folder.strip_prefix("replica-").is_some_and(is_number) && is_own_path(rest),
     }
 }

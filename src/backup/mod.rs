@@ -154,7 +154,10 @@ pub enum BackupError {
 impl BackupError {
     /// Whether evidence does not hold, rather than something failing.
     pub fn is_proof(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::Audit(_) | Self::Split { .. } | Self::Ahead { .. } | Self::Source(_))
+        matches!(
+            self,
+            Self::Damaged { .. } | Self::Audit(_) | Self::Split { .. } | Self::Ahead { .. } | Self::Source(_)
+        )
     }
 }
 

@@ -50,12 +50,7 @@ pub struct Restored {
 ///
 /// # Errors
 /// The first thing that does not hold, with the file's name.
-pub fn verify(
-    dir: &Path,
-    cluster: &Cluster,
-    deep: bool,
-    progress: &dyn Fn(u64, u64),
-) -> Result<Verified, BackupError> {
+pub fn verify(dir: &Path, cluster: &Cluster, deep: bool, progress: &dyn Fn(u64, u64)) -> Result<Verified, BackupError> {
     let tree = Tree::open(dir).map_err(io_fault(dir, "open"))?;
     let damaged = |path: &str, why: String| BackupError::Damaged { path: dir.join(path), why };
     let none = || damaged(MANIFEST, "the file is missing: no backup was finished here".to_owned());
@@ -66,10 +61,11 @@ pub fn verify(
     let policy = Policy::parse(text.as_bytes()).map_err(|error| damaged(CLUSTER, error.to_string()))?;
     let threads = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
     let folder = dir.join(HISTORY);
-    let report = run::audit(&folder, &policy, run::Options { deep, threads }, progress).map_err(|error| match error {
-        AuditError::Finding(finding) => BackupError::Audit(format!("{}/{finding}", folder.display())),
-        AuditError::Directory { .. } => damaged(HISTORY, error.to_string()),
-    })?;
+    let report =
+        run::audit(&folder, &policy, run::Options { deep, threads }, progress).map_err(|error| match error {
+            AuditError::Finding(finding) => BackupError::Audit(format!("{}/{finding}", folder.display())),
+            AuditError::Directory { .. } => damaged(HISTORY, error.to_string()),
+        })?;
     let export = Tree::open(&folder).map_err(io_fault(&folder, "open"))?;
     // Beyond the checkpoint there is nothing that was verified.
     let root = |size: u64| {
@@ -115,7 +111,10 @@ fn check_files(manifest: &Manifest, tree: &Tree, dir: &Path) -> Result<(), Backu
             bytes => bytes.map_err(|fault| damaged(&listed.path, fault.to_string()))?,
         };
         if bytes.len() as u64 != listed.bytes {
-            return Err(damaged(&listed.path, format!("the file has {} bytes, {} are listed", bytes.len(), listed.bytes)));
+            return Err(damaged(
+                &listed.path,
+                format!("the file has {} bytes, {} are listed", bytes.len(), listed.bytes),
+            ));
         }
         let found = sha256(&[&bytes]).to_string();
         if found != listed.sha256 {
@@ -123,7 +122,9 @@ fn check_files(manifest: &Manifest, tree: &Tree, dir: &Path) -> Result<(), Backu
         }
     }
     match manifest.due().find(|path| manifest.listed(path).is_none()) {
-        Some(path) => Err(damaged(MANIFEST, format!("does not list {path}, which belongs to {} entries", manifest.size))),
+        Some(path) => {
+            Err(damaged(MANIFEST, format!("does not list {path}, which belongs to {} entries", manifest.size)))
+        }
         None => Ok(()),
     }
 }

@@ -44,8 +44,7 @@ impl Subject {
     /// # Errors
     /// The configuration; the file system's.
     pub fn load(file: &Path) -> Result<Self, BackupError> {
-        let (config, cluster) =
-            ReplicaConfig::load(file).map_err(atlas_dataplane::replica::process::RunError::from)?;
+        let (config, cluster) = ReplicaConfig::load(file).map_err(atlas_dataplane::replica::process::RunError::from)?;
         let snapshot = SnapshotCopy::newest(&config.data, &cluster);
         let snapshot = snapshot.map_err(atlas_dataplane::replica::process::RunError::from)?;
         Ok(Self { file: file.to_owned(), config, cluster, snapshot })
@@ -219,7 +218,8 @@ fn check_state<T: Source>(
 ) -> Result<(), BackupError> {
     let statement = snapshot.statement();
     let (last, sequence) = (statement.size.saturating_sub(1), statement.sequence);
-    let wrong = |why: &dyn std::fmt::Display| BackupError::Source(format!("the snapshot of sequence {sequence}: {why}"));
+    let wrong =
+        |why: &dyn std::fmt::Display| BackupError::Source(format!("the snapshot of sequence {sequence}: {why}"));
     let entry = source.entries(last, 1).map_err(|error| wrong(&error))?.pop().unwrap_or_default();
     let leaf = source.leaf_hashes(last, 1).map_err(|error| wrong(&error))?;
     if leaf.first() != Some(&leaf_hash(&entry)) {
@@ -259,7 +259,12 @@ pub(super) fn load_keys(dir: &Path, cluster: &Cluster, replica: ReplicaId) -> Re
 }
 
 /// The checkpoint under its size; one that is there and holds stays.
-fn put_checkpoint(vault: &mut Vault<'_>, policy: &Policy, certified: &Certified, note: &[u8]) -> Result<(), BackupError> {
+fn put_checkpoint(
+    vault: &mut Vault<'_>,
+    policy: &Policy,
+    certified: &Certified,
+    note: &[u8],
+) -> Result<(), BackupError> {
     let path = history(&format!("{CHECKPOINTS}/{}", certified.size));
     let found = vault.tree().read(&path, atlas_dataplane::history::note::MAX_NOTE).ok();
     let holds = |bytes: &Vec<u8>| {
@@ -308,7 +313,8 @@ impl<'a, T: Source> Live<'a, T> {
         let cold = config.history.cold.as_ref().map(|root| Cold::new(root, genesis, config.replica));
         let folder = cold.as_ref().map(Cold::folder);
         // Without a snapshot nothing says that the files have anything yet.
-        let files = (settled > 0).then(|| HistoryFiles::open(&config.data.join("history"), genesis, folder)).transpose();
+        let files =
+            (settled > 0).then(|| HistoryFiles::open(&config.data.join("history"), genesis, folder)).transpose();
         let files = files.map_err(|error| BackupError::Source(error.to_string()))?;
         Ok(Self { files, settled, tail, pace })
     }

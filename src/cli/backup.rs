@@ -144,7 +144,10 @@ fn error(error: BackupError) -> CliError {
 pub fn backup(args: &BackupArgs, out: &mut impl Write) -> Result<(), CliError> {
     let subject = Subject::load(&args.replica).map_err(error)?;
     if args.with_keys {
-        eprintln!("warning: the backup will hold private keys of replica {}; keep it as you keep those", subject.config.replica);
+        eprintln!(
+            "warning: the backup will hold private keys of replica {}; keep it as you keep those",
+            subject.config.replica
+        );
     }
     let mut session = Session::connect(subject.cluster.clone(), identity(&args.identity)?, args.timeout)?;
     // What was acknowledged before this began is in it. Without a quorum nothing more is acknowledged, and what is certified is taken.

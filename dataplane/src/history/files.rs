@@ -99,3 +99,7 @@ impl HistoryFiles {
         Err(missing.map_or_else(|| ColdError::Absent { path: self.ledger.directory().to_path_buf() }, ColdError::from))
     }
 }
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -139,3 +139,7 @@ impl SnapshotCopy {
 pub fn names(sequence: Sequence) -> [String; 2] {
     [format!("{sequence}.snapshot"), format!("{sequence}.certificate")]
 }
+
+#[cfg(test)]
+#[path = "copies_tests.rs"]
+mod tests;

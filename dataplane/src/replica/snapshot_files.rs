@@ -294,7 +294,7 @@ fn certificate_path(dir: &Path, sequence: Sequence) -> PathBuf {
 
 const STATEMENT_AT: usize = 88;
 
-fn header(genesis: Digest, kept: &Kept) -> [u8; HEADER_BYTES] {
+pub(super) fn header(genesis: Digest, kept: &Kept) -> [u8; HEADER_BYTES] {
     let mut out = [0; HEADER_BYTES];
     out[..8].copy_from_slice(MAGIC);
     out[8..12].copy_from_slice(&VERSION.to_le_bytes());

@@ -1,7 +1,7 @@
 //! Images: frozen, written, resumed, installed, damaged.
 
 use super::*;
-use crate::execution::image::{Image, ResumeError};
+use crate::execution::image::{Image, ResumeError, check};
 use crate::ordering::checkpoint::Statement;
 
 type Replica = Execution<Registers, MemoryStore>;
@@ -200,6 +200,8 @@ fn a_damaged_image_is_refused_or_shows_by_its_roots() {
     }
     assert!(resume(&store, &[&image[..], &[0]].concat()).is_err());
     let (mut accepted, mut lagging) = (0, start());
+    let last = store.entry(execution.size() - 1).unwrap().into_owned();
+    check(&cluster(), Registers::default(), &image, &expected, &last).unwrap();
     lagging.store = store.clone();
     for at in 0..image.len() {
         for with in [1, 0x80, 0xff, image[at]] {
@@ -214,6 +216,8 @@ fn a_damaged_image_is_refused_or_shows_by_its_roots() {
                 use_it(&mut resumed);
             }
             assert!(lagging.install(&bytes, &expected).is_err(), "byte {at}");
+            let alone = || check(&cluster(), Registers::default(), &bytes, &expected, &last);
+            assert!(with != 1 || alone().is_err(), "byte {at}");
         }
     }
     // Only the digests and times in it have no rule of their own.
@@ -260,6 +264,10 @@ fn only_the_right_store_and_checkpoint_are_resumed() {
     let behind = execution.install(&image, &expected);
     assert_eq!(behind, Err(ResumeError::NotAhead { executed: 5, found: 5 }));
 
+    let last = store.entry(size - 1).unwrap().into_owned();
+    let before_last = store.entry(size - 2).unwrap();
+    let alone = check(&cluster(), Registers::default(), &image, &expected, &before_last);
+    assert_eq!(alone, Err(ResumeError::NoState { sequence: 5, entry: size - 1 }));
     let zero = Digest::default();
     let cases = [
         (Statement { sequence: 10, ..expected }, "the sequence"),
@@ -273,6 +281,8 @@ fn only_the_right_store_and_checkpoint_are_resumed() {
     let (own_store, before) = (std::mem::replace(&mut lagging.store, store), lagging.state_digest());
     for (statement, what) in cases {
         assert_eq!(lagging.install(&image, &statement), Err(ResumeError::Differs { sequence: 5, what }));
+        let alone = check(&cluster(), Registers::default(), &image, &statement, &last);
+        assert_eq!(alone, Err(ResumeError::Differs { sequence: 5, what }));
         assert_eq!(lagging.state_digest(), before);
     }
     // Refused, it goes on as if nothing had been.
