@@ -197,3 +197,45 @@ fn a_state_of_another_version_is_taken_from_the_others() {
     );
     check_back(&mut cluster, LOST, load);
 }
+
+/// A build that writes and reads another format of the state: the program with another magic in it.
+fn build_of_another_format(cluster: &Cluster) -> PathBuf {
+    let (old, new) = (b"ATLIMG03", b"ATLIMG04");
+    let mut bytes = fs::read(env!("CARGO_BIN_EXE_atlas")).unwrap();
+    let places: Vec<usize> = (0..bytes.len() - old.len()).filter(|at| bytes[*at..].starts_with(old)).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at..at + new.len()].copy_from_slice(new));
+    let next = cluster.scratch("atlas-other-format");
+    fs::write(&next, bytes).unwrap();
+    fs::set_permissions(&next, fs::Permissions::from_mode(0o755)).unwrap();
+    next
+}
+
+/// A build that reads the state in its own format alone cannot come back by what the others have in the old one: it says so and ends, the others
+/// work on, and the old build comes back.
+#[test]
+fn a_build_of_another_format_alone_ends_and_the_old_one_comes_back() {
+    const FIRST: usize = 2;
+    let settings = vec![("checkpoint_interval", 16), ("window", 16), ("snapshot_mib", 1)];
+    let mut cluster = Cluster::start_set(settings, |_| {});
+    let mut client = cluster.client();
+    let data = cluster.home(FIRST).join("data");
+    until("all let go of their first segments", || {
+        (0..20).for_each(|_| client.write_long(64));
+        ALL.iter().all(|index| !cluster.home(*index).join("data/log/00000000.seg").exists())
+    });
+    let load = Load::start(&cluster, 2);
+    let other = build_of_another_format(&cluster);
+    install(&cluster, &other);
+    cluster.signal(FIRST, Signal::TERM);
+    cluster.wait_ended(FIRST);
+    cluster.restart(FIRST);
+    cluster.wait_ended(FIRST);
+    let text = cluster.log_text(FIRST);
+    assert!(text.matches("no image of this version").count() >= 2, "its own and the others': {text}");
+    load.wait_more(20);
+    install(&cluster, Path::new(env!("CARGO_BIN_EXE_atlas")));
+    cluster.restart(FIRST);
+    assert!(data.join("log.set-aside-1").exists(), "nothing is deleted");
+    check_back(&mut cluster, FIRST, load);
+}
