@@ -153,6 +153,8 @@ fn a_lost_disk_is_restored_from_a_backup_that_was_taken_under_load() {
         .output()
         .unwrap();
     assert_eq!(done(&audit)["size"], last["size"]);
+    let trail = Command::new(env!("CARGO_BIN_EXE_atlas")).arg("trail").arg(dir.join("history")).output().unwrap();
+    assert!(trail.status.success() && trail.stdout.len() > 1_000, "{}", String::from_utf8_lossy(&trail.stderr));
 
     // Not where a replica runs, not over data, and then where a disk was lost.
     let own = config(&cluster, LOST);
@@ -220,6 +222,35 @@ fn a_young_cluster_is_backed_up_with_keys_and_data_is_moved_aside_on_demand_only
     cluster.restart(LOST);
     until("it abstains", || cluster.log_text(LOST).contains("it abstains from voting"));
     check_back(&mut cluster, LOST, load);
+}
+
+/// With all logs gone nobody knows what was promised after the backup. Restored replicas wait for somebody who does, and nothing is decided.
+#[test]
+fn a_cluster_that_is_restored_whole_decides_nothing() {
+    let mut cluster = Cluster::start();
+    let dir = cluster.scratch("backup");
+    let mut client = cluster.client();
+    (0..10).for_each(|_| drop(client.write_one()));
+    done(&backup(&cluster, &dir, &[]));
+    client.write_one();
+    for index in ALL {
+        cluster.kill(index);
+        fs::remove_dir_all(data(&cluster, index)).unwrap();
+        done(&restore(&config(&cluster, index), &dir, &[]));
+    }
+    ALL.iter().for_each(|index| cluster.restart(*index));
+    cluster.wait_all();
+    let write = Command::new(env!("CARGO_BIN_EXE_atlas"))
+        .args(["set", "plant/turbine-1", "power=1", "--timeout", "3", "--cluster"])
+        .arg(cluster.local.cluster_file())
+        .arg("--identity")
+        .arg(cluster.local.identity("operator").unwrap())
+        .output()
+        .unwrap();
+    refused(&write, 4, &["no quorum"]);
+    for status in cluster.statuses().into_iter().map(Option::unwrap) {
+        assert!(status.abstains && status.needs == 0 && status.sequence == 0, "{status:?}");
+    }
 }
 
 /// Damage of every kind, by the name of the file; and a directory that is another cluster's or ahead of this one.

@@ -4,6 +4,7 @@
 //! digest that it names, and the certificate is a quorum's and of the header's statement. That the state in it is the one under the
 //! certified roots shows [`SnapshotCopy::check`], which restores it into an application.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
@@ -104,9 +105,9 @@ impl SnapshotCopy {
     }
 
     /// Names and bytes of its two files.
-    pub fn files(&self) -> [(String, Vec<u8>); 2] {
+    pub fn files(&self) -> [(String, Cow<'_, [u8]>); 2] {
         let [file, certificate] = names(self.statement().sequence);
-        [(file, self.file.clone()), (certificate, self.certificate.bytes())]
+        [(file, Cow::Borrowed(&self.file)), (certificate, Cow::Owned(self.certificate.bytes()))]
     }
 
     /// Restores the state into `application` and compares it, and all else in the snapshot, with the certified checkpoint; `last_entry` is the

@@ -46,7 +46,10 @@ fn only_a_whole_file_with_a_quorums_certificate_is_a_copy() {
     let of = statement(64, cluster.genesis());
     let (good, signed) = (file(&cluster, of), certificate(&cluster, &keys, of, &[0, 2, 3]));
     let copy = SnapshotCopy::from_bytes(good.clone(), &signed, &cluster).unwrap();
-    assert_eq!(copy.files(), [("64.snapshot".to_owned(), good.clone()), ("64.certificate".to_owned(), signed.clone())]);
+    assert_eq!(
+        copy.files(),
+        [("64.snapshot".to_owned(), (&good).into()), ("64.certificate".to_owned(), (&signed).into())]
+    );
     // Every byte of the header, and some of what it is over.
     let places = (0..HEADER_BYTES).chain((HEADER_BYTES..good.len()).step_by(9_001));
     for at in places.filter(|at| good[*at] != 0 || *at >= HEADER_BYTES || *at < 12) {
