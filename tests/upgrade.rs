@@ -1,5 +1,5 @@
-//! Rolling upgrades: four replicas get another binary one after the other, by the operators' script, while clients work; and a build that cannot read
-//! what an older one wrote.
+//! Rolling upgrades: four replicas get another binary one after the other, by the operators' script, while clients work; and a
+//! build that cannot read what an older one wrote.
 
 mod support;
 
@@ -167,8 +167,8 @@ fn of_another_version(snapshot: &Path) {
     fs::write(snapshot, bytes).unwrap();
 }
 
-/// A build that cannot read the state that an older one wrote, while others have it in a form that it reads: it says so, moves it aside, and takes
-/// history and state from them, abstaining.
+/// A build that cannot read the state that an older one wrote, while others have it in a form that it reads: it says so, moves it
+/// aside, and takes history and state from them, abstaining.
 #[test]
 fn a_state_of_another_version_is_taken_from_the_others() {
     const LOST: usize = 2;
@@ -211,8 +211,8 @@ fn build_of_another_format(cluster: &Cluster) -> PathBuf {
     next
 }
 
-/// A build that reads the state in its own format alone cannot come back by what the others have in the old one: it says so and ends, the others
-/// work on, and the old build comes back.
+/// A build that reads the state in its own format alone cannot come back by what the others have in the old one: it says so and
+/// ends, the others work on, and the old build comes back.
 #[test]
 fn a_build_of_another_format_alone_ends_and_the_old_one_comes_back() {
     const FIRST: usize = 2;

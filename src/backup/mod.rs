@@ -13,40 +13,46 @@
 //! History and state are the same on all replicas, so a backup taken at one restores any other; only `replica-I/` is that replica's own.
 //!
 //! # Taking one ([`take()`])
-//! Beside a running replica, which is neither stopped nor asked for what its files hold: entries and hashes below the newest certified snapshot are read
-//! from `DIR/history` ([`HistoryFiles`](atlas_dataplane::history::files)), where the snapshot's name vouches that they are synced and stay. The
-//! checkpoint with the quorum's cosignatures, and the entries since that snapshot, come through the protocol as for an export. Reading and writing together keep to a rate
-//! ([`Pace`]). Before anything is written the roots at the checkpoint, at the snapshot and at the backup that is there already are computed from the leaf
-//! hashes and compared; then each entry is held against its hash, and the snapshot is restored into a store of its own and its roots compared with the
-//! checkpoint's STATE entry.
+//! Beside a running replica, which is neither stopped nor asked for what its files hold: entries and hashes below the newest
+//! certified snapshot are read from `DIR/history` ([`HistoryFiles`](atlas_dataplane::history::files)), where the snapshot's name
+//! vouches that they are synced and stay. The checkpoint with the quorum's cosignatures, and the entries since that snapshot,
+//! come through the protocol as for an export. Reading and writing together keep to a rate ([`Pace`]). Before anything is written
+//! the roots at the checkpoint, at the snapshot and at the backup that is there already are computed from the leaf hashes and
+//! compared; then each entry is held against its hash, and the snapshot is restored into a store of its own and its roots
+//! compared with the checkpoint's STATE entry.
 //!
 //! A second backup into the directory writes what is new. What is there is read and held against the hashes; what is damaged is copied
 //! anew and named. `quick` believes the earlier manifest for entries whose files have the right length.
 //!
-//! Each file is written under another name, synced and renamed. The names of all files but `history/checkpoint` and `manifest.json` say what is in them, so none of them is
-//! ever changed; nothing is deleted. The checkpoint is replaced when all tiles under it are there, the manifest last. So a backup that is broken off
-//! leaves the earlier one whole, and is gone on with by the next. One at a time: the directory has a lock.
+//! Each file is written under another name, synced and renamed. The names of all files but `history/checkpoint` and
+//! `manifest.json` say what is in them, so none of them is ever changed; nothing is deleted. The checkpoint is replaced when all
+//! tiles under it are there, the manifest last. So a backup that is broken off leaves the earlier one whole, and is gone on with
+//! by the next. One at a time: the directory has a lock.
 //!
 //! # Restoring ([`restore`])
-//! Everything is verified first: lengths and SHA-256 by the manifest, which tells damage, then what needs no trust in it: the audit of `history/` under
-//! the policy of the *replica's own* cluster file, and the snapshot's certificate, roots and state. Then the data directory is put together
-//! ([`atlas_dataplane::replica::restore`]), without a log: **the replica abstains** until nothing that it may have said after the backup
-//! can matter (PROTOCOL.md, "Recovery"), and takes the rest from its peers. What is in the directory is moved aside, and only if that was asked for.
+//! Everything is verified first: lengths and SHA-256 by the manifest, which tells damage, then what needs no trust in it: the
+//! audit of `history/` under the policy of the *replica's own* cluster file, and the snapshot's certificate, roots and state.
+//! Then the data directory is put together ([`atlas_dataplane::replica::restore`]), without a log: **the replica abstains** until
+//! nothing that it may have said after the backup can matter (PROTOCOL.md, "Recovery"), and takes the rest from its peers. What
+//! is in the directory is moved aside, and only if that was asked for.
 //!
 //! # When more than f replicas lost their logs
 //! There is no restoring the cluster under its genesis then, by this or by copying directories, and that is no want of a command:
-//! * Votes after the backup are gone. A replica that votes again without them can help to decide another batch where one was decided, acknowledged and
-//!   certified: clients hold receipts, auditors checkpoints, of a history that the restored cluster would contradict under the same keys. A replica never cosigns
-//!   a smaller size than before, nor another root for a size (FORMATS.md): all of them would, and evidence against each would be genuine.
+//! * Votes after the backup are gone. A replica that votes again without them can help to decide another batch where one was
+//!   decided, acknowledged and certified: clients hold receipts, auditors checkpoints, of a history that the restored cluster
+//!   would contradict under the same keys. A replica never cosigns a smaller size than before, nor another root for a size
+//!   (FORMATS.md): all of them would, and evidence against each would be genuine.
 //! * Nobody can tell from a backup that nothing came after it. That is what the answers of q others are for by which a replica rejoins, and
 //!   restored replicas do not give them: they wait for each other for ever. That is the safe end of it.
 //!
-//! So with q logs left (whose replicas may be stopped, but not set back) the others are restored one by one; with fewer the plant is founded anew: `atlas init`, a new
-//! origin, new keys. The old history stays what it is, provable for ever under its own policy from the backup. To write its end into the
-//! new genesis the formats have no place: a genesis is entry 0 of its own tree. Whoever needs the last values as a beginning reads them
-//! from the backup (`atlas trail DIR/history`), and sets them in the new cluster under his own name and with that reason, as what they are: his word about the past.
+//! So with q logs left (whose replicas may be stopped, but not set back) the others are restored one by one; with fewer the plant
+//! is founded anew: `atlas init`, a new origin, new keys. The old history stays what it is, provable for ever under its own
+//! policy from the backup. To write its end into the new genesis the formats have no place: a genesis is entry 0 of its own tree.
+//! Whoever needs the last values as a beginning reads them from the backup (`atlas trail DIR/history`), and sets them in the new
+//! cluster under his own name and with that reason, as what they are: his word about the past.
 //!
-//! A copy of the whole data directory of a replica that is *stopped*, started once and in one place only, is neither backup nor restore: nothing is older then.
+//! A copy of the whole data directory of a replica that is *stopped*, started once and in one place only, is neither backup nor
+//! restore: nothing is older then.
 
 pub mod manifest;
 pub mod restore;

@@ -82,8 +82,8 @@ pub struct Taken {
     pub mended: Vec<String>,
 }
 
-/// Takes a backup into `dir`. `tail` gives a certified checkpoint of [`Subject::settled`] entries or more, and what lies beyond these. Tells
-/// `progress` how many of how many entries are done.
+/// Takes a backup into `dir`. `tail` gives a certified checkpoint of [`Subject::settled`] entries or more, and what lies beyond
+/// these. Tells `progress` how many of how many entries are done.
 ///
 /// # Errors
 /// See [`BackupError`]; an earlier backup in the directory is as it was.

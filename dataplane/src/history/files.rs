@@ -1,8 +1,8 @@
 //! The files of a history, read beside the replica that writes them.
 //!
-//! Nothing is made, locked or written here. What a snapshot in `DIR/state/` vouches for was synced before the snapshot got its name, and is
-//! never written differently after: so whoever reads entries below that size reads what will stay. What is read is not believed for that: the caller
-//! holds leaf hashes and entries against a certified root.
+//! Nothing is made, locked or written here. What a snapshot in `DIR/state/` vouches for was synced before the snapshot got its
+//! name, and is never written differently after: so whoever reads entries below that size reads what will stay. What is read is
+//! not believed for that: the caller holds leaf hashes and entries against a certified root.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -1,8 +1,9 @@
-//! Snapshots as files that are copied: out of a running replica's `DIR/state/`, into a backup, and back into the directory of one that is stopped.
+//! Snapshots as files that are copied: out of a running replica's `DIR/state/`, into a backup, and back into the directory of one
+//! that is stopped.
 //!
-//! A copy is the file's bytes with the certificate's beside it. One that is here holds in itself: the header is this cluster's, the bytes have the
-//! digest that it names, and the certificate is a quorum's and of the header's statement. That the state in it is the one under the
-//! certified roots shows [`SnapshotCopy::check`], which restores it into an application.
+//! A copy is the file's bytes with the certificate's beside it. One that is here holds in itself: the header is this cluster's,
+//! the bytes have the digest that it names, and the certificate is a quorum's and of the header's statement. That the state in it
+//! is the one under the certified roots shows [`SnapshotCopy::check`], which restores it into an application.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -110,8 +111,9 @@ impl SnapshotCopy {
         [(file, Cow::Borrowed(&self.file)), (certificate, Cow::Owned(self.certificate.bytes()))]
     }
 
-    /// Restores the state into `application` and compares it, and all else in the snapshot, with the certified checkpoint; `last_entry` is the
-    /// last entry of the history there, under the certified root: the checkpoint's STATE entry. It takes the memory that the state takes.
+    /// Restores the state into `application` and compares it, and all else in the snapshot, with the certified checkpoint;
+    /// `last_entry` is the last entry of the history there, under the certified root: the checkpoint's STATE entry. It takes the
+    /// memory that the state takes.
     ///
     /// # Errors
     /// What differs.

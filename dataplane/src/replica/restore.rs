@@ -1,15 +1,16 @@
 //! A stopped replica's data directory from verified history and state.
 //!
-//! What a backup holds is what others decided; what the replica itself promised since is not in it. So this is [`recover`](super::recover) with
-//! history and state at hand: there is no log afterwards, the mark of a new identity is gone, and the start that follows abstains from voting
-//! until nothing that the replica may have said can matter (`ordering/rejoin.rs`). What the backup has spares it transfers, and is no more
-//! believed than its own disk: the snapshot counts by its certificate, entries beyond it by what peers say.
+//! What a backup holds is what others decided; what the replica itself promised since is not in it. So this is
+//! [`recover`](super::recover) with history and state at hand: there is no log afterwards, the mark of a new identity is gone,
+//! and the start that follows abstains from voting until nothing that the replica may have said can matter
+//! (`ordering/rejoin.rs`). What the backup has spares it transfers, and is no more believed than its own disk: the snapshot
+//! counts by its certificate, entries beyond it by what peers say.
 //!
 //! # Order
-//! Everything is written into `DIR/restore.part` and synced while the directory's lock is held. Then, in this order: the mark goes, the log is moved aside,
-//! state and history are moved aside, history and state take their places, each step durable before the next. From the second step on there is no log; so
-//! a crash anywhere leaves a directory on which a replica abstains, with the old or the new state or none. Nothing is deleted but an earlier
-//! `restore.part`.
+//! Everything is written into `DIR/restore.part` and synced while the directory's lock is held. Then, in this order: the mark
+//! goes, the log is moved aside, state and history are moved aside, history and state take their places, each step durable before
+//! the next. From the second step on there is no log; so a crash anywhere leaves a directory on which a replica abstains, with
+//! the old or the new state or none. Nothing is deleted but an earlier `restore.part`.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
