@@ -33,9 +33,9 @@ pub fn lines(plant: &Plant, view: &View, width: usize, height: usize) -> Vec<Lin
     let file = replica.place.file.display().to_string();
     match &replica.now {
         Some(now) => {
-            lines.extend(facts(plant, replica, now).into_iter().flat_map(|(title, text)| fact(title, &text, width)));
-            lines.push(Line::default());
             lines.extend(latencies(replica));
+            lines.push(Line::default());
+            lines.extend(facts(plant, replica, now).into_iter().flat_map(|(title, text)| fact(title, &text, width)));
         }
         None => {
             let problem = replica.problem.as_deref().unwrap_or("not read yet");
@@ -136,7 +136,7 @@ fn facts(plant: &Plant, replica: &Replica, now: &Sample) -> Vec<(&'static str, S
         (
             "clients",
             format!(
-                "{} connected, {} sessions, {} identities, {} connections, {} turned away",
+                "{}; sessions {}, identities {}; connections {}, refused {}",
                 count(now.clients),
                 count(now.sessions),
                 count(now.identities),
@@ -147,12 +147,11 @@ fn facts(plant: &Plant, replica: &Replica, now: &Sample) -> Vec<(&'static str, S
         (
             "network",
             format!(
-                "in {}/s {} frames/s, out {}/s {} frames/s {} sends/s",
+                "a second: in {}, {} frames; out {}, {} frames",
                 per_bytes(|sample| sample.received_bytes),
                 per(|sample| sample.received_frames),
                 per_bytes(|sample| sample.sent_bytes),
-                per(|sample| sample.sent_frames),
-                per(|sample| sample.sends)
+                per(|sample| sample.sent_frames)
             ),
         ),
         ("links", links(now)),

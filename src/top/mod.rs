@@ -129,27 +129,20 @@ pub(crate) fn plain_line(tone: Tone, text: impl Into<String>) -> Line<'static> {
 
 /// The keys, for the last line.
 pub(crate) fn footer(view: &View) -> Line<'static> {
+    let sort = format!("sort:{}", view.sort.name());
     let keys: &[(&str, &str)] = if view.details {
-        &[("Esc", "all replicas"), ("Up/Down", "another replica"), ("Space", "hold"), ("q", "quit")]
+        &[("Esc", "all replicas"), ("Up/Dn", "another replica"), ("Spc", "hold"), ("q", "quit")]
     } else {
-        &[
-            ("Up/Down", "pick"),
-            ("Enter", "details"),
-            ("s", "sort"),
-            ("r", "reverse"),
-            ("Tab", "table"),
-            ("Space", "hold"),
-            ("q", "quit"),
-        ]
+        let reverse = if view.reverse { "REVERSE" } else { "reverse" };
+        let first = [("Up/Dn", "pick"), ("Enter", "details"), ("s", &sort), ("r", reverse)];
+        &[first.as_slice(), &[("Tab", "table"), ("Spc", "hold"), ("q", "quit")]].concat()
     };
     let mut spans = Vec::new();
-    for (key, what) in keys {
+    for (place, (key, what)) in keys.iter().enumerate() {
+        let gap = if place == 0 { "" } else { "  " };
+        spans.push(Span::raw(gap));
         spans.push(Span::styled((*key).to_owned(), Style::new().add_modifier(Modifier::REVERSED)));
-        spans.push(Span::raw(format!(" {what}  ")));
-    }
-    if !view.details {
-        let way = if view.reverse { ", reversed" } else { "" };
-        spans.push(span(Tone::Faint, format!("by {}{way}", view.sort.name())));
+        spans.push(Span::raw(format!(" {what}")));
     }
     Line::from(spans)
 }
@@ -168,7 +161,12 @@ pub(crate) fn headline(left: Vec<Span<'static>>, right: &str, width: usize) -> L
 
 /// Lines and the footer, exactly `height` of them.
 pub(crate) fn page(mut lines: Vec<Line<'static>>, view: &View, height: usize) -> Vec<Line<'static>> {
-    lines.resize(height.saturating_sub(1), Line::default());
+    let room = height.saturating_sub(1);
+    if lines.len() > room {
+        lines.truncate(room.saturating_sub(1));
+        lines.push(plain_line(Tone::Faint, "... a higher screen shows more"));
+    }
+    lines.resize(room, Line::default());
     lines.push(footer(view));
     lines
 }

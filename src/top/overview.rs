@@ -111,7 +111,7 @@ fn window(order: &[usize], picked: usize, rows: usize) -> &[usize] {
 
 fn title(plant: &Plant, view: &View, width: usize) -> Line<'static> {
     let time = i64::try_from(plant.now_ms).ok().and_then(|ms| format_ms(ms).ok()).unwrap_or_default();
-    let time = time.split('.').next().unwrap_or_default().replace('T', " ");
+    let time = time.split('.').next().unwrap_or_default().replace('T', " ") + " UTC";
     let mut left = vec![span(Tone::Head, "atlas top"), Span::raw("  "), Span::raw(plant.summary())];
     if view.held {
         left.push(span(Tone::Warn, "  held"));
@@ -144,6 +144,8 @@ fn table_lines(table: &Table, plant: &Plant, view: &View, rows: &[usize]) -> Vec
             spans.push(span(tone, text));
         }
         let mut line = Line::from(spans);
+        // What a process that has ended left is not how it is.
+        line.style = if replica.runs { line.style } else { line.style.add_modifier(Modifier::DIM) };
         if *place == view.picked {
             line.style = line.style.add_modifier(Modifier::REVERSED);
         }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use atlas_control::mapped::Reading;
 use atlas_dataplane::histogram::{BUCKETS, bucket, bucket_end_us, quantile_us, total};
 
-use super::sample::{Sample, Times, process_runs};
+use super::sample::{MAX_PEERS, Sample, Times, process_runs};
 use super::text::{bytes, count, digits, fit, span};
 use super::{MAX_REPLICAS, Sort, View};
 
@@ -299,6 +299,7 @@ impl Plant {
             let Some(now) = &replica.now else { continue };
             self.fault_notes(replica, now, &mut notes);
         }
+        notes.extend(self.link_notes());
         // Those that want it at once come first, each kind in its order.
         notes.sort_by_key(|(urgent, _)| !urgent);
         notes
@@ -330,11 +331,6 @@ impl Plant {
 
     fn fault_notes(&self, replica: &Replica, now: &Sample, notes: &mut Vec<(bool, String)>) {
         let name = replica.name(24);
-        let missing: Vec<String> =
-            (0..now.links.len()).filter(|peer| !now.links[*peer]).map(|it| it.to_string()).collect();
-        if !missing.is_empty() {
-            notes.push((false, format!("{name} has no link to replica {}", missing.join(", "))));
-        }
         for (peer, times) in now.misbehaviour.iter().enumerate().filter(|(_, times)| **times > 0) {
             notes.push((true, format!("{name} saw replica {peer} misbehave, {} times: atlas status", count(*times))));
         }
@@ -344,5 +340,22 @@ impl Plant {
         if now.log_full > 0 {
             notes.push((true, format!("{name} found no room on its disk, {} times", count(now.log_full))));
         }
+    }
+    /// Links that are down, by the replica that they lead to; none where that is known not to run.
+    fn link_notes(&self) -> Vec<(bool, String)> {
+        let ended = |peer: usize| {
+            let mut all =
+                self.replicas.iter().filter(|replica| !replica.runs).filter_map(|replica| replica.now.as_ref());
+            all.any(|sample| sample.replica == peer as u64)
+        };
+        let lacks = |replica: &&Replica, peer: usize| {
+            replica.runs && replica.now.as_ref().is_some_and(|now| now.links.get(peer) == Some(&false))
+        };
+        let note = |peer: usize| {
+            let all = self.replicas.iter().filter(|replica| lacks(replica, peer));
+            let names: Vec<String> = all.map(|replica| replica.name(24)).collect();
+            (!names.is_empty()).then(|| (false, format!("no link to replica {peer} from {}", names.join(", "))))
+        };
+        (0..MAX_PEERS).filter(|peer| !ended(*peer)).filter_map(note).collect()
     }
 }

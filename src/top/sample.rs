@@ -73,7 +73,6 @@ pub struct Sample {
     pub sent_frames: u64,
     pub received_bytes: u64,
     pub sent_bytes: u64,
-    pub sends: u64,
     pub turned_away: u64,
     pub starved_receives: u64,
     /// By code.
@@ -182,7 +181,6 @@ impl Sample {
             "atlas_sent_frames" => self.sent_frames = value,
             "atlas_received_bytes" => self.received_bytes = value,
             "atlas_sent_bytes" => self.sent_bytes = value,
-            "atlas_sends" => self.sends = value,
             "atlas_turned_away_connections" => self.turned_away = value,
             "atlas_starved_receives" => self.starved_receives = value,
             "atlas_evidence_lost" => self.evidence_lost = value,
