@@ -5,14 +5,15 @@ use ratatui::text::{Line, Span};
 
 use super::plant::{LATE_US, Plant, Replica, State};
 use super::text::{bytes, columns, count, digits, duration, fit, rate, wrap};
-use super::{Tone, View, headline, page, plain_line, span};
+use super::{MIN_WIDTH, Tone, View, headline, page, plain_line, span};
 use crate::cli::time::format_ms;
 
 /// Lines that notes get while there are any, if the tables leave no more.
 const NOTES: usize = 3;
 
-/// Columns of a replica's name.
+/// Columns of a replica's name, and those that it gets besides where the screen is wider.
 const NAME: usize = 12;
+const MORE_NAME: usize = 20;
 
 /// A table: a first line with the names of groups, one with those of columns, and a row for each replica.
 struct Table {
@@ -89,7 +90,7 @@ pub fn lines(plant: &Plant, view: &View, width: usize, height: Option<usize>) ->
         }
         lines.extend((0..gap).map(|_| Line::default()));
         let rows = order.len().min(left.saturating_sub(heads));
-        lines.extend(table_lines(table, plant, view, window(&order, view.picked, rows)));
+        lines.extend(table_lines(table, plant, view, window(&order, view.picked, rows), width));
         left = left.saturating_sub(gap + heads + rows);
     }
     let room = height.map_or(usize::MAX, |height| height.saturating_sub(lines.len() + 1));
@@ -119,24 +120,26 @@ fn title(plant: &Plant, view: &View, width: usize) -> Line<'static> {
     headline(left, &time, width)
 }
 
-fn table_lines(table: &Table, plant: &Plant, view: &View, rows: &[usize]) -> Vec<Line<'static>> {
+fn table_lines(table: &Table, plant: &Plant, view: &View, rows: &[usize], width: usize) -> Vec<Line<'static>> {
+    let more = width.saturating_sub(MIN_WIDTH).min(MORE_NAME);
+    let for_name = NAME + more;
     let mut lines = Vec::new();
     if !table.groups.is_empty() {
         let mut text = String::new();
         for (begin, name) in table.groups {
-            text = format!("{text:<begin$}{name}");
+            text = format!("{text:<width$}{name}", width = begin + more);
         }
         lines.push(plain_line(Tone::Faint, text));
     }
-    let mut head = format!("{:<NAME$}", "REPLICA");
+    let mut head = format!("{:<for_name$}", "REPLICA");
     for (width, name) in table.columns {
         head += &if *name == "STATE" { format!(" {name:<width$}") } else { format!(" {name:>width$}") };
     }
     lines.push(plain_line(Tone::Head, head));
     for place in rows {
         let Some(replica) = plant.replicas().get(*place) else { continue };
-        let name = replica.name(NAME);
-        let pad = " ".repeat(NAME.saturating_sub(columns(&name)));
+        let name = replica.name(for_name);
+        let pad = " ".repeat(for_name.saturating_sub(columns(&name)));
         let mut spans = vec![Span::raw(name + &pad)];
         for ((width, title), (tone, cell)) in table.columns.iter().zip((table.cells)(plant, replica)) {
             let cell = fit(&cell, *width);

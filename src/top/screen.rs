@@ -37,18 +37,22 @@ pub fn run(plant: &mut Plant, every: Duration, coloured: bool) -> Result<(), Cli
     let mut terminal = ratatui::try_init().map_err(wrong)?;
     let _restore = Restore;
     let mut view = View::default();
-    let mut due = Instant::now();
+    let (mut due, mut changed) = (Instant::now(), true);
     while !interrupt.is_set() {
         if due <= Instant::now() {
             if !view.held {
                 refresh(plant);
+                changed = true;
             }
-            due = Instant::now() + every;
+            due = Instant::now() + every.max(POLL);
         }
-        terminal.draw(|frame| draw(plant, &view, frame.area(), frame.buffer_mut(), coloured)).map_err(wrong)?;
+        if std::mem::take(&mut changed) {
+            terminal.draw(|frame| draw(plant, &view, frame.area(), frame.buffer_mut(), coloured)).map_err(wrong)?;
+        }
         let wait = due.saturating_duration_since(Instant::now()).min(POLL);
         if event::poll(wait).map_err(wrong)? {
             let event = event::read().map_err(wrong)?;
+            changed = true;
             if let Event::Key(key) = event
                 && key.kind != KeyEventKind::Release
                 && on_key(plant, &mut view, key) == Next::Quit
