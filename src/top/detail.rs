@@ -136,7 +136,7 @@ fn facts(plant: &Plant, replica: &Replica, now: &Sample) -> Vec<(&'static str, S
         (
             "clients",
             format!(
-                "{}; sessions {}, identities {}; connections {}, refused {}",
+                "{} connected; sessions {}, identities {}; connections {}, refused {}",
                 count(now.clients),
                 count(now.sessions),
                 count(now.identities),
