@@ -12,6 +12,7 @@ pub mod local;
 pub mod plot;
 pub mod replica;
 mod svg;
+pub mod top;
 pub mod trail;
 pub mod twin;
 

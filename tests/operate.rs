@@ -215,6 +215,7 @@ fn the_package_holds_what_it_should_and_its_binary_runs() {
         "./usr/share/atlas/tuning/tuned/atlas/tuned.conf",
         "./usr/share/atlas/scripts/rolling-upgrade",
         "./usr/share/atlas/scripts/lib.sh",
+        "./usr/share/atlas/tuning/monitoring/alerts.yml",
         "./usr/share/doc/atlas/operating.md",
         "./usr/share/doc/atlas/atlas.cdx.json",
     ] {

@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use atlas_dataplane::replica::telemetry::{Board, Kind, Label, Series, Unit};
 use memmap2::MmapMut;
+use rustix::fs::OFlags;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The first word of the file.
@@ -71,6 +72,9 @@ pub enum MappedError {
         /// What the system said.
         source: io::Error,
     },
+    /// A directory, pipe, socket or device.
+    #[error("{} is not a regular file; a replica's metrics are in one named `metrics` in its run directory", .0.display())]
+    NoFile(PathBuf),
     /// It is something else.
     #[error("{} holds no metrics of a replica", .0.display())]
     Magic(PathBuf),
@@ -285,11 +289,13 @@ impl Reading {
     pub fn open(path: &Path) -> Result<Self, MappedError> {
         let read = |source| MappedError::Read { file: path.to_owned(), source };
         let damaged = |what| MappedError::Damaged { file: path.to_owned(), what };
-        let file = File::open(path).map_err(read)?;
+        // Without O_NONBLOCK a pipe that nobody writes to would be waited for.
+        let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         let length = metadata.len();
         if !metadata.is_file() {
-            return Err(MappedError::Magic(path.to_owned()));
+            return Err(MappedError::NoFile(path.to_owned()));
         }
         let head = words(&file, 0, HEADER_WORDS.min(length as usize / 8)).map_err(read)?;
         if head.first() != Some(&MAGIC) {
@@ -433,7 +439,12 @@ mod tests {
         let mut damaged = good.clone();
         damaged[100] ^= 1;
         assert!(matches!(open(&damaged), MappedError::Damaged { .. }));
-        assert!(matches!(Reading::open(dir.path()), Err(MappedError::Magic(_) | MappedError::Read { .. })));
+        assert!(matches!(Reading::open(dir.path()), Err(MappedError::NoFile(_))));
+        let pipe = dir.path().join("pipe");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+        assert!(matches!(Reading::open(&pipe), Err(MappedError::NoFile(_))), "and does not wait for a writer");
+        assert!(matches!(Reading::open(Path::new("/dev/null")), Err(MappedError::NoFile(_))));
         assert!(matches!(Reading::open(&dir.path().join("none")), Err(MappedError::Read { .. })));
         std::fs::write(&path, &good).unwrap();
         Reading::open(&path).unwrap();

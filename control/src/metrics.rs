@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use atlas_dataplane::histogram::bucket_end_us;
+use atlas_dataplane::histogram::{bucket_end_us, total};
 use atlas_dataplane::replica::telemetry::{Kind, Unit};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -78,7 +78,7 @@ fn put(encoder: &mut MetricEncoder<'_>, series: &Measured) -> fmt::Result {
         (Kind::Gauge, _) => encoder.encode_gauge(&value),
         (Kind::Histogram, _) => {
             let buckets = buckets(series.buckets());
-            let count = series.buckets().iter().sum();
+            let count = total(series.buckets());
             encoder.encode_histogram::<NoLabelSet>(seconds(value), count, &buckets, None)
         }
     }
@@ -92,10 +92,14 @@ pub fn seconds(us: u64) -> f64 {
 /// Upper bounds in seconds, and counts.
 fn buckets(all: &[u64]) -> Vec<(f64, u64)> {
     let groups = all.chunks(EXPORTED).enumerate();
+    // The encoder adds them up, and a damaged file may hold any numbers.
+    let mut left = u64::MAX;
     let exported = groups.map(|(place, counts)| {
         let end = bucket_end_us(place * EXPORTED + counts.len() - 1);
+        let count = total(counts).min(left);
+        left -= count;
         // A bucket's bound belongs to it, and times are whole.
-        (end.map_or(f64::MAX, |end| seconds(end - 1)), counts.iter().sum())
+        (end.map_or(f64::MAX, |end| seconds(end - 1)), count)
     });
     exported.collect()
 }

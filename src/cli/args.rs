@@ -102,6 +102,8 @@ pub enum Command {
     Ctl(super::ctl::CtlArgs),
     /// Show a replica's metrics from its file, without asking it
     Stat(super::stat::StatArgs),
+    /// Watch replicas on one screen, from their files of metrics
+    Top(super::top::TopArgs),
     /// Prove what a property is or was, or that it never was
     Prove(ProveArgs),
     /// Write the history, certified, into a directory that anybody can check

@@ -1,11 +1,13 @@
 //! `atlas ctl`: the comfortable client of a replica's control sockets (`docs/control.md`).
 //!
-//! With a command it prints the answer and ends; without one it reads commands from the standard input, with a prompt where that is a
-//! terminal. It uses the socket of the highest level that this user may use, unless told otherwise.
+//! With a command it prints the answer and ends; without one it reads commands from the standard input, with a prompt, a history and
+//! completion (`editor`) where that is a terminal. It uses the socket of the highest level that this user may use, unless told otherwise.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+mod editor;
 
 use atlas_control::client::{Client, ClientError, ClientReply};
 use atlas_control::limits::MAX_LINE;
@@ -164,24 +166,29 @@ fn show(reply: &ClientReply, json: bool, out: &mut impl Write, style: Style) -> 
 
 /// Commands from the standard input, to its end or `quit`.
 fn converse(args: &CtlArgs, client: &mut Client, out: &mut impl Write, style: Style) -> Result<(), CliError> {
-    let input = io::stdin();
-    let is_terminal = input.is_terminal();
-    let prompt = prompt(client.greeting());
-    if is_terminal {
-        writeln!(out, "{}; `help` lists the commands, `quit` ends", client.greeting())?;
+    if io::stdin().is_terminal() && io::stdout().is_terminal() {
+        let prompt = prompt(client.greeting());
+        writeln!(out, "{}; `help` lists the commands, Tab completes them, `quit` ends", client.greeting())?;
+        let mut lines = editor::Lines::new(client, args.format.json)?;
+        return carry_out_all(args, client, out, style, || lines.next(&prompt));
     }
-    loop {
-        if is_terminal {
-            write!(out, "{prompt}")?;
-            out.flush()?;
-        }
+    carry_out_all(args, client, out, style, || {
         let mut line = Vec::new();
-        let read = io::Read::take(input.lock(), MAX_TYPED).read_until(b'\n', &mut line);
+        let read = io::Read::take(io::stdin().lock(), MAX_TYPED).read_until(b'\n', &mut line);
         let read = read.map_err(|error| CliError::failed("cannot read the standard input", error))?;
-        if read == 0 {
-            return Ok(());
-        }
-        let line = String::from_utf8_lossy(&line);
+        Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
+    })
+}
+
+fn carry_out_all(
+    args: &CtlArgs,
+    client: &mut Client,
+    out: &mut impl Write,
+    style: Style,
+    mut next: impl FnMut() -> Result<Option<String>, CliError>,
+) -> Result<(), CliError> {
+    out.flush()?;
+    while let Some(line) = next()? {
         for command in line.split(';').map(str::trim).filter(|command| !command.is_empty()) {
             let reply = ask(client, command)?;
             show(&reply, args.format.json, out, style)?;
@@ -194,6 +201,7 @@ fn converse(args: &CtlArgs, client: &mut Client, out: &mut impl Write, style: St
             }
         }
     }
+    Ok(())
 }
 
 /// `replica-0 admin> ` from `atlas VERSION replica 0 pid PID level admin protocol 1`.

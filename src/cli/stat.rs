@@ -7,7 +7,7 @@ use std::time::Duration;
 use atlas_control::mapped::{Measured, Reading};
 use atlas_control::metrics::{open_metrics, seconds as in_seconds};
 use atlas_dataplane::cluster::control::{METRICS_FILE, RUN_DIRECTORY};
-use atlas_dataplane::histogram::quantile_us;
+use atlas_dataplane::histogram::{quantile_us, total};
 use atlas_dataplane::replica::telemetry::{Kind, Unit};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -17,9 +17,8 @@ use super::ctl::run_directory;
 use super::error::CliError;
 use super::output::{Colour, Style, json_line, table};
 use super::time::now_ms;
-
-/// A replica that published nothing for so long is said to be silent, ms: an idle one publishes once a second.
-const SILENT_MS: u64 = 5_000;
+use crate::top::plant::SILENT_MS;
+use crate::top::sample::process_runs;
 
 /// Arguments of `atlas stat`.
 #[derive(Args, Debug)]
@@ -70,13 +69,17 @@ pub fn stat(args: &StatArgs, out: &mut impl Write, style: Style) -> Result<(), C
     }
 }
 
-/// The file of metrics of what was named.
-fn metrics_file(place: &Path) -> Result<PathBuf, CliError> {
+/// The file of metrics of what was named: a data or run directory, a configuration, or the file itself.
+///
+/// # Errors
+/// A configuration that cannot be read.
+pub(super) fn metrics_file(place: &Path) -> Result<PathBuf, CliError> {
     if place.is_dir() {
         let inner = place.join(RUN_DIRECTORY).join(METRICS_FILE);
         return Ok(if inner.exists() { inner } else { place.join(METRICS_FILE) });
     }
-    match place.extension().is_some_and(|extension| extension == "toml") {
+    // A pipe of that name would be waited for.
+    match place.extension().is_some_and(|extension| extension == "toml") && place.is_file() {
         true => Ok(run_directory(place)?.join(METRICS_FILE)),
         false => Ok(place.to_owned()),
     }
@@ -85,7 +88,7 @@ fn metrics_file(place: &Path) -> Result<PathBuf, CliError> {
 /// Whether the process still runs, and how long ago it published.
 fn state(reading: &Reading) -> (bool, u64) {
     let age_ms = u64::try_from(now_ms()).unwrap_or(0).saturating_sub(reading.heartbeat_ms);
-    (Path::new(&format!("/proc/{}", reading.pid)).exists(), age_ms)
+    (process_runs(reading.pid), age_ms)
 }
 
 fn show(
@@ -156,7 +159,7 @@ fn text(series: &Measured, old: Option<&Measured>, passed_s: f64) -> String {
         (Kind::Histogram, _) => {
             let buckets: Vec<u64> = (1..series.values.len()).map(grown).collect();
             let quantile = |part| quantile_us(&buckets, part).map_or_else(|| "-".to_owned(), |us| format!("{us} us"));
-            let count: u64 = buckets.iter().sum();
+            let count = total(&buckets);
             format!("{count} times, p50 {}, p99 {}, p99.9 {}", quantile(0.5), quantile(0.99), quantile(0.999))
         }
     }
@@ -171,7 +174,7 @@ fn object(series: &Measured) -> Value {
     }
     if series.kind == Kind::Histogram {
         let quantile = |part| quantile_us(series.buckets(), part).map(in_seconds);
-        object.insert("count".into(), series.buckets().iter().sum::<u64>().into());
+        object.insert("count".into(), total(series.buckets()).into());
         object.insert("sum".into(), base(series.value()));
         for (name, part) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)] {
             object.insert(name.into(), quantile(part).into());

@@ -204,8 +204,8 @@ fn cells(status: &ReplicaStatus) -> Vec<String> {
 }
 
 /// Bytes in the largest unit that leaves at least one.
-fn bytes(count: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+pub fn bytes(count: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = count as f64;
     let mut unit = 0;
     while value >= 1024.0 && unit + 1 < units.len() {
@@ -282,6 +282,9 @@ mod tests {
 
     #[test]
     fn bytes_have_units() {
-        assert_eq!([0, 1023, 1024, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]);
+        assert_eq!(
+            [0, 1023, 1024, 1536, 5 << 30, u64::MAX].map(bytes),
+            ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB", "16.0 EiB"]
+        );
     }
 }
