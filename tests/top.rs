@@ -2,13 +2,14 @@
 
 mod support;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use support::{Cluster, until};
 
 fn atlas(arguments: &[&str]) -> Output {
@@ -191,4 +192,27 @@ fn ctl_at_a_terminal_completes_what_the_replica_takes_and_keeps_a_history() {
         let history = fs::read_to_string(home.join(".local/state/atlas/ctl_history")).unwrap_or_default();
         history.contains("set leader_timeout_ms 444") && history.contains("configure confirm")
     });
+}
+
+#[test]
+fn the_screen_ends_with_its_terminal() {
+    let cluster = Cluster::start();
+    let mut master = File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap());
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = || Stdio::from(File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap());
+    // Nobody sends it a signal: the terminal controls no session.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atlas"));
+    command.args(["top", "--dir", &plant(&cluster)]).env("TERM", "xterm");
+    let mut top = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
+    drop(command);
+    assert!(master.read(&mut [0; 64]).unwrap() > 0, "it draws");
+    drop(master);
+    let mut ended = None;
+    until("it ends", || {
+        ended = top.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.and_then(|status| status.code()), Some(129));
 }

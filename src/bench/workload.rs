@@ -90,7 +90,12 @@ impl Generator {
     /// The next read: one property anywhere.
     pub fn query(&mut self) -> Vec<u8> {
         let (twin, property) = (self.random.below(TWINS), self.random.below(PROPERTIES));
-        Query::Get { twin: format!("{PREFIX}{twin:04}"), property: Some(format!("{}{property:02}", self.stem)), after: None }.encode()
+        Query::Get {
+            twin: format!("{PREFIX}{twin:04}"),
+            property: Some(format!("{}{property:02}", self.stem)),
+            after: None,
+        }
+        .encode()
     }
 
     /// An operation that writes all properties of a twin, so that a run begins on a store that has them all.

@@ -1,12 +1,15 @@
 //! The terminal: keys in, lines out, and everything as it was before at the end, also after a panic or a signal.
 
 use std::io::{self, Write};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::layout::Rect;
 use ratatui::text::Line;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 
 use super::plant::Plant;
 use super::{MIN_HEIGHT, MIN_WIDTH, Tone, View, detail, overview, plain_line};
@@ -16,6 +19,9 @@ use crate::cli::time::now_ms;
 
 /// How long a signal may go unnoticed.
 const POLL: Duration = Duration::from_millis(100);
+
+/// Exit code when the terminal is gone: that of SIGHUP in a shell.
+const HUNG_UP: i32 = 129;
 
 /// How the screen is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +39,7 @@ pub enum Next {
 pub fn run(plant: &mut Plant, every: Duration, coloured: bool) -> Result<(), CliError> {
     let wrong = |error| CliError::failed("cannot use the terminal", error);
     let interrupt = Interrupt::install()?;
+    end_with_the_terminal().map_err(wrong)?;
     // Installs a panic hook that restores the terminal too.
     let mut terminal = ratatui::try_init().map_err(wrong)?;
     let _restore = Restore;
@@ -64,6 +71,24 @@ pub fn run(plant: &mut Plant, every: Duration, coloured: bool) -> Result<(), Cli
     Ok(())
 }
 
+/// Ends the process once the terminal is gone, which nobody need have told it by a signal. Reading keys from such a terminal, crossterm
+/// would read the end of the file for ever.
+fn end_with_the_terminal() -> io::Result<()> {
+    let watch = || {
+        let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        let stdout = io::stdout();
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        // Nothing is waited for but what is told in any case.
+        while !watched[0].revents().intersects(gone) {
+            if rustix::event::poll(&mut watched, None).is_err_and(|error| error != Errno::INTR) {
+                return;
+            }
+        }
+        std::process::exit(HUNG_UP);
+    };
+    thread::Builder::new().name("terminal".to_owned()).spawn(watch).map(drop)
+}
+
 /// One frame as text: all tables and notes, however many lines they take.
 ///
 /// # Errors
@@ -71,7 +96,7 @@ pub fn run(plant: &mut Plant, every: Duration, coloured: bool) -> Result<(), Cli
 pub fn once(plant: &mut Plant, every: Duration, out: &mut impl Write) -> Result<(), CliError> {
     refresh(plant);
     // Rates are those between two readings.
-    std::thread::sleep(every);
+    thread::sleep(every);
     refresh(plant);
     for line in overview::lines(plant, &View { picked: usize::MAX, ..View::default() }, MIN_WIDTH, None) {
         writeln!(out, "{}", line.to_string().trim_end())?;
