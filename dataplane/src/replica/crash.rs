@@ -1,6 +1,48 @@
-//! Crash points for whole-system tests: `ATLAS_CRASH_AT=STEP:N` aborts the process when it takes that step the N-th time.
+//! What a crash leaves behind, and crashes on purpose.
 //!
-//! Built with debug assertions only: a release build never looks at the variable.
+//! A panic of any thread, and an error that ends the replica, write the flight recorder out ([`crate::flight::file`]): into the run
+//! directory, or beside the data where there is none.
+//!
+//! Crash points for whole-system tests: `ATLAS_CRASH_AT=STEP:N` aborts the process when it takes that step the N-th time. Built with debug
+//! assertions only: a release build never looks at the variable.
+
+use std::panic;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::process::{alarm, report};
+use crate::flight::file::{self, Why};
+
+/// Writes the flight recorder out, and tells where to.
+pub(super) fn write_out(data: &Path, run: &Path, why: Why, reason: &str) {
+    match file::dump(if run.is_dir() { run } else { data }, why, reason) {
+        Ok(path) => report(&format!("what it did last is in {}: `atlas trace` shows it", path.display())),
+        Err(error) => alarm(&format!("warning: what it did last is not kept: {error}")),
+    }
+}
+
+/// The panic hook that was there comes back when this is dropped.
+pub(super) struct Hook(Option<Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync>>);
+
+/// A panic of any thread writes the flight recorder out from now on, before the hook that was there has its turn.
+pub(super) fn write_out_panics(data: &Path, run: &Path) -> Hook {
+    let before: Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync> = Arc::from(panic::take_hook());
+    let (data, run, then) = (data.to_owned(), run.to_owned(), Arc::clone(&before));
+    panic::set_hook(Box::new(move |info| {
+        write_out(&data, &run, Why::Panic, &info.to_string());
+        then(info);
+    }));
+    Hook(Some(before))
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        // A thread that panics may not change the hook, and then the process ends anyway.
+        if let Some(before) = self.0.take().filter(|_| !std::thread::panicking()) {
+            panic::set_hook(Box::new(move |info| before(info)));
+        }
+    }
+}
 
 /// The steps between a promise and the vote that tells it, each of which a crash must leave harmless.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,10 +18,12 @@ use crate::crypto::session::SessionError;
 use crate::evidence::Book;
 use crate::execution::image::{Image, ResumeError};
 use crate::execution::{Admission, Executed, Execution, ExecutionError};
+use crate::flight::{self, Kind as Noted, Stage};
 use crate::history::cosign::Head;
 use crate::history::notary::Notary;
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
+use crate::ordering::batch::Batch;
 use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::ordering::mutants::{self, Mutant};
 use crate::ordering::record::Record;
@@ -390,6 +392,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     fn published(&mut self, now: Now) -> Result<(), NodeError> {
         let mut promised = None;
         for record in self.log.drain_durable() {
+            note_durable(&record);
             self.ordering.synced(&record, now);
             if let Record::Cosigned(head) = *record {
                 promised = Some(head);
@@ -411,19 +414,24 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// # Errors
     /// The node's end.
     pub fn turn(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        flight::stage(Stage::Verify);
         self.verify_pending(now, shell);
+        flight::stage(Stage::Order);
         self.carry_out(now, shell)?;
         if self.ordering.doubts(now) {
             self.drop_settled(now);
         }
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
+        flight::stage(Stage::Transfer);
         self.transfer(now, shell)?;
+        flight::stage(Stage::Cosign);
         self.cosign(now, shell)?;
         if now.mono_us >= self.scrub_at_us {
             self.scrub_at_us = now.mono_us + SCRUB_EVERY_US;
             self.execution.scrub(SCRUB_SLOTS).map_err(NodeError::Altered)?;
         }
+        flight::stage(Stage::Write);
         self.prune_routes();
         self.told.fill(Told::default());
         self.relayed.fill(0);
@@ -442,6 +450,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         for record in self.evidence.take_records() {
             shell.keep_evidence(record);
         }
+        flight::stage(Stage::Read);
         self.answer_reads(now, shell);
         self.answer_proofs(now, shell);
         Ok(())
@@ -476,6 +485,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     let certificate = if let Record::Stable(certificate) = &record { Some(certificate) } else { None };
                     let certificate = certificate.cloned();
                     self.meters.logged(&record, now);
+                    note_staged(&record);
                     self.append(record, now)?;
                     if let Some(certificate) = certificate {
                         self.note_certificate(&certificate, shell)?;
@@ -483,16 +493,20 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 }
                 Effect::Send(to, message) => self.send(to, &message, shell),
                 Effect::Execute(sequence, batch) => {
+                    let before = flight::stage(Stage::Execute);
                     self.execution.execute(sequence, &batch, &mut self.executed)?;
                     self.meters.executed(sequence, &batch, now);
+                    note_executed(sequence, &batch);
                     self.reply(shell);
                     self.note_head();
                     self.take_states();
                     if sequence.is_multiple_of(self.config.agreed.interval) {
+                        flight::stage(Stage::Checkpoint);
                         let statement = statement(&mut self.execution, sequence, self.config.genesis);
                         self.ordering.checkpoint(statement);
                         self.take_snapshot(statement, shell)?;
                     }
+                    flight::stage(before);
                 }
                 Effect::SupplyBatch(to, sequence, batch) => self.supply_batch(to, sequence, &batch, shell),
                 Effect::SupplyLoggedBatch(to, sequence, digest) => {
@@ -569,6 +583,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn send(&mut self, to: To, outgoing: &Outgoing, shell: &mut impl Shell<D>) {
+        if let (To::All, Outgoing::PrePrepare(proposal)) = (&to, outgoing) {
+            let bundles = proposal.bundles.len() as u64;
+            flight::note(Noted::ProposalSent, [proposal.sequence, proposal.view, bundles]);
+        }
         self.body.clear();
         let kind = encode(outgoing, &mut self.body);
         match to {
@@ -594,6 +612,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let mut executed = std::mem::take(&mut self.executed);
         for settled in executed.bundles.drain(..) {
             if let Some(client) = self.routes.remove(&settled.bundle) {
+                flight::note_bundle(Noted::BundleReplied, &settled.bundle.0, client.0, 0);
                 self.send_settled(client, settled, shell);
             }
         }
@@ -677,6 +696,43 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+}
+
+/// Notes what a record promises, which is staged now.
+fn note_staged(record: &Record) {
+    match record {
+        Record::PrePrepared { view, sequence, batch } => {
+            flight::note(Noted::Accepted, [*sequence, *view, batch.bundles().len() as u64]);
+            note_bundles(Noted::BundleProposed, batch, *sequence, *view);
+        }
+        Record::Chosen { view, sequence, .. } => flight::note(Noted::Accepted, [*sequence, *view, 0]),
+        Record::Prepared { view, sequence, .. } => flight::note(Noted::Prepared, [*sequence, *view, 0]),
+        Record::Stable(certificate) => flight::note(Noted::CheckpointStable, [certificate.sequence(), 0, 0]),
+        _ => {}
+    }
+}
+
+/// Notes that a record is durable.
+fn note_durable(record: &Record) {
+    match record {
+        Record::PrePrepared { view, sequence, .. } | Record::Chosen { view, sequence, .. } => {
+            flight::note(Noted::AcceptedDurable, [*sequence, *view, 0]);
+        }
+        Record::Prepared { view, sequence, .. } => flight::note(Noted::PreparedDurable, [*sequence, *view, 0]),
+        _ => {}
+    }
+}
+
+fn note_executed(sequence: Sequence, batch: &Batch) {
+    flight::note(Noted::Executed, [sequence, batch.bundles().len() as u64, 0]);
+    note_bundles(Noted::BundleExecuted, batch, sequence, 0);
+}
+
+/// Notes a stage of those bundles of a batch that are followed.
+fn note_bundles(kind: Noted, batch: &Batch, sequence: Sequence, view: u64) {
+    if flight::sampling() > 0 {
+        batch.bundles().iter().for_each(|bundle| flight::note_bundle(kind, &bundle.digest().0, sequence, view));
     }
 }
 
