@@ -59,7 +59,16 @@ pub(super) enum Step {
 
 /// Where this process is to crash, if anywhere.
 #[derive(Debug)]
-pub(super) struct CrashPoint(Option<(Step, u64)>);
+pub(super) struct CrashPoint(Option<(Step, u64, How)>);
+
+/// How it ends there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    /// At once, as by `kill -9`.
+    Abort,
+    /// By a panic: `panic-` before the step.
+    Panic,
+}
 
 impl CrashPoint {
     pub(super) fn from_environment() -> Self {
@@ -71,16 +80,19 @@ impl CrashPoint {
 
     /// The process takes a step.
     pub(super) fn pass(&mut self, step: Step) {
-        let Some((_, left)) = self.0.as_mut().filter(|(at, _)| *at == step) else { return };
+        let Some((_, left, how)) = self.0.as_mut().filter(|(at, ..)| *at == step) else { return };
         *left = left.saturating_sub(1);
-        if *left == 0 {
-            std::process::abort();
+        match how {
+            _ if *left > 0 => {}
+            How::Abort => std::process::abort(),
+            How::Panic => panic!("asked to panic at the step {step:?}"),
         }
     }
 }
 
-fn parse(text: &str) -> Option<(Step, u64)> {
+fn parse(text: &str) -> Option<(Step, u64, How)> {
     let (step, count) = text.split_once(':')?;
+    let (step, how) = step.strip_prefix("panic-").map_or((step, How::Abort), |step| (step, How::Panic));
     let step = match step {
         "staged" => Step::Staged,
         "written" => Step::Written,
@@ -88,5 +100,5 @@ fn parse(text: &str) -> Option<(Step, u64)> {
         "published" => Step::Published,
         _ => return None,
     };
-    Some((step, count.parse().ok()?))
+    Some((step, count.parse().ok()?, how))
 }

@@ -61,6 +61,7 @@ mod start;
 mod strangers;
 mod supply;
 pub mod telemetry;
+mod tried;
 
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shell};

@@ -5,7 +5,7 @@
 //! given. Answers are handed back at once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::cosigning::NEVER_US;
 use super::links::Links;
@@ -13,6 +13,7 @@ use super::node::Node;
 use super::space::{Gauge, SpaceWatch};
 use super::start::FileNode;
 use super::telemetry::{Board, IDLE_PUBLISH_US, PUBLISH_US, Vitals};
+use super::tried::Tried;
 use crate::cluster::settings::LocalConfig;
 use crate::cluster::{Cluster, ReplicaConfig};
 use crate::evidence::EvidenceFile;
@@ -126,9 +127,7 @@ pub trait Management {
 pub(super) struct Oversight {
     management: Box<dyn Management>,
     board: Arc<Board>,
-    settings: LocalConfig,
-    /// What was in force before the trial, and when it ends, us.
-    trial: Option<(LocalConfig, u64)>,
+    settings: Tried,
     published_us: u64,
     /// Something happened since.
     is_dirty: bool,
@@ -160,7 +159,7 @@ struct StageTimes {
 pub(super) struct Replica<'a, A: Application> {
     pub(super) node: &'a mut FileNode<A>,
     pub(super) links: &'a Links,
-    pub(super) reactor: &'a Reactor,
+    pub(super) reactor: &'a mut Reactor,
     pub(super) space: &'a SpaceWatch,
     pub(super) gauge: &'a mut Gauge,
     pub(super) evidence: &'a EvidenceFile,
@@ -182,8 +181,7 @@ impl Oversight {
         Self {
             management,
             board,
-            settings: config.local.clone(),
-            trial: None,
+            settings: Tried::new(config.local.clone()),
             published_us: 0,
             is_dirty: true,
             has_more: false,
@@ -207,7 +205,7 @@ impl Oversight {
             return 0;
         }
         let publish_us = self.published_us + if self.is_dirty { PUBLISH_US } else { IDLE_PUBLISH_US };
-        self.trial.as_ref().map_or(publish_us, |(_, end_us)| publish_us.min(*end_us))
+        publish_us.min(self.settings.end_us())
     }
 
     /// The log's write is durable.
@@ -240,8 +238,10 @@ impl Oversight {
             let answer = self.carry_out(&order, replica, now);
             self.management.answer(number, answer);
         }
-        if self.trial.as_ref().is_some_and(|(_, end_us)| *end_us <= now.mono_us) {
-            self.end_trial(replica, Noted::SettingReverted);
+        if self.settings.is_over(now.mono_us) {
+            let before = self.settings.running().clone();
+            self.settings.undo();
+            self.run_with(&before, replica, Noted::SettingReverted);
         }
         self.note_round(micros(since));
         self.is_dirty = true;
@@ -250,24 +250,18 @@ impl Oversight {
         }
     }
 
-    /// What is on trial gives way to what was before; false where nothing is.
-    fn end_trial<A: Application>(&mut self, replica: &mut Replica<'_, A>, noted: Noted) -> bool {
-        let Some((before, _)) = self.trial.take() else { return false };
-        self.run_with(before, replica, noted);
-        true
-    }
-
-    /// Runs with these settings from now on.
-    fn run_with<A: Application>(&mut self, settings: LocalConfig, replica: &mut Replica<'_, A>, noted: Noted) {
-        for (place, ((_, old), (_, new))) in self.settings.numbers().zip(settings.numbers()).enumerate() {
+    /// Runs with the settings in force from now on, and no longer with these.
+    fn run_with<A: Application>(&mut self, before: &LocalConfig, replica: &mut Replica<'_, A>, noted: Noted) {
+        let settings = self.settings.running();
+        for (place, ((_, old), (_, new))) in before.numbers().zip(settings.numbers()).enumerate() {
             if old != new {
                 flight::note(noted, [place as u64, old, new]);
             }
         }
-        replica.node.retime(&settings);
+        replica.node.retime(settings);
         replica.gauge.set_mark(settings.low_space_mib << 20);
+        replica.reactor.set_spin(Duration::from_micros(settings.spin_us));
         flight::set_sampling(settings.trace_sampling);
-        self.settings = settings;
     }
 
     /// A round took so long.
@@ -305,24 +299,20 @@ impl Oversight {
     fn carry_out<A: Application>(&mut self, order: &Order, replica: &mut Replica<'_, A>, now: Now) -> Answer {
         match order {
             Order::Try { name, value, for_us } => {
-                let Some(settings) = self.settings.with(name, *value) else { return Answer::NothingOnTrial };
-                let before = self.trial.take().map_or_else(|| self.settings.clone(), |(before, _)| before);
-                self.trial = Some((before, now.mono_us.saturating_add(*for_us)));
-                self.run_with(settings, replica, Noted::Setting);
-                Answer::Done
+                let before = self.settings.running().clone();
+                let end_us = now.mono_us.saturating_add(*for_us);
+                let changed = self.settings.change(name, *value, end_us).is_some();
+                self.run_with(&before, replica, Noted::Setting);
+                done(changed)
             }
-            Order::Extend(for_us) => match &mut self.trial {
-                Some((_, end_us)) => {
-                    *end_us = now.mono_us.saturating_add(*for_us);
-                    Answer::Done
-                }
-                None => Answer::NothingOnTrial,
-            },
-            Order::Keep => self.trial.take().map_or(Answer::NothingOnTrial, |_| Answer::Done),
-            Order::Undo => match self.end_trial(replica, Noted::Setting) {
-                true => Answer::Done,
-                false => Answer::NothingOnTrial,
-            },
+            Order::Extend(for_us) => done(self.settings.extend(now.mono_us.saturating_add(*for_us))),
+            Order::Keep => done(self.settings.keep()),
+            Order::Undo => {
+                let before = self.settings.running().clone();
+                let undone = self.settings.undo();
+                self.run_with(&before, replica, Noted::Setting);
+                done(undone)
+            }
             Order::Pause(paused) => {
                 replica.node.set_paused(*paused);
                 Answer::Done
@@ -353,9 +343,13 @@ impl Oversight {
         vitals.stage_us = self.stages.map(|stage| stage.busy_ns / 1_000);
         vitals.stalls = self.stages.map(|stage| stage.stalls);
         (vitals.sync, vitals.turn) = (Some(&self.sync), Some(&self.turn));
-        vitals.settings = self.settings.numbers().collect();
+        vitals.settings = self.settings.running().numbers().collect();
         self.board.store(&vitals);
     }
+}
+
+fn done(holds: bool) -> Answer {
+    if holds { Answer::Done } else { Answer::NothingOnTrial }
 }
 
 /// The first of `count` rows; the others are not even made.

@@ -438,6 +438,7 @@ impl<A: Application> Process<A> {
         reactor.handle_signals(&[libc::SIGTERM, libc::SIGINT])?;
         print_lines(&config, management.as_deref_mut());
         flight::set_sampling(config.local.trace_sampling);
+        reactor.set_spin(Duration::from_micros(config.local.spin_us));
         let segment_bytes = (config.log.segment_mib as u32) << 20;
         let node_config = NodeConfig {
             me: config.replica,
@@ -585,7 +586,7 @@ impl<A: Application> Process<A> {
         let mut replica = oversight::Replica {
             node: &mut self.node,
             links: &self.links,
-            reactor: &self.reactor,
+            reactor: &mut self.reactor,
             space: &self.space,
             gauge: &mut self.gauge,
             evidence: &self.evidence,
