@@ -100,7 +100,7 @@ fn a_recording_tells_every_stage_and_is_had_on_request() {
     assert!(text.contains("TIME") && text.lines().count() >= 7, "{text}");
     let wrong = atlas(&["trace", file.to_str().unwrap(), "--kind", "nothing"]);
     assert_eq!(wrong.status.code(), Some(2));
-    let wrong = atlas(&["trace", cluster.local.cluster_file().to_str().unwrap(), "--last", "1"]);
+    let wrong = atlas(&["trace", cluster.local.log_file(0).to_str().unwrap(), "--last", "1"]);
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("is no recording"));
     cluster.stop().unwrap();
 }
@@ -215,7 +215,7 @@ fn a_replica_that_is_run_without_management_says_what_matters_all_the_same() {
     cluster.restart_hostile(3, "silent");
     until(&format!("it tells of its links; it printed {}", cluster.log_text(3)), || {
         let text = cluster.log_text(3);
-        text.rsplit("THIS REPLICA LIES").next().is_some_and(|last| last.contains("link to replica 0 stands"))
+        text.split_once("THIS REPLICA LIES").is_some_and(|(_, last)| last.contains("link to replica 0 stands"))
     });
     cluster.signal(3, Signal::TERM);
     cluster.wait_ended(3);
@@ -238,7 +238,7 @@ fn threads_are_shown_with_what_runs_on_them() {
         found.unwrap_or_else(|| panic!("no {what} in {rows:?}"))
     };
     assert_eq!(row("the replica")["id"], cluster.local.pid(0).unwrap());
-    for what in ["control sockets", "prints lines", "writes the history", "log's segments"] {
+    for what in ["control sockets", "prints lines", "snapshots of the state", "log's segments"] {
         assert!(row(what)["cpu_percent"].is_number() && !row(what)["cores"].as_str().unwrap().is_empty());
     }
 }

@@ -37,10 +37,10 @@ pub(crate) fn report(line: &str) {
 }
 
 /// Prints until the process ends.
-pub(crate) fn print(mut lines: Lines, format: LogFormat) {
+pub(crate) fn print(lines: Lines, format: LogFormat) {
     let dispatch = dispatch(format, io::stderr);
     tracing::dispatcher::with_default(&dispatch, || {
-        while let Some(lines) = lines.next() {
+        for lines in lines {
             lines.iter().for_each(|line| emit(line, format));
         }
     });

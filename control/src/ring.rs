@@ -70,7 +70,7 @@ impl OrderReceiver {
     }
 
     /// The next order; those that came too late are dropped.
-    pub fn next(&mut self) -> Option<(u64, Order)> {
+    pub fn take(&mut self) -> Option<(u64, Order)> {
         while let Ok((number, order, until)) = self.orders.pop() {
             if Instant::now() < until {
                 return Some((number, order));
@@ -94,7 +94,7 @@ mod tests {
         let (sender, mut receiver) = ring();
         (0..MAX_ORDERS as u64).for_each(|number| sender.give(number, Order::Clients, later()).unwrap());
         assert_eq!(sender.give(99, Order::StepDown, later()), Err(Busy));
-        let taken: Vec<_> = std::iter::from_fn(|| receiver.next()).map(|(number, _)| number).collect();
+        let taken: Vec<_> = std::iter::from_fn(|| receiver.take()).map(|(number, _)| number).collect();
         assert_eq!(taken, (0..MAX_ORDERS as u64).collect::<Vec<_>>());
         sender.give(99, Order::StepDown, later()).unwrap();
     }
@@ -108,8 +108,8 @@ mod tests {
         let (sender, mut receiver) = ring();
         sender.give(1, Order::StepDown, Instant::now()).unwrap();
         sender.give(2, Order::Clients, later()).unwrap();
-        assert_eq!(receiver.next().map(|(number, _)| number), Some(2));
-        assert!(receiver.next().is_none());
+        assert_eq!(receiver.take().map(|(number, _)| number), Some(2));
+        assert!(receiver.take().is_none());
     }
 
     #[test]

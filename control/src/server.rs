@@ -123,7 +123,7 @@ impl Management for Control {
     }
 
     fn next_order(&mut self) -> Option<(u64, Order)> {
-        self.receiver.next()
+        self.receiver.take()
     }
 
     fn answer(&mut self, number: u64, answer: Answer) {

@@ -220,7 +220,8 @@ pub(super) fn log_level(session: &Session, wanted: Option<&str>) -> Reply {
     };
     let old = level();
     if old != new {
-        // Told before and after: at least one of the two is printed unless neither level prints it.
+        // Told at the level of the two that tells more.
+        set_level(old.max(new));
         report(&format!("log-level is {new}, and was {old}: set by {}", session.who()));
         set_level(new);
     }

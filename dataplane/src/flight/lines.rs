@@ -1,7 +1,7 @@
 //! Lines for people: who says them, and how they come to whoever prints.
 //!
 //! The replica's thread writes no text once it serves: what it has to tell are events of the recorder that have a level, and a thread that
-//! prints makes lines of them ([`Lines::next`]). Start, end and helpers say theirs as text ([`say`]), which waits in a bounded queue for
+//! prints makes lines of them ([`Lines`]). Start, end and helpers say theirs as text ([`say`]), which waits in a bounded queue for
 //! the same thread. Who prints is the management plane; where there is none, [`print_plainly`] does. Before anybody prints, after
 //! [`finish`], and where the printer cannot be started, text goes to the standard error at once.
 //!
@@ -74,7 +74,7 @@ impl fmt::Display for Level {
 
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
-/// The level up to which lines are printed.
+/// The level up to which lines are printed: of text when it is said, of events when they are looked at.
 pub fn level() -> Level {
     Level::ALL[usize::from(LEVEL.load(Ordering::Relaxed)).min(Level::ALL.len() - 1)]
 }
@@ -118,12 +118,13 @@ fn shared() -> MutexGuard<'static, Shared> {
 
 /// Says a line. Not for the replica's thread while it serves: it takes a lock, and may write.
 pub fn say(level: Level, from: &'static str, text: &str) {
+    if level > self::level() {
+        return;
+    }
     let mut shared = shared();
     if !shared.attached || shared.ending {
         drop(shared);
-        if level <= self::level() {
-            plain(text);
-        }
+        plain(text);
     } else if shared.lines.len() < MAX_QUEUED {
         shared.lines.push_back(Line { at_us: wall_us(), level, from, text: text.to_owned(), event: None });
         CHANGED.notify_all();
@@ -157,9 +158,33 @@ impl Lines {
         Some(Self { ring: None, limits: Limits::default(), told: Instant::now(), over: false })
     }
 
-    /// What is to be printed next, in the order of its time; waits a moment where there is nothing. `None` once the process ends and
-    /// all was given.
-    pub fn next(&mut self) -> Option<Vec<Line>> {
+    /// Lines of the replica's events; how many events were missed.
+    fn events(&mut self, lines: &mut Vec<Line>) -> u64 {
+        let Some(flight) = flight() else { return 0 };
+        if self.ring.is_none() {
+            self.ring = flight.rings().first().map(|ring| (*ring, 0));
+        }
+        let Some((ring, next)) = &mut self.ring else { return 0 };
+        let mut words = Vec::new();
+        let first = ring.read(*next, &mut words);
+        let missed = first - *next;
+        *next = first + words.len() as u64;
+        for event in words.into_iter().filter_map(|words| Event::of_words(words).ok().flatten()) {
+            if let Some(level) = event.kind.level().filter(|level| *level <= self::level()) {
+                let at_us = flight.wall_us(&event);
+                lines.push(Line { at_us, level, from: "replica", text: event.text(), event: Some(event) });
+            }
+        }
+        missed
+    }
+}
+
+/// What is to be printed next, in the order of its time; waits a moment where there is nothing. The end comes once the process ends
+/// and all was given.
+impl Iterator for Lines {
+    type Item = Vec<Line>;
+
+    fn next(&mut self) -> Option<Vec<Line>> {
         if self.over {
             return None;
         }
@@ -174,7 +199,7 @@ impl Lines {
         let lost = lost + self.events(&mut lines);
         lines.sort_by_key(|line| line.at_us);
         let now = Instant::now();
-        lines.retain(|line| line.level <= level() && self.limits.permits(line, now));
+        lines.retain(|line| self.limits.permits(line, now));
         if self.over || now.duration_since(self.told) >= TELL_LEFT_OUT {
             self.told = now;
             lines.extend(self.limits.left_out());
@@ -183,26 +208,6 @@ impl Lines {
             lines.push(own(format!("{lost} lines were lost: they came faster than they could be printed")));
         }
         Some(lines)
-    }
-
-    /// Lines of the replica's events; how many events were missed.
-    fn events(&mut self, lines: &mut Vec<Line>) -> u64 {
-        let Some(flight) = flight() else { return 0 };
-        if self.ring.is_none() {
-            self.ring = flight.rings().first().map(|ring| (*ring, 0));
-        }
-        let Some((ring, next)) = &mut self.ring else { return 0 };
-        let mut words = Vec::new();
-        let first = ring.read(*next, &mut words);
-        let missed = first - *next;
-        *next = first + words.len() as u64;
-        for event in words.into_iter().filter_map(|words| Event::of_words(words).ok().flatten()) {
-            if let Some(level) = event.kind.level() {
-                let at_us = flight.wall_us(&event);
-                lines.push(Line { at_us, level, from: "replica", text: event.text(), event: Some(event) });
-            }
-        }
-        missed
     }
 }
 
@@ -213,7 +218,7 @@ impl Drop for Lines {
         // Whoever printed ends: nothing that was said is lost with it.
         let left = std::mem::take(&mut shared.lines);
         drop(shared);
-        left.iter().filter(|line| line.level <= level()).for_each(|line| plain(&line.text));
+        left.iter().for_each(|line| plain(&line.text));
         CHANGED.notify_all();
     }
 }
@@ -223,8 +228,8 @@ fn own(text: String) -> Line {
 }
 
 /// Prints to the standard error without further ado, until the process ends: for a replica without a management plane.
-pub fn print_plainly(mut lines: Lines) {
-    while let Some(lines) = lines.next() {
+pub fn print_plainly(lines: Lines) {
+    for lines in lines {
         lines.iter().for_each(|line| plain(&line.text));
     }
 }

@@ -21,12 +21,14 @@ pub(super) fn write_out(data: &Path, run: &Path, why: Why, reason: &str) {
     }
 }
 
+type PanicHook = Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync>;
+
 /// The panic hook that was there comes back when this is dropped.
-pub(super) struct Hook(Option<Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync>>);
+pub(super) struct Hook(Option<PanicHook>);
 
 /// A panic of any thread writes the flight recorder out from now on, before the hook that was there has its turn.
 pub(super) fn write_out_panics(data: &Path, run: &Path) -> Hook {
-    let before: Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync> = Arc::from(panic::take_hook());
+    let before: PanicHook = Arc::from(panic::take_hook());
     let (data, run, then) = (data.to_owned(), run.to_owned(), Arc::clone(&before));
     panic::set_hook(Box::new(move |info| {
         write_out(&data, &run, Why::Panic, &info.to_string());
