@@ -53,7 +53,9 @@ fn recordings(cluster: &Cluster, index: usize, ending: &str) -> Vec<PathBuf> {
 fn a_recording_tells_every_stage_and_is_had_on_request() {
     let cluster = Cluster::start_lines(Vec::new(), vec![("local", "trace_sampling = 1".to_owned())], |_| {});
     let mut client = cluster.client();
-    (0..20).for_each(|_| drop(client.write_one()));
+    for _ in 0..20 {
+        client.write_one();
+    }
     assert_eq!(ask(&mut connect(&cluster, 0, "viewer"), "dump").code, 403);
     let mut operator = connect(&cluster, 0, "operator");
     let reply = ask(&mut operator, "dump");
@@ -247,7 +249,9 @@ fn threads_are_shown_with_what_runs_on_them() {
 fn a_replica_that_looks_out_before_it_sleeps_works_like_all_others() {
     let cluster = Cluster::start_lines(Vec::new(), vec![("local", "spin_us = 50".to_owned())], |_| {});
     let mut client = cluster.client();
-    (0..20).for_each(|_| drop(client.write_one()));
+    for _ in 0..20 {
+        client.write_one();
+    }
     let mut operator = connect(&cluster, 0, "operator");
     for value in [0, 200] {
         assert_eq!(ask(&mut operator, &format!("set spin_us {value}")).code, 202);

@@ -10,7 +10,7 @@ use std::panic;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::process::{alarm, report};
+use super::telling::{alarm, report};
 use crate::flight::file::{self, Why};
 
 /// Writes the flight recorder out, and tells where to.

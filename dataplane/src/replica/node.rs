@@ -7,6 +7,7 @@ use super::clients::Inbox;
 use super::cosigning::Cosigning;
 use super::counters::Counters;
 use super::meters::Meters;
+use super::noted;
 use super::outgoing::encode;
 use super::proofs::Proofs;
 use super::reads::Reads;
@@ -23,7 +24,6 @@ use crate::history::cosign::Head;
 use crate::history::notary::Notary;
 use crate::history::store::{EntryStore, StoreError};
 use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
-use crate::ordering::batch::Batch;
 use crate::ordering::checkpoint::{Certificate, Statement};
 use crate::ordering::mutants::{self, Mutant};
 use crate::ordering::record::Record;
@@ -392,7 +392,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     fn published(&mut self, now: Now) -> Result<(), NodeError> {
         let mut promised = None;
         for record in self.log.drain_durable() {
-            note_durable(&record);
+            noted::durable(&record);
             self.ordering.synced(&record, now);
             if let Record::Cosigned(head) = *record {
                 promised = Some(head);
@@ -485,7 +485,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     let certificate = if let Record::Stable(certificate) = &record { Some(certificate) } else { None };
                     let certificate = certificate.cloned();
                     self.meters.logged(&record, now);
-                    note_staged(&record);
+                    noted::staged(&record);
                     self.append(record, now)?;
                     if let Some(certificate) = certificate {
                         self.note_certificate(&certificate, shell)?;
@@ -496,7 +496,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     let before = flight::stage(Stage::Execute);
                     self.execution.execute(sequence, &batch, &mut self.executed)?;
                     self.meters.executed(sequence, &batch, now);
-                    note_executed(sequence, &batch);
+                    noted::executed(sequence, &batch);
                     self.reply(shell);
                     self.note_head();
                     self.take_states();
@@ -696,43 +696,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-}
-
-/// Notes what a record promises, which is staged now.
-fn note_staged(record: &Record) {
-    match record {
-        Record::PrePrepared { view, sequence, batch } => {
-            flight::note(Noted::Accepted, [*sequence, *view, batch.bundles().len() as u64]);
-            note_bundles(Noted::BundleProposed, batch, *sequence, *view);
-        }
-        Record::Chosen { view, sequence, .. } => flight::note(Noted::Accepted, [*sequence, *view, 0]),
-        Record::Prepared { view, sequence, .. } => flight::note(Noted::Prepared, [*sequence, *view, 0]),
-        Record::Stable(certificate) => flight::note(Noted::CheckpointStable, [certificate.sequence(), 0, 0]),
-        _ => {}
-    }
-}
-
-/// Notes that a record is durable.
-fn note_durable(record: &Record) {
-    match record {
-        Record::PrePrepared { view, sequence, .. } | Record::Chosen { view, sequence, .. } => {
-            flight::note(Noted::AcceptedDurable, [*sequence, *view, 0]);
-        }
-        Record::Prepared { view, sequence, .. } => flight::note(Noted::PreparedDurable, [*sequence, *view, 0]),
-        _ => {}
-    }
-}
-
-fn note_executed(sequence: Sequence, batch: &Batch) {
-    flight::note(Noted::Executed, [sequence, batch.bundles().len() as u64, 0]);
-    note_bundles(Noted::BundleExecuted, batch, sequence, 0);
-}
-
-/// Notes a stage of those bundles of a batch that are followed.
-fn note_bundles(kind: Noted, batch: &Batch, sequence: Sequence, view: u64) {
-    if flight::sampling() > 0 {
-        batch.bundles().iter().for_each(|bundle| flight::note_bundle(kind, &bundle.digest().0, sequence, view));
     }
 }
 

@@ -34,16 +34,17 @@ use super::snapshot_files::{Outcome, SnapshotError, SnapshotFiles};
 use super::snapshots::Save;
 use super::space::{Gauge, SpaceWatch};
 use super::start::{self, FileNode};
+use super::telling::{LastLines, print_lines, report};
+
 use super::strangers::MAX_UNPROVED;
 use crate::adversary::{Adversary, Hostility, Plot, Sent, Tactic};
 use crate::cluster::file::{self, Address};
-use crate::cluster::{ConfigError, ReplicaConfig, ReplicaSetup};
+use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
 use crate::evidence::EvidenceFile;
 use crate::execution::ExecutionError;
 use crate::flight::event::OTHERS_DO;
 use crate::flight::file::Why;
-use crate::flight::lines::{self, Level, Lines};
 use crate::flight::{self, Kind as Noted, Stage};
 use crate::history::notary::Notary;
 use crate::history::store::StoreError;
@@ -210,15 +211,6 @@ fn run_with<A: Application>(
     run_to_the_end(setup, &application, hostility, management, &data, &run)
 }
 
-/// However this process ends, what was said is printed.
-struct LastLines;
-
-impl Drop for LastLines {
-    fn drop(&mut self) {
-        lines::finish();
-    }
-}
-
 fn run_to_the_end<A: Application>(
     setup: ReplicaSetup,
     application: &impl Fn() -> A,
@@ -240,31 +232,6 @@ fn run_to_the_end<A: Application>(
         }
     }
     ended
-}
-
-/// A line for the operator, at start and end and from helpers; what the replica's thread has to tell while it serves are events of
-/// the flight recorder.
-pub(super) fn report(line: &str) {
-    let level = if line.starts_with("warning: ") { Level::Warn } else { Level::Info };
-    lines::say(level, "replica", line);
-}
-
-/// The same of what somebody should look at.
-pub(super) fn alarm(line: &str) {
-    lines::say(Level::Warn, "replica", line);
-}
-
-/// Hands the lines to whoever prints them.
-fn print_lines(config: &ReplicaConfig, management: Option<&mut (dyn Management + 'static)>) {
-    let Some(all) = Lines::attach() else { return };
-    match management {
-        Some(management) => management.begins(config, all),
-        None => {
-            if let Err(error) = crate::cores::spawn("log", move || lines::print_plainly(all)) {
-                report(&format!("warning: no thread prints lines, they come late or not at all: {error}"));
-            }
-        }
-    }
 }
 
 struct Process<A: Application> {

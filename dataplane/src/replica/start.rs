@@ -20,8 +20,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::node::{Node, NodeConfig, Recovery};
-use super::process::{RunError, alarm, report};
+use super::process::RunError;
 use super::snapshot_files;
+use super::telling::{alarm, report};
 use crate::cluster::replica::NEVER_RAN;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{Cluster, ReplicaConfig};
