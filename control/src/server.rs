@@ -94,7 +94,9 @@ impl Management for Control {
             log::print(lines, format);
         };
         if let Err(error) = cores::spawn("log", work) {
-            report(&format!("warning: no thread prints lines, they are written plainly: {error}"));
+            report(&format!(
+                "warning: no thread prints lines, what happens while this replica serves is not told: {error}"
+            ));
         }
     }
 

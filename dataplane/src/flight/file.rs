@@ -379,15 +379,22 @@ impl Recording {
         }
         let mut bytes = Vec::new();
         File::open(path).map_err(read)?.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(read)?;
-        match Self::parse(&bytes) {
-            Ok(recording) => Ok(recording),
-            Err(Fault::Magic) => Err(RecordingError::Magic(path.to_owned())),
-            Err(Fault::Layout(found)) => Err(RecordingError::Layout { file: path.to_owned(), found }),
-            Err(Fault::Damaged(what)) => Err(RecordingError::Damaged { file: path.to_owned(), what }),
-        }
+        Self::parse(&bytes, path)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, Fault> {
+    /// What the bytes of a file hold; its path is for the error.
+    ///
+    /// # Errors
+    /// [`RecordingError`].
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, RecordingError> {
+        Self::read(bytes).map_err(|fault| match fault {
+            Fault::Magic => RecordingError::Magic(path.to_owned()),
+            Fault::Layout(found) => RecordingError::Layout { file: path.to_owned(), found },
+            Fault::Damaged(what) => RecordingError::Damaged { file: path.to_owned(), what },
+        })
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, Fault> {
         let damaged = |what: &str| Err(Fault::Damaged(what.to_owned()));
         if words(bytes, 0, 1) != Some(vec![MAGIC]) {
             return Err(Fault::Magic);
@@ -468,6 +475,10 @@ fn track(bytes: &[u8], row: usize, place: &mut u64, running: bool) -> Result<Tra
     }
     if stated != *place {
         return Err(wrong(format!("its events are said to be at byte {stated}, and are at {place}")));
+    }
+    // Before memory is taken for them.
+    if *place + capacity * EVENT as u64 > bytes.len() as u64 {
+        return Err(wrong(format!("its {capacity} events lie beyond the end")));
     }
     // Between two writes of a running replica's file the events that are being written are unknown.
     if begun < done || begun - done > capacity || (!running && begun != done) {

@@ -216,3 +216,27 @@ fn a_thread_without_a_ring_records_nothing_and_its_stages_take_no_time() {
     .join()
     .unwrap();
 }
+
+/// `cargo test --release -p atlas-dataplane --lib -- --ignored --nocapture what_an_event_costs`
+#[test]
+#[ignore = "a measurement"]
+fn what_an_event_costs() {
+    begin(0);
+    std::thread::spawn(|| {
+        const TIMES: u32 = 5_000_000;
+        let measure = |what: &str, work: &dyn Fn(u64)| {
+            let since = Instant::now();
+            (0..u64::from(TIMES)).for_each(work);
+            println!("{what:28} {:6.1} ns", since.elapsed().as_nanos() as f64 / f64::from(TIMES));
+        };
+        measure("an event without a ring", &|n| note(Kind::Decided, [n, 0, 0]));
+        attach("measured", EVENTS);
+        measure("an event", &|n| note(Kind::Decided, [n, 0, 0]));
+        measure("a bundle that is not sampled", &|n| note_bundle(Kind::BundleArrived, &[n as u8; 32], 0, 0));
+        measure("a change of stage", &|n| {
+            std::hint::black_box(stage(if n % 2 == 0 { Stage::Order } else { Stage::Execute }));
+        });
+    })
+    .join()
+    .unwrap();
+}

@@ -23,7 +23,9 @@ pub(super) fn print_lines(config: &ReplicaConfig, management: Option<&mut (dyn M
         Some(management) => management.begins(config, all),
         None => {
             if let Err(error) = crate::cores::spawn("log", move || lines::print_plainly(all)) {
-                report(&format!("warning: no thread prints lines, they come late or not at all: {error}"));
+                report(&format!(
+                    "warning: no thread prints lines, what happens while this replica serves is not told: {error}"
+                ));
             }
         }
     }
