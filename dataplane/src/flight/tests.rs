@@ -40,7 +40,7 @@ fn a_reader_never_has_an_event_that_is_half_stored() {
                 ring.put([n, n, n, n]);
                 n += 1;
                 // Without a pause a reader would always find all stored over.
-                if n % 40 == 0 {
+                if n.is_multiple_of(40) {
                     std::thread::yield_now();
                 }
             }

@@ -328,7 +328,7 @@ static RECORDING: LazyLock<Vec<u8>> = LazyLock::new(|| {
 /// Half of them with checksums that hold.
 pub(crate) fn recording(rng: &mut Rng) -> Vec<u8> {
     let mut bytes = mutated(rng, |_| RECORDING.clone());
-    if bytes.len() >= 128 && rng.number() % 2 == 0 {
+    if bytes.len() >= 128 && rng.one_in(2) {
         let length = (bytes.len() as u64).to_le_bytes();
         bytes[16..24].copy_from_slice(&length);
         let head = xxh3_64(&bytes[..64]).to_le_bytes();
