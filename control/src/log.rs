@@ -74,8 +74,10 @@ fn emit(line: &Line, format: LogFormat) {
             match &event {
                 Some(event) => {
                     let fields: serde_json::Map<_, _> = event
-                        .fields()
-                        .map(|(name, value)| (name.to_owned(), serde_json::Value::from(value)))
+                        .json_fields()
+                        .map(|(name, value)| {
+                            (name.to_owned(), value.map_or_else(serde_json::Value::from, serde_json::Value::from))
+                        })
                         .collect();
                     let fields = serde_json::Value::Object(fields).to_string();
                     tracing::event!(target: $target, tracing::Level::$level, kind = event.kind.name(), fields, "{text}");
@@ -160,7 +162,7 @@ mod tests {
         assert_eq!((&lines[0]["level"], &lines[0]["target"]), (&"WARN".into(), &"replica".into()));
         assert_eq!(lines[0]["kind"], "view_left");
         let fields: serde_json::Value = serde_json::from_str(lines[0]["fields"].as_str().unwrap()).unwrap();
-        assert_eq!((&fields["view"], &fields["why"]), (&"7".into(), &"its leader is slow".into()));
+        assert_eq!((&fields["view"], &fields["why"]), (&7.into(), &"its leader is slow".into()));
         assert_eq!(lines[1]["message"], "one \"line\"\nand not two \u{1b}[31m");
     }
 }

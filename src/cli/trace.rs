@@ -128,12 +128,8 @@ fn show(
     if args.format.json {
         for (thread, event) in events {
             let fields: Map<String, Value> = event
-                .kind
-                .fields()
-                .into_iter()
-                .zip(event.words)
-                .filter(|(name, _)| !name.is_empty())
-                .map(|(name, word)| (name.to_owned(), word.into()))
+                .json_fields()
+                .map(|(name, value)| (name.to_owned(), value.map_or_else(Value::from, Value::from)))
                 .collect();
             let (at, kind) = (time(recording, event.at_us), event.kind.name());
             let text = event.text();

@@ -132,8 +132,8 @@ pub(crate) async fn run(desk: &Rc<Desk>, session: &mut Session, text: &str) -> R
     if let Some(refusal) = refusal(command, session) {
         return refusal;
     }
-    let place = COMMANDS.iter().position(|other| other.name == command.name).unwrap_or(0) as u64;
-    flight::note(Kind::Command, [session.level as u64, u64::from(session.uid), place]);
+    let name = flight::event::word(command.name);
+    flight::note(Kind::Command, [session.level as u64, u64::from(session.uid), name]);
     match (command.name, arguments) {
         ("help", []) => all_help(session.level),
         ("help", [name]) => help(name),

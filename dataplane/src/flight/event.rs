@@ -133,7 +133,7 @@ kinds! {
     VotesAgain = 38, "votes_again", INFO, false, ["", "", ""];
     /// A frame could not be sealed: a fault of this program.
     FrameNotSent = 39, "frame_not_sent", ERROR, false, ["kind", "", ""];
-    /// A command on a control socket: level, user, the command's place in the list.
+    /// A command on a control socket: level, user, the first eight letters of the command ([`word`]).
     Command = 40, "command", None, true, ["level", "uid", "command"];
     /// A bundle that is followed came from its client.
     BundleArrived = 48, "bundle_arrived", None, false, ["bundle", "connection", "requests"];
@@ -181,6 +181,15 @@ impl Event {
         let named = self.kind.fields().into_iter().zip(self.words).filter(|(name, _)| !name.is_empty());
         let kind = self.kind;
         named.map(move |(name, value)| (name, shown(kind, name, value)))
+    }
+
+    /// The same as values of JSON: numbers where they count something, else text.
+    pub fn json_fields(&self) -> impl Iterator<Item = (&'static str, Result<u64, String>)> {
+        let raw = self.kind.fields().into_iter().zip(self.words).filter(|(name, _)| !name.is_empty());
+        self.fields().zip(raw).map(|((name, text), (_, word))| {
+            let is_number = text == word.to_string() && !matches!(name, "bundle" | "key" | "command");
+            (name, if is_number { Ok(word) } else { Err(text) })
+        })
     }
 
     /// The value of a word by its name.
@@ -249,6 +258,7 @@ fn shown(kind: Kind, name: &str, value: u64) -> String {
     match name {
         "bundle" | "key" => format!("{value:016x}"),
         "stage" => stage_name(value).to_owned(),
+        "command" => letters(value),
         "why" => why_left(value).to_owned(),
         "cause" => Cause::of(value).map_or_else(|| value.to_string(), |cause| cause.name().to_owned()),
         "path" => ["fast", "slow", "told"].get(value as usize).map_or_else(|| value.to_string(), |it| (*it).to_owned()),
@@ -259,6 +269,18 @@ fn shown(kind: Kind, name: &str, value: u64) -> String {
         "kind" if kind == Kind::Misbehaved => misbehaviour(value).to_owned(),
         _ => value.to_string(),
     }
+}
+
+/// The first eight letters of a name as one word of an event.
+pub fn word(name: &str) -> u64 {
+    name.bytes().take(8).enumerate().fold(0, |word, (place, byte)| word | u64::from(byte) << (8 * place))
+}
+
+/// A name that was made a [`word`]; what is no letter of one is a dot.
+fn letters(word: u64) -> String {
+    let bytes = word.to_le_bytes();
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes[..used].iter().map(|byte| if byte.is_ascii_graphic() { char::from(*byte) } else { '.' }).collect()
 }
 
 fn stage_name(place: u64) -> &'static str {

@@ -90,6 +90,12 @@ fn people_are_told_in_words() {
     let bundle = Event { at_us: 0, kind: Kind::BundleArrived, words: [0xabc, 5, 1] };
     assert_eq!(bundle.text(), "bundle_arrived bundle 0000000000000abc connection 5 requests 1");
     assert_eq!(Kind::ViewLeft.level(), Some(Level::Warn));
+    let command = |word| Event { at_us: 0, kind: Kind::Command, words: [1, 1_000, word] }.text();
+    assert_eq!(command(event::word("configure")), "command level operator uid 1000 command configur");
+    assert_eq!(command(u64::from_le_bytes(*b"a\x1b[2J\0\0\0")), "command level operator uid 1000 command a.[2J");
+    let json: Vec<_> = bundle.json_fields().collect();
+    let expected = [("bundle", Err("0000000000000abc".to_owned())), ("connection", Ok(5)), ("requests", Ok(1))];
+    assert_eq!(json, expected);
 }
 
 /// One test for the process's own recorder: it is one for all.
