@@ -227,7 +227,7 @@ fn a_thread_without_a_ring_records_nothing_and_its_stages_take_no_time() {
 #[test]
 #[ignore = "a measurement"]
 fn what_an_event_costs() {
-    begin(0);
+    begin(3);
     std::thread::spawn(|| {
         const TIMES: u32 = 5_000_000;
         let measure = |what: &str, work: &dyn Fn(u64)| {
