@@ -113,7 +113,9 @@ fn levels_may_what_they_may_and_every_command_answers() {
         "evidence",
         "queues",
         "latency",
+        "cores",
         "errors",
+        "log-level",
         "config",
         "params",
         "params leader_timeout_ms",
@@ -130,7 +132,7 @@ fn levels_may_what_they_may_and_every_command_answers() {
     done(&mut viewer, "json off");
     assert!(done(&mut viewer, "clients").lines.iter().any(|line| line.starts_with("operator ")));
     let changes =
-        ["set pool_mib 8", "latency reset", "configure confirm", "configure undo", "configure timeout 5", "pause"];
+        ["set pool_mib 8", "latency reset", "configure undo", "configure timeout 5", "pause", "dump", "log-level warn"];
     let admins = ["save", "step-down", "shutdown", "expert-mode on"];
     for command in changes.iter().chain(&admins) {
         assert_eq!(ask(&mut viewer, command).code, 403, "{command}");
@@ -163,6 +165,7 @@ fn a_change_takes_effect_at_once_is_undone_by_time_and_kept_when_confirmed() {
     let mut cluster = Cluster::start();
     let mut client = cluster.client();
     let mut operator = connect(&cluster, 0, "operator");
+    done(&mut operator, "configure timeout 2");
     done(&mut operator, "configure timeout 2");
     let reply = done(&mut operator, "set leader_timeout_ms 777");
     assert_eq!(reply.code, 202, "{reply:?}");
@@ -201,11 +204,14 @@ fn a_change_takes_effect_at_once_is_undone_by_time_and_kept_when_confirmed() {
     let log = cluster.log_text(0);
     for says in [
         "leader_timeout_ms is 777, and was 150, on trial for 2 s: set by operator (uid ",
-        "not confirmed in time",
+        "leader_timeout_ms is 150 again, and not 777: the change was not confirmed in time",
         "saved by admin",
     ] {
         assert!(log.contains(says), "no {says:?} in {log}");
     }
+    // It needs nothing of the management for that.
+    assert!(!log.contains("control: leader_timeout_ms is 150 again"), "{log}");
+    assert_eq!(log.matches("changes are on trial for 2 s").count(), 1, "{log}");
     cluster.kill(0);
     cluster.restart(0);
     cluster.wait_all();

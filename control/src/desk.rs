@@ -157,6 +157,10 @@ pub(crate) struct Desk {
     pub(crate) baseline: RefCell<Option<(Vec<u64>, u64)>>,
     /// Requests that were executed, by the second.
     rates: RefCell<VecDeque<(Instant, u64)>>,
+    /// What each thread had used of processors when `cores` was asked last.
+    pub(crate) threads: RefCell<crate::threads::Used>,
+    /// When a recording was asked for last.
+    pub(crate) dumped: Cell<Option<Instant>>,
 }
 
 /// A change is under way as long as this lives.
@@ -188,6 +192,8 @@ impl Desk {
             errors: RefCell::default(),
             baseline: RefCell::default(),
             rates: RefCell::default(),
+            threads: RefCell::default(),
+            dumped: Cell::new(None),
         })
     }
 
@@ -284,18 +290,17 @@ impl Desk {
         (!self.changing.replace(true)).then(|| Changing(&self.changing))
     }
 
-    /// Brings back what was in force before the trial.
-    pub(crate) async fn undo(&self) -> Result<Vec<crate::trial::Change>, Fault> {
+    /// Brings back what was in force before the trial; `None` where the replica did so before, its time being over.
+    pub(crate) async fn undo(&self) -> Result<Option<Vec<crate::trial::Change>>, Fault> {
         let Some(_changing) = self.change() else { return Err(Fault::Busy) };
-        let (before, changes) = {
+        let changes = {
             let trial = self.trial.borrow();
-            let Some(before) = trial.undo().cloned() else { return Ok(Vec::new()) };
-            let changes = crate::trial::differences(trial.running(), &before);
-            (before, changes)
+            let Some(before) = trial.undo() else { return Ok(Some(Vec::new())) };
+            crate::trial::differences(trial.running(), before)
         };
-        self.own_order(Order::Settings(Box::new(before))).await?;
+        let answer = self.own_order(Order::Undo).await?;
         self.trial.borrow_mut().undone();
-        Ok(changes)
+        Ok((answer != Answer::NothingOnTrial).then_some(changes))
     }
 
     /// The settings that run.

@@ -25,9 +25,9 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use crate::desk::{Desk, Share};
 use crate::limits::{HTTP, MAX_HTTP_CONNECTIONS, MAX_HTTP_HEAD};
+use crate::log::report;
 use crate::mapped::Measured;
 use crate::metrics;
-use crate::server::report;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 1_024;

@@ -3,9 +3,10 @@
 //! # Threads
 //! The replica's thread knows of all this nothing but a [`ring`] of orders, which it polls at the end of a round, and the board of
 //! atomics that it publishes to ([`atlas_dataplane::replica::telemetry`]). It never waits for anybody here. A thread of its own runs a
-//! glommio executor with everything else: the control sockets, the mapped file of [`mapped`] metrics, the HTTP endpoint. A second,
-//! which only accepts connections, counts them, asks the kernel who is there, and hands them over. Both run at a lower priority, and off
-//! the replica's core where that is configured and there is another.
+//! glommio executor with everything else: the control sockets, the file of [`mapped`] metrics, that of the flight recorder
+//! ([`atlas_dataplane::flight`]), the HTTP endpoint. A second, which only accepts connections, counts them, asks the kernel who is there, and
+//! hands them over. A third prints the lines of the log, and is the only one that a blocked standard error holds up. All run at a
+//! lower priority, and off the replica's core where that is configured and there is another.
 //!
 //! # What a hostile or careless client gets
 //! [`limits`] names every bound. A line, an answer, the connections of a level, the lines and bytes of a second, the time that a
@@ -31,6 +32,7 @@ mod commands;
 mod desk;
 mod http;
 pub mod limits;
+mod log;
 pub mod mapped;
 pub mod metrics;
 pub mod protocol;
@@ -40,6 +42,7 @@ mod save;
 mod server;
 mod session;
 mod sockets;
+mod threads;
 pub mod trial;
 
 pub use server::{Control, StartError};

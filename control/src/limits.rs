@@ -14,6 +14,18 @@ pub const MAX_ANSWER: usize = 256 << 10;
 /// Connections of each level. One more is told so and closed.
 pub const MAX_CONNECTIONS: [usize; 3] = [64, 32, 16];
 
+/// One user has at most this part of them.
+pub const USER_SHARE: usize = 2;
+
+/// Between two recordings that are asked for.
+pub const DUMP_EVERY: Duration = Duration::from_secs(1);
+
+/// Events that the ring of the control thread holds.
+pub const EVENTS: usize = atlas_dataplane::flight::HELPER_EVENTS;
+
+/// Threads of the process that `cores` shows.
+pub const MAX_THREADS: usize = 64;
+
 /// Connections that wait to be taken over by the executor.
 pub const MAX_ACCEPTED: usize = 32;
 
@@ -48,7 +60,7 @@ pub const CPU_PARTS: [f64; 4] = [0.04, 0.03, 0.03, 0.03];
 /// What each may use beyond that at once, after having used little.
 pub const CPU_BURST: Duration = Duration::from_millis(100);
 
-/// The mapped file and the list of errors are brought up to date this often.
+/// The files of metrics and of the flight recorder are brought up to date this often.
 pub const REFRESH: Duration = Duration::from_millis(100);
 
 /// The replica's named counters are looked at this often, for the times of errors.

@@ -18,8 +18,9 @@
 //! ```
 //!
 //! # Who writes it
-//! One thread of the management plane, with relaxed stores between two increments of the generation. The replica's own thread never
-//! touches the file: a store into a mapped page waits while the kernel writes that page to its disk. The file is made beside its
+//! One thread of the management plane, by pwrite between two increments of the generation: who maps the file sees the same. The
+//! replica's own thread never touches it. All its blocks are there from the start; a disk that fails or is full all the same is an error
+//! of that thread, which tries again, and never a SIGBUS as it would be behind a mapping. The file is made beside its
 //! name and renamed, so a reader finds a whole one or none; that of an earlier process stays until the next starts.
 //!
 //! # Who reads it
@@ -30,10 +31,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use atlas_dataplane::replica::telemetry::{Board, Kind, Label, Series, Unit};
-use memmap2::MmapMut;
 use rustix::fs::OFlags;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -102,7 +101,9 @@ pub enum MappedError {
 /// The writer's side.
 #[derive(Debug)]
 pub struct Writer {
-    map: MmapMut,
+    file: File,
+    path: PathBuf,
+    generation: u64,
     first_value: usize,
     values: usize,
 }
@@ -134,35 +135,31 @@ impl Writer {
         let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
         bytes.extend_from_slice(&table);
         bytes.resize(length, 0);
-        let map = create(path, &bytes).map_err(|source| MappedError::Write { file: path.to_owned(), source })?;
-        Ok(Self { map, first_value, values })
+        let file = create(path, &bytes).map_err(|source| MappedError::Write { file: path.to_owned(), source })?;
+        Ok(Self { file, path: path.to_owned(), generation: 0, first_value, values })
     }
 
     /// Stores the values of the board, and when the replica published them, ms.
-    pub fn store(&mut self, values: &[u64], heartbeat_ms: u64) {
-        let (first_value, count) = (self.first_value, self.values);
-        let words = self.words();
-        let generation = words[GENERATION].load(Ordering::Relaxed);
-        words[GENERATION].store(generation.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::Release);
-        for (place, value) in words[first_value..].iter().zip(values.iter().take(count)) {
-            place.store(value.to_le(), Ordering::Relaxed);
-        }
-        words[HEARTBEAT].store(heartbeat_ms.to_le(), Ordering::Relaxed);
-        words[GENERATION].store(generation.wrapping_add(2), Ordering::Release);
-    }
-
-    fn words(&mut self) -> &[AtomicU64] {
-        let bytes: &mut [u8] = &mut self.map;
-        let count = bytes.len() / 8;
-        // SAFETY: the mapping begins at a page, so it is aligned for words; it is `count` words long and lives as long as `self`, which
-        // is borrowed mutably. AtomicU64 has the layout of u64, for which all bytes are values. Whoever else maps the file shared is
-        // another process, and this one only ever touches the bytes through these atomics.
-        unsafe { std::slice::from_raw_parts(bytes.as_mut_ptr().cast::<AtomicU64>(), count) }
+    ///
+    /// # Errors
+    /// [`MappedError::Write`]; readers find the file restless until a later call succeeds.
+    pub fn store(&mut self, values: &[u64], heartbeat_ms: u64) -> Result<(), MappedError> {
+        let bytes: Vec<u8> = values.iter().take(self.values).flat_map(|value| value.to_le_bytes()).collect();
+        let odd = self.generation | 1;
+        let word = |place: usize, value: u64| self.file.write_all_at(&value.to_le_bytes(), place as u64 * 8);
+        let write = || {
+            word(GENERATION, odd)?;
+            self.file.write_all_at(&bytes, self.first_value as u64 * 8)?;
+            word(HEARTBEAT, heartbeat_ms)?;
+            word(GENERATION, odd.wrapping_add(1))
+        };
+        write().map_err(|source| MappedError::Write { file: self.path.clone(), source })?;
+        self.generation = odd.wrapping_add(1);
+        Ok(())
     }
 }
 
-fn create(path: &Path, bytes: &[u8]) -> io::Result<MmapMut> {
+fn create(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = path.with_extension("new");
     match std::fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -171,13 +168,10 @@ fn create(path: &Path, bytes: &[u8]) -> io::Result<MmapMut> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o644).open(&new)?;
     // Whatever the umask of the process is: what everybody may ask at a socket stands in it.
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-    // All blocks are there before it is mapped: a store never finds a full disk.
+    // All blocks are there from the start: later writes find their place, also on a disk that is full.
     file.write_all_at(bytes, 0)?;
-    // SAFETY: the file was made here with all its bytes and nobody else has its name yet. Nobody but the owner may cut it off, for it
-    // lies in the replica's own directory with mode 0644; who does so as the owner ends the replica, as by any other signal.
-    let map = unsafe { MmapMut::map_mut(&file) }?;
     std::fs::rename(&new, path)?;
-    Ok(map)
+    Ok(file)
 }
 
 fn table(series: &[Series]) -> Vec<u8> {
@@ -375,7 +369,7 @@ mod tests {
         let vitals = Vitals { replica: 1, replicas: 4, view: 9, sync: Some(&sync), ..Vitals::default() };
         let board = Board::new(&vitals);
         let mut writer = Writer::create(path, &board, 1, 1_000).unwrap();
-        writer.store(&board.values(), 5_000);
+        writer.store(&board.values(), 5_000).unwrap();
         writer
     }
 
@@ -394,7 +388,7 @@ mod tests {
         assert_eq!((sync.value(), sync.buckets().iter().sum::<u64>(), sync.buckets()[5]), (705, 2, 1));
         // A reader that has the file open sees the next values, and so does one that opens it later.
         let board = Board::new(&Vitals { replica: 1, replicas: 4, view: 10, ..Vitals::default() });
-        writer.store(&board.values(), 6_000);
+        writer.store(&board.values(), 6_000).unwrap();
         let reading = Reading::open(&path).unwrap();
         assert_eq!((get(&reading, "atlas_view").value(), reading.heartbeat_ms), (10, 6_000));
         assert_eq!(reading.series, Measured::of_board(&board));

@@ -1,14 +1,16 @@
 //! The management plane as a whole: its threads, from the replica's start to its end.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use atlas_dataplane::cores;
+use atlas_dataplane::cluster::ReplicaConfig;
+use atlas_dataplane::flight::file::{LIVE, Mirror};
+use atlas_dataplane::flight::lines::{Lines, set_level};
 use atlas_dataplane::replica::oversight::{Answer, Management, Order, Start};
+use atlas_dataplane::{cores, flight};
 use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement};
 use rustix::process::{Pid, setpriority_process};
@@ -16,7 +18,8 @@ use rustix::thread::gettid;
 
 use crate::accept::{Visitor, accept};
 use crate::desk::{Desk, Facts, wall_ms};
-use crate::limits::{ERRORS_EVERY, MAX_ACCEPTED, REFRESH};
+use crate::limits::{ERRORS_EVERY, EVENTS, MAX_ACCEPTED, REFRESH};
+use crate::log::{self, report};
 use crate::mapped::{MappedError, Writer};
 use crate::ring::{OrderReceiver, OrderSender, ring};
 use crate::sockets::{self, Place, SocketError};
@@ -74,17 +77,29 @@ impl Drop for Control {
         self.ended.store(true, Relaxed);
         if let Some(place) = self.place.get() {
             place.remove_sockets();
+            // What remains at an end that was asked for, or after an error, which has its recording already, tells nothing.
+            if !std::thread::panicking() {
+                let _ = std::fs::remove_file(place.file(LIVE));
+            }
         }
     }
 }
 
-/// A line for the operator, as the replica writes them.
-pub(crate) fn report(line: &str) {
-    // A standard error that nobody reads any more ends no thread: the control thread brings back what is on trial.
-    let _ = writeln!(std::io::stderr(), "control: {line}");
-}
-
 impl Management for Control {
+    fn begins(&mut self, config: &ReplicaConfig, lines: Lines) {
+        set_level(config.control.log_level);
+        let format = config.control.log_format;
+        let work = move || {
+            stand_aside();
+            log::print(lines, format);
+        };
+        if let Err(error) = cores::spawn("log", work) {
+            report(&format!(
+                "warning: no thread prints lines, what happens while this replica serves is not told: {error}"
+            ));
+        }
+    }
+
     fn serves(&mut self, start: Start<'_>) {
         let Some(sender) = self.sender.take() else { return };
         self.receiver.set_waker(start.waker.clone());
@@ -110,7 +125,7 @@ impl Management for Control {
     }
 
     fn next_order(&mut self) -> Option<(u64, Order)> {
-        self.receiver.next()
+        self.receiver.take()
     }
 
     fn answer(&mut self, number: u64, answer: Answer) {
@@ -127,12 +142,14 @@ fn serve(
     place: &OnceLock<Place>,
 ) -> Result<(), StartError> {
     stand_aside();
+    flight::attach("control", EVENTS);
     let executor = LocalExecutorBuilder::new(Placement::Unbound).io_memory(IO_MEMORY).ring_depth(RING_DEPTH).make();
     let executor = executor.map_err(|error| StartError::Executor(error.to_string()))?;
     let sockets = sockets::open(&facts.config.control)?;
     let metrics = sockets.place.file(atlas_dataplane::cluster::control::METRICS_FILE);
     let replica = u64::from(facts.config.replica.0);
     let writer = Writer::create(&metrics, board, replica, wall_ms())?;
+    let mirror = mirror(sockets.place.path());
     let (to, visitors) = async_channel::bounded::<Visitor>(MAX_ACCEPTED);
     let (listeners, ends) = (sockets.listeners, Arc::clone(ended));
     let accepts = move || {
@@ -146,7 +163,7 @@ fn serve(
     let listen = facts.config.control.metrics_listen;
     let desk = Desk::new(facts, Arc::clone(board), ring);
     executor.run(async move {
-        glommio::spawn_local(refresh(Rc::clone(&desk), writer)).detach();
+        glommio::spawn_local(refresh(Rc::clone(&desk), writer, mirror)).detach();
         glommio::spawn_local(errors(Rc::clone(&desk))).detach();
         if let Some(address) = listen {
             glommio::spawn_local(http::serve(Rc::clone(&desk), address)).detach();
@@ -164,15 +181,56 @@ fn stand_aside() {
     let _ = setpriority_process(Some(Pid::from_raw(thread.as_raw_nonzero().get()).unwrap_or(thread)), NICE);
 }
 
-/// Keeps the mapped file up to date, and ends trials.
-async fn refresh(desk: Rc<Desk>, mut writer: Writer) {
+/// The file of the flight recorder; that of an earlier process that was killed is kept.
+fn mirror(directory: &std::path::Path) -> Option<Mirror> {
+    match Mirror::create(directory) {
+        Ok((mirror, kept)) => {
+            if let Some(kept) = kept {
+                let kept = kept.display();
+                report(&format!(
+                    "warning: the last process did not end well; what it did last is in {kept}: `atlas trace` shows it"
+                ));
+            }
+            Some(mirror)
+        }
+        Err(error) => {
+            report(&format!("warning: what the flight recorder holds does not outlive kill -9: {error}"));
+            None
+        }
+    }
+}
+
+/// Tells people once that a file cannot be written, and that it can again.
+#[derive(Default)]
+struct Told(bool);
+
+impl Told {
+    fn tell<E: std::fmt::Display>(&mut self, what: &str, result: Result<(), E>) {
+        match result {
+            Ok(()) if std::mem::take(&mut self.0) => report(&format!("{what} is written again")),
+            Err(error) if !std::mem::replace(&mut self.0, true) => {
+                report(&format!("warning: {what} stays behind: {error}; tried again"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Keeps the files of metrics and of the flight recorder up to date, and ends trials.
+async fn refresh(desk: Rc<Desk>, mut writer: Writer, mut mirror: Option<Mirror>) {
+    let (mut metrics, mut flight) = (Told::default(), Told::default());
     loop {
         let heartbeat_ms = desk.get("atlas_heartbeat_timestamp_seconds") / 1_000;
-        writer.store(&desk.board.values(), heartbeat_ms);
+        metrics.tell("the file of metrics", writer.store(&desk.board.values(), heartbeat_ms));
+        if let Some(mirror) = &mut mirror {
+            flight.tell("the file of the flight recorder", mirror.refresh());
+        }
         let over = desk.trial.borrow().is_over(desk.now_us());
         if over {
             match desk.undo().await {
-                Ok(changes) => {
+                // The replica did it by itself, and said so.
+                Ok(None) => {}
+                Ok(Some(changes)) => {
                     for change in changes {
                         let (name, old, new) = (change.name, change.old, change.new);
                         report(&format!("{name} is {new} again, and not {old}: the change was not confirmed in time"));

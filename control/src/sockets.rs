@@ -164,9 +164,18 @@ fn check_old(place: &Place, name: &str, path: &Path) -> Result<(), SocketError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use atlas_dataplane::cluster::control::LogFormat;
+    use atlas_dataplane::flight::lines;
 
     fn config(directory: PathBuf) -> ControlConfig {
-        ControlConfig { directory, modes: [0o666, 0o660, 0o600], groups: [None; 3], metrics_listen: None }
+        ControlConfig {
+            directory,
+            modes: [0o666, 0o660, 0o600],
+            groups: [None; 3],
+            metrics_listen: None,
+            log_format: LogFormat::Human,
+            log_level: lines::Level::Info,
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! There is one trial at a time, for all connections. The first change begins it; each further change gives it its whole time again.
 //! [`Trial::confirm`] keeps what was changed, [`Trial::undo`] and the end of its time bring back what was in force when it began.
+//!
+//! This is what is shown here. The settings, the trial and its end are the replica's own
+//! ([`Order::Try`](atlas_dataplane::replica::oversight::Order)), which keeps to them whether or not anything of the management still lives.
 
 use std::time::Duration;
 
@@ -170,7 +173,7 @@ impl Trial {
         }
     }
 
-    /// Whether its time is up.
+    /// Whether its time is up. The replica has brought back what was before by then.
     pub fn is_over(&self, now_us: u64) -> bool {
         self.before.as_ref().is_some_and(|(_, end_us)| *end_us <= now_us)
     }

@@ -12,6 +12,7 @@ pub mod cores;
 pub mod crypto;
 pub mod evidence;
 pub mod execution;
+pub mod flight;
 pub mod histogram;
 pub mod history;
 pub mod log;

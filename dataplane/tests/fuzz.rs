@@ -51,6 +51,7 @@ fn targets() -> Vec<Target> {
     targets.push(Target::new("image", images::image, images::run_image));
     targets.push(Target::new("anchor", disk::anchor, disk::run_anchor));
     targets.push(Target::new("cluster file", disk::cluster, disk::run_cluster));
+    targets.push(Target::new("recording", disk::recording, disk::run_recording));
     targets.push(Target::new("checkpoint", evidence::note, evidence::run_note));
     targets.push(Target::new("policy", evidence::policy, evidence::run_policy));
     targets.push(Target::new("proof", evidence::proof, evidence::run_proof));

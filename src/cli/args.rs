@@ -104,6 +104,8 @@ pub enum Command {
     Stat(super::stat::StatArgs),
     /// Watch replicas on one screen, from their files of metrics
     Top(super::top::TopArgs),
+    /// Show what a replica's flight recorder kept
+    Trace(super::trace::TraceArgs),
     /// Prove what a property is or was, or that it never was
     Prove(ProveArgs),
     /// Write the history, certified, into a directory that anybody can check

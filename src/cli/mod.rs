@@ -2,7 +2,7 @@
 //!
 //! - [`args`]: the command line and its help; [`parse`]: values, conditions and ends of a history;
 //! - `init`: `init`, `replica` and `recover`; [`mod@backup`]: `backup`, `restore`; [`mod@cold`]: `cold`; [`mod@host`]: `host`; [`mod@plot`]: `plot`; `write`: `set`, `delete`, `txn`; `read`: `get`, `list`; `history`: `history`, `trail`;
-//!   `watch`, `status`, `ctl`, `stat`, [`mod@top`]: `top`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
+//!   `watch`, `status`, `ctl`, `stat`, `trace`, [`mod@top`]: `top`, `bench`, `sim`; [`keys`]: `key`; [`proofs`]: `prove`, `export`; [`mod@audit`]: `verify`, `audit`, `serve`;
 //! - [`session`]: the connection that all of them share; [`changes`]: a
 //!   subscription's pages; [`output`]: tables and JSON lines; [`error`]: exit codes;
 //!   [`time`]: times as text; [`interrupt`]: the end by a signal.
@@ -35,6 +35,7 @@ pub mod stat;
 pub mod status;
 pub mod time;
 pub mod top;
+pub mod trace;
 pub mod watch;
 pub mod write;
 
@@ -88,6 +89,7 @@ fn run(command: &Command, out: &mut impl Write, style: Style) -> Result<(), CliE
         Command::Ctl(args) => ctl::ctl(args, out, style),
         Command::Stat(args) => stat::stat(args, out, style),
         Command::Top(args) => top::top(args, out, style),
+        Command::Trace(args) => trace::trace(args, out, style),
         Command::Prove(args) => proofs::prove(args, out, style),
         Command::Export(args) => proofs::export(args, out, style),
         Command::Verify(args) => audit::verify(args, out, style),

@@ -58,7 +58,7 @@ impl Host {
     }
 
     fn publish(&mut self, replica: usize, vitals: &Vitals<'_>, at_ms: u64) {
-        self.writers[replica].store(&Board::new(vitals).values(), at_ms);
+        self.writers[replica].store(&Board::new(vitals).values(), at_ms).unwrap();
     }
 
     /// All replicas work: a second with 500 operations.
@@ -353,7 +353,9 @@ fn a_file_with_any_numbers_in_it_is_shown() {
         let mut host = Host::busy();
         for replica in 0..4 {
             let count = Board::new(&vitals(0)).values().len();
-            host.writers[replica].store(&vec![fill; count], if replica == 2 { u64::MAX } else { NOW_MS + 500 });
+            host.writers[replica]
+                .store(&vec![fill; count], if replica == 2 { u64::MAX } else { NOW_MS + 500 })
+                .unwrap();
         }
         host.plant.refresh(NOW_MS + 1_000);
         for view in [View::default(), DETAILS] {

@@ -3,16 +3,18 @@
 use std::rc::Rc;
 
 use atlas_dataplane::cluster::settings::LocalConfig;
+use atlas_dataplane::flight::file::{self, Why};
+use atlas_dataplane::flight::lines::{Level as LogLevel, level, set_level};
 use atlas_dataplane::replica::oversight::{Answer, Order};
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
 
 use super::{fault, needs};
 use crate::desk::{Desk, Fault, wall_ms};
-use crate::limits::MAX_TRIAL_SECONDS;
+use crate::limits::{DUMP_EVERY, MAX_TRIAL_SECONDS};
+use crate::log::report;
 use crate::protocol::Level;
 use crate::reply::{Reply, Status};
-use crate::server::report;
 use crate::session::Session;
 use crate::trial::{Change, SetError, parse};
 
@@ -40,6 +42,10 @@ pub(super) async fn set(desk: &Rc<Desk>, session: &Session, name: &str, value: &
         Err(error) => return refused(desk, &error),
     };
     let Some(_changing) = desk.change() else { return another() };
+    // The replica brings back what was before, and this side is about to learn it.
+    if desk.trial.borrow().is_over(desk.now_us()) {
+        return another();
+    }
     let running = desk.running();
     let old = running.numbers().find(|(key, _)| *key == setting.key).map_or(0, |(_, old)| old);
     if old == new {
@@ -48,8 +54,10 @@ pub(super) async fn set(desk: &Rc<Desk>, session: &Session, name: &str, value: &
     let Some(settings) = running.with(setting.key, new) else {
         return Reply::new(Status::FAILED, "the setting is not there; this is a fault in Atlas");
     };
-    match desk.order(Order::Settings(Box::new(settings.clone()))).await {
-        Ok(_) => {}
+    let for_us = desk.trial.borrow().time().as_micros() as u64;
+    match desk.order(Order::Try { name: setting.key, value: new, for_us }).await {
+        Ok(Answer::Done) => {}
+        Ok(_) => return Reply::new(Status::FAILED, "the replica knows no such setting; this is a fault in Atlas"),
         Err(Fault::Late) => {
             // The replica may have taken it all the same.
             desk.trial.borrow_mut().failed(settings, desk.now_us());
@@ -92,13 +100,27 @@ pub(super) fn would(desk: &Rc<Desk>, name: &str, value: &str) -> Reply {
     }
 }
 
-pub(super) fn timeout(desk: &Rc<Desk>, session: &Session, seconds: &str) -> Reply {
+pub(super) async fn timeout(desk: &Rc<Desk>, session: &Session, seconds: &str) -> Reply {
     if let Some(refusal) = needs(Level::Operator, session) {
         return refusal;
     }
-    let number = seconds.parse().unwrap_or(0);
-    if !desk.trial.borrow_mut().set_time(number, desk.now_us()) {
+    let Some(number) = seconds.parse::<u64>().ok().filter(|number| (1..=MAX_TRIAL_SECONDS).contains(number)) else {
         return Reply::new(Status::ARGUMENT, format!("a whole number of seconds from 1 to {MAX_TRIAL_SECONDS}"));
+    };
+    let Some(_changing) = desk.change() else { return another() };
+    let is_open = desk.trial.borrow().open(desk.now_us()).is_some();
+    let old = desk.trial.borrow().time().as_secs();
+    if is_open {
+        match desk.order(Order::Extend(number * 1_000_000)).await {
+            Ok(Answer::NothingOnTrial) => return over(),
+            Ok(_) => {}
+            Err(error) => return fault(error),
+        }
+    }
+    desk.trial.borrow_mut().set_time(number, desk.now_us());
+    // Saying what is so already again and again fills no log.
+    if old == number {
+        return Reply::done(format!("changes are on trial for {number} s"));
     }
     report(&format!("changes are on trial for {number} s: set by {}", session.who()));
     Reply::done(format!("changes are on trial for {number} s"))
@@ -108,16 +130,25 @@ fn nothing() -> Reply {
     Reply::new(Status::CONFLICT, "nothing is on trial")
 }
 
-pub(super) fn confirm(desk: &Rc<Desk>, session: &Session) -> Reply {
+fn over() -> Reply {
+    Reply::new(Status::CONFLICT, "the trial is over: what was in force before is again")
+}
+
+pub(super) async fn confirm(desk: &Rc<Desk>, session: &Session) -> Reply {
     if let Some(refusal) = needs(Level::Operator, session) {
         return refusal;
     }
     let Some(_changing) = desk.change() else { return another() };
     if desk.trial.borrow().is_over(desk.now_us()) {
-        return Reply::new(Status::CONFLICT, "the trial is over: what was in force before is brought back");
+        return over();
     }
     let open = desk.trial.borrow().open(desk.now_us());
-    let Some((changes, _)) = open.filter(|_| desk.trial.borrow_mut().confirm()) else { return nothing() };
+    let Some((changes, _)) = open else { return nothing() };
+    match desk.order(Order::Keep).await {
+        Ok(Answer::Done) => drop(desk.trial.borrow_mut().confirm()),
+        Ok(_) => return over(),
+        Err(error) => return fault(error),
+    }
     for Change { name, new, .. } in &changes {
         report(&format!("{name} stays {new}: confirmed by {}", session.who()));
     }
@@ -129,8 +160,9 @@ pub(super) async fn undo(desk: &Rc<Desk>, session: &Session) -> Reply {
         return refusal;
     }
     match desk.undo().await {
-        Ok(changes) if changes.is_empty() => nothing(),
-        Ok(changes) => {
+        Ok(None) => over(),
+        Ok(Some(changes)) if changes.is_empty() => nothing(),
+        Ok(Some(changes)) => {
             for Change { name, new, .. } in &changes {
                 report(&format!("{name} is {new} again: undone by {}", session.who()));
             }
@@ -162,6 +194,38 @@ pub(super) fn reset_latency(desk: &Rc<Desk>, session: &Session) -> Reply {
     }
     *desk.baseline.borrow_mut() = Some((desk.board.values(), wall_ms()));
     Reply::done("latencies are counted from now on")
+}
+
+/// Writes the flight recorder to a file of the run directory.
+pub(super) fn dump(desk: &Rc<Desk>, session: &Session) -> Reply {
+    let now = std::time::Instant::now();
+    if desk.dumped.get().is_some_and(|at| now.duration_since(at) < DUMP_EVERY) {
+        return Reply::new(Status::BUSY, "a recording was written a moment ago; again in a second");
+    }
+    desk.dumped.set(Some(now));
+    match file::dump(&desk.facts.config.control.directory, Why::Asked, &format!("asked for by {}", session.who())) {
+        Ok(path) => Reply::done(format!("written to {}: `atlas trace` shows it", path.display()))
+            .fields(vec![("file", path.display().to_string().into())]),
+        Err(error) => Reply::new(Status::FAILED, error.to_string()),
+    }
+}
+
+pub(super) fn log_level(session: &Session, wanted: Option<&str>) -> Reply {
+    let Some(wanted) = wanted else { return Reply::done(format!("log-level is {}", level())) };
+    if let Some(refusal) = needs(Level::Operator, session) {
+        return refusal;
+    }
+    let Some(new) = LogLevel::parse(wanted) else {
+        return Reply::new(Status::ARGUMENT, "log-level is error, warn, info or debug");
+    };
+    let old = level();
+    if old != new {
+        // Told at the level of the two that tells more.
+        set_level(old.max(new));
+        report(&format!("log-level is {new}, and was {old}: set by {}", session.who()));
+        set_level(new);
+    }
+    Reply::done(format!("log-level is {new}"))
 }
 
 pub(super) async fn pause(desk: &Rc<Desk>, session: &Session, paused: bool) -> Reply {

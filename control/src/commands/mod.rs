@@ -5,6 +5,7 @@ mod show;
 
 use std::rc::Rc;
 
+use atlas_dataplane::flight::{self, Kind};
 use serde_json::Value;
 
 use crate::desk::{Desk, Fault};
@@ -44,6 +45,12 @@ pub(crate) const COMMANDS: &[Command] = &[
     command("evidence", "evidence", Level::Viewer, "What other replicas did that no correct one does."),
     command("queues", "queues", Level::Viewer, "What waits where, and its limits."),
     command(
+        "cores",
+        "cores",
+        Level::Viewer,
+        "The threads of the process: where each may run, what it uses, what runs on it; and what the replica's rounds are spent on.",
+    ),
+    command(
         "latency",
         "latency [reset]",
         Level::Viewer,
@@ -81,6 +88,18 @@ pub(crate) const COMMANDS: &[Command] = &[
          is on trial; undo: brings back what was before.",
     ),
     command(
+        "log-level",
+        "log-level [error|warn|info|debug]",
+        Level::Viewer,
+        "Up to which level lines are printed. Operator: changes it, until the next start.",
+    ),
+    command(
+        "dump",
+        "dump",
+        Level::Operator,
+        "Writes what the flight recorder holds to a file in the run directory, for `atlas trace`. The newest 8 stay.",
+    ),
+    command(
         "save",
         "save",
         Level::Admin,
@@ -113,6 +132,8 @@ pub(crate) async fn run(desk: &Rc<Desk>, session: &mut Session, text: &str) -> R
     if let Some(refusal) = refusal(command, session) {
         return refusal;
     }
+    let name = flight::event::word(command.name);
+    flight::note(Kind::Command, [session.level as u64, u64::from(session.uid), name]);
     match (command.name, arguments) {
         ("help", []) => all_help(session.level),
         ("help", [name]) => help(name),
@@ -133,9 +154,13 @@ pub(crate) async fn run(desk: &Rc<Desk>, session: &mut Session, text: &str) -> R
         ("set", [name, value]) => change::set(desk, session, name, value).await,
         ("configure", ["check"]) => change::check(desk),
         ("configure", ["check", name, value]) => change::would(desk, name, value),
-        ("configure", ["timeout", seconds]) => change::timeout(desk, session, seconds),
-        ("configure", ["confirm"]) => change::confirm(desk, session),
+        ("configure", ["timeout", seconds]) => change::timeout(desk, session, seconds).await,
+        ("configure", ["confirm"]) => change::confirm(desk, session).await,
         ("configure", ["undo"]) => change::undo(desk, session).await,
+        ("cores", []) => show::cores(desk),
+        ("log-level", []) => change::log_level(session, None),
+        ("log-level", [level]) => change::log_level(session, Some(level)),
+        ("dump", []) => change::dump(desk, session),
         ("save", []) => change::save(desk, session),
         ("pause", []) => change::pause(desk, session, true).await,
         ("resume", []) => change::pause(desk, session, false).await,

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use atlas_dataplane::cluster::ReplicaConfig;
 use atlas_dataplane::cluster::settings::{HistoryConfig, LocalConfig, LogConfig, NetConfig, Setting};
+use atlas_dataplane::flight::Stage;
 use atlas_dataplane::histogram::{bucket_end_us, quantile_us};
 use atlas_dataplane::replica::oversight::{Answer, Order};
 use atlas_dataplane::replica::telemetry::{Kind, Label, SUSPICIONS};
@@ -225,6 +226,43 @@ pub(super) fn latency(desk: &Rc<Desk>) -> Reply {
     Reply::done(format!("times since {since}; quantiles are at most 1/16 above")).table(&columns, &rows, 0)
 }
 
+pub(super) fn cores(desk: &Rc<Desk>) -> Reply {
+    let (threads, more) = desk.threads.borrow_mut().look(desk.facts.config.core);
+    let rows: Vec<Vec<Value>> = threads
+        .into_iter()
+        .map(|thread| {
+            let share = thread.share.map_or(Value::Null, |share| json!((share * 1_000.0).round() / 10.0));
+            vec![
+                thread.name.into(),
+                thread.id.into(),
+                thread.allowed.into(),
+                thread.last_core.into(),
+                json!((thread.used_s * 1_000.0).round() / 1_000.0),
+                share,
+                thread.work.into(),
+            ]
+        })
+        .collect();
+    let (up_us, busy_us) = (desk.get("atlas_uptime_seconds"), desk.get("atlas_busy_seconds"));
+    let busy = if up_us == 0 { 0.0 } else { busy_us as f64 * 100.0 / up_us as f64 };
+    let of = |name: &str, stage: &'static str| desk.board.get(name, Label::Name(stage));
+    let stages = Stage::NAMES.into_iter().filter(|stage| of("atlas_round_busy_seconds", stage) > 0);
+    let stages = stages.map(|stage| {
+        let part = of("atlas_round_busy_seconds", stage) as f64 * 100.0 / busy_us.max(1) as f64;
+        format!("{stage} {part:.1} %")
+    });
+    let stalls = Stage::NAMES.into_iter().filter(|stage| of("atlas_stalls", stage) > 0);
+    let stalls: Vec<String> = stalls.map(|stage| format!("{} of {stage}", of("atlas_stalls", stage))).collect();
+    let text = format!(
+        "the replica's thread is busy {busy:.1} % of the time ({}); longest round {} us; stalls: {}",
+        stages.collect::<Vec<_>>().join(", "),
+        desk.get("atlas_longest_round_seconds"),
+        if stalls.is_empty() { "none".to_owned() } else { stalls.join(", ") },
+    );
+    let columns = ["thread", "id", "cores", "last_core", "cpu_s", "cpu_percent", "what"];
+    Reply::done(text).table(&columns, &rows, more)
+}
+
 pub(super) fn errors(desk: &Rc<Desk>) -> Reply {
     let errors = desk.errors.borrow();
     let row = |(name, seen): (&String, &crate::desk::Seen)| {
@@ -255,6 +293,12 @@ fn running(desk: &Desk) -> ReplicaConfig {
 }
 
 pub(super) fn config(desk: &Rc<Desk>) -> Reply {
+    // A pipe would hold up everybody, and whatever is longer than such a file is not read.
+    for path in [&desk.facts.file, &desk.facts.config.cluster_file] {
+        if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+            return Reply::new(Status::FAILED, format!("{} is no regular file now", path.display()));
+        }
+    }
     let file = match ReplicaConfig::load(&desk.facts.file) {
         Ok((config, _)) => config,
         Err(error) => return Reply::new(Status::FAILED, format!("the file cannot be read now: {error}")),
@@ -270,7 +314,12 @@ pub(super) fn config(desk: &Rc<Desk>) -> Reply {
         };
         vec![format!("{section}.{}", setting.key).into(), in_file.into(), runs.into(), setting.unit.into(), note.into()]
     };
-    let rows: Vec<Vec<Value>> = pairs.map(row).collect();
+    let mut rows: Vec<Vec<Value>> = pairs.map(row).collect();
+    let (in_file, runs) = (file.control.log_level, atlas_dataplane::flight::lines::level());
+    differ += u64::from(in_file != runs);
+    let note = if in_file == runs { "" } else { "the file's at the next start" };
+    let level = ["control.log_level", in_file.name(), runs.name(), "a level", note];
+    rows.push(level.into_iter().map(Value::from).collect());
     let text = format!("{} differ from {}", differ, desk.facts.file.display());
     Reply::done(text).table(&["name", "file", "running", "unit", "difference"], &rows, 0)
 }

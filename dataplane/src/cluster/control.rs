@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
-use super::error::{ConfigError, Problem, Source};
+use super::error::{ConfigError, MAX_NAME, Problem, Source};
 use super::settings::Setting;
+use crate::flight::lines::Level;
 
 /// The sockets' names, from the one that may least.
 pub const LEVELS: [&str; 3] = ["viewer", "operator", "admin"];
@@ -48,6 +49,30 @@ pub struct ControlConfig {
     pub groups: [Option<u32>; 3],
     /// Where metrics are served over HTTP, if they are.
     pub metrics_listen: Option<SocketAddr>,
+    /// How lines for people are printed.
+    pub log_format: LogFormat,
+    /// Up to which level they are, until an operator says otherwise.
+    pub log_level: Level,
+}
+
+/// How lines for people are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// A line with time, level and text.
+    #[default]
+    Human,
+    /// A JSON object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        }
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -55,6 +80,8 @@ pub struct ControlConfig {
 pub(super) struct RawControl {
     directory: Option<PathBuf>,
     metrics_listen: Option<Spanned<String>>,
+    log_format: Option<Spanned<String>>,
+    log_level: Option<Spanned<String>>,
     viewer_mode: Option<Spanned<Value>>,
     operator_mode: Option<Spanned<Value>>,
     admin_mode: Option<Spanned<Value>>,
@@ -81,11 +108,34 @@ impl ControlConfig {
                 source.error(raw.span().start, "control.metrics_listen", Problem::ListenAddress(text.to_owned()))
             })
         });
+        let log_format =
+            choice("control.log_format", raw.log_format.as_ref(), "\"human\" or \"json\"", source, |text| {
+                [LogFormat::Human, LogFormat::Json].into_iter().find(|format| format.name() == text)
+            })?;
+        let levels = "\"error\", \"warn\", \"info\" or \"debug\"";
+        let log_level = choice("control.log_level", raw.log_level.as_ref(), levels, source, Level::parse)?;
+        let (log_format, log_level) = (log_format.unwrap_or_default(), log_level.unwrap_or(Level::Info));
         Ok(Self {
             directory: raw.directory.map_or_else(|| data.join(RUN_DIRECTORY), |directory| base.join(directory)),
             modes,
             groups,
             metrics_listen: listen.transpose()?,
+            log_format,
+            log_level,
         })
     }
+}
+
+/// A word of a few.
+fn choice<T>(
+    key: &'static str,
+    raw: Option<&Spanned<String>>,
+    words: &'static str,
+    source: &Source<'_>,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<Option<T>, ConfigError> {
+    let Some(raw) = raw else { return Ok(None) };
+    let text = raw.as_ref().as_str();
+    let found = || Problem::Word { found: text.chars().take(MAX_NAME).collect(), words };
+    parse(text).map(Some).ok_or_else(|| source.error(raw.span().start, key, found()))
 }

@@ -133,6 +133,14 @@ pub enum Problem {
     /// Not an address to listen on.
     #[error("{0:?} is no address to listen on: ADDRESS:PORT in numbers, such as 127.0.0.1:9464 or [::1]:9464")]
     ListenAddress(String),
+    /// Not one of the words that may stand there.
+    #[error("{found:?} is none of {words}")]
+    Word {
+        /// What stands there.
+        found: String,
+        /// What may.
+        words: &'static str,
+    },
     /// Not a public key.
     #[error(transparent)]
     PublicKey(#[from] PublicKeyError),

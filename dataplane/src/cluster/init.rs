@@ -450,6 +450,9 @@ fn replica_text(index: usize, address: &Address) -> String {
          # directory = \"/run/atlas/replica\"\n\
          # Serves metrics there over HTTP, to whoever can connect; without it nowhere.\n\
          # metrics_listen = \"127.0.0.1:9464\"\n\
+         # How lines for people are printed: \"human\" or \"json\"; and up to which level: error, warn, info or debug.\n\
+         # log_format = \"human\"\n\
+         # log_level = \"info\"\n\
          # Who may connect to each level's socket: its mode, and the number of its group.\n\
          # viewer_mode = 0o666\n\
          # operator_mode = 0o660\n\

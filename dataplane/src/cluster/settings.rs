@@ -227,6 +227,11 @@ settings! {
         cosign_interval_ms = 50, 1..=60_000, "milliseconds";
         /// For replicas that are behind the log it reads at most so much history and state in a second, to hash or to supply it.
         transfer_mib_s = 64, 1..=65_536, "MiB/s";
+        /// The flight recorder follows one client's bundle of so many through all stages, the same ones on all replicas. 0: none.
+        trace_sampling = 256, 0..=1_000_000_000, "bundles";
+        /// Before it sleeps for want of work it looks out for more for so long. It reacts sooner and uses its core the whole time: only for
+        /// one that is its own. 0: it sleeps at once.
+        spin_us = 0, 0..=10_000, "microseconds";
     }
 }
 

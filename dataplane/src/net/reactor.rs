@@ -6,7 +6,7 @@ use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, Fd, Timespec};
 use io_uring::{opcode, squeue};
@@ -56,6 +56,8 @@ pub struct Reactor {
     pub(super) warnings: Vec<Warning>,
     pub(super) counters: Counters,
     pub(super) config: ReactorConfig,
+    /// How long a wait looks out before it sleeps.
+    spin: Duration,
 }
 
 impl Reactor {
@@ -89,6 +91,7 @@ impl Reactor {
             warnings: if few { vec![warning] } else { Vec::new() },
             counters: Counters::default(),
             config: config.clone(),
+            spin: Duration::ZERO,
         };
         reactor.arm_waker();
         Ok(reactor)
@@ -293,7 +296,39 @@ impl Reactor {
         let more_to_arm = self.arm_receives();
         self.flush();
         let sleep = timeout != Some(Duration::ZERO) && !more_to_arm && !self.ring.is_ready();
-        self.enter(sleep, timeout)
+        if !sleep || self.spin.is_zero() {
+            return self.enter(sleep, timeout);
+        }
+        let looked = self.look_out(timeout.map_or(self.spin, |timeout| timeout.min(self.spin)))?;
+        match looked {
+            None => Ok(()),
+            Some(passed) => {
+                let left = timeout.map(|timeout| timeout.saturating_sub(passed));
+                self.enter(left != Some(Duration::ZERO), left)
+            }
+        }
+    }
+
+    /// From now on a wait looks out for completions for so long before it sleeps; zero: it sleeps at once.
+    pub fn set_spin(&mut self, spin: Duration) {
+        self.spin = spin;
+    }
+
+    /// Hands over what is queued and looks for completions without sleeping; `None` once there is one, else how long it looked.
+    fn look_out(&mut self, spin: Duration) -> Result<Option<Duration>, NetError> {
+        let since = Instant::now();
+        loop {
+            // A system call only where something is to be handed over or the kernel says that work waits for this thread.
+            self.enter(false, None)?;
+            let passed = since.elapsed();
+            if self.ring.is_ready() {
+                return Ok(None);
+            }
+            if passed >= spin {
+                return Ok(Some(passed));
+            }
+            std::hint::spin_loop();
+        }
     }
 
     fn enter(&mut self, sleep: bool, timeout: Option<Duration>) -> Result<(), NetError> {

@@ -227,6 +227,7 @@ impl Ordering {
             }
             if let Some(digest) = slot.told_decided(one_correct) {
                 self.decided_told += 1;
+                crate::flight::note(crate::flight::Kind::Decided, [sequence, 2, 0]);
                 self.decide(sequence, digest);
             }
         }

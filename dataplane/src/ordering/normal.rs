@@ -284,6 +284,7 @@ impl Ordering {
         let Some(slot) = self.slots.get(&sequence).filter(|slot| slot.decided.is_none()) else { return };
         if let Some(digest) = slot.committed(self.quorum()) {
             self.decided_slow += 1;
+            crate::flight::note(crate::flight::Kind::Decided, [sequence, 1, 0]);
             return self.decide(sequence, digest);
         }
         // Without the own Q durable nothing is prepared, and without the own PREPARE not all n have voted.
@@ -291,6 +292,7 @@ impl Ordering {
         let votes = slot.prepared_by(&digest);
         if votes == size.n() || mutants::on(Mutant::ExecutesUndecided) {
             self.decided_fast += 1;
+            crate::flight::note(crate::flight::Kind::Decided, [sequence, 0, 0]);
             // The quorum came in this very round: P is needless unless somebody asks for it.
             self.to_prepare.retain(|due| *due != sequence);
             self.decide(sequence, digest);

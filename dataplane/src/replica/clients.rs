@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::node::{ClientId, Node, Shell};
 use crate::crypto::verify::{BatchVerifier, verify};
 use crate::execution::{Admission, Settled};
+use crate::flight::{self, Kind as Noted};
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::BUNDLE_OVERHEAD;
@@ -135,6 +136,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// From now on clients' bundles are refused as UNAVAILABLE, or taken again. What was taken before is finished.
     pub fn set_paused(&mut self, paused: bool) {
+        flight::note(Noted::Paused, [paused.into(), 0, 0]);
         self.inbox.closed = paused;
     }
 
@@ -197,6 +199,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     used.bundles += 1;
                     used.bytes += bundle.memory() + BUNDLE_OVERHEAD;
                 }
+                flight::note_bundle(Noted::BundleArrived, &digest.0, client.0, u64::from(bundle.header().count));
                 self.inbox.digests.insert(digest, self.inbox.pending.len());
                 self.inbox.pending.push(Pending { client, bundle: Arc::new(bundle) });
             }
@@ -263,7 +266,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     fn judged(&mut self, pending: Pending, verdict: Verdict, now: Now, shell: &mut impl Shell<D>) {
         let Pending { client, bundle } = pending;
         let outcome = match verdict {
-            Verdict::Good => self.ordering.submit(Arc::clone(&bundle), now),
+            Verdict::Good => {
+                flight::note_bundle(Noted::BundleVerified, &bundle.digest().0, 0, 0);
+                self.ordering.submit(Arc::clone(&bundle), now)
+            }
             Verdict::Bad => Err(Code::BAD_SIGNATURE),
             Verdict::Unchecked => Err(Code::OVERLOADED),
         };
@@ -300,6 +306,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn refuse(&mut self, client: ClientId, refused: &Refused, shell: &mut impl Shell<D>) {
+        let name = flight::bundle_name(&refused.bundle);
+        flight::note(Noted::ClientRefused, [client.0, u64::from(refused.code), name]);
         self.counters.refused(Code(refused.code));
         self.body.clear();
         message::encode(refused, &mut self.body);

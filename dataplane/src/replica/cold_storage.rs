@@ -9,8 +9,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::process::report;
 use super::start::FileNode;
+use super::telling::report;
 use crate::cluster::ReplicaConfig;
 use crate::cores;
 use crate::history::cold::{Cold, Keep, Ledger, Mover, moved};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::node::Node;
 use crate::evidence::{Book, Sealed};
+use crate::flight::{self, Kind as Noted};
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::state::Application;
@@ -69,6 +70,9 @@ impl Counters {
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// Notes what a peer did that no correct one does, or counts it where that is not certain.
     pub(super) fn accuse(&mut self, replica: ReplicaId, what: &Misbehaviour, messages: Vec<Sealed>, now: Now) {
+        let kind =
+            Misbehaviour::KINDS.iter().position(|kind| *kind == what.kind()).unwrap_or(Misbehaviour::KINDS.len());
+        flight::note(Noted::Misbehaved, [u64::from(replica.0), kind as u64, 0]);
         if what.is_certain() {
             self.evidence.note(replica, what, messages, now.wall_ms);
         } else {

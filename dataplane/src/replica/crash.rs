@@ -1,6 +1,50 @@
-//! Crash points for whole-system tests: `ATLAS_CRASH_AT=STEP:N` aborts the process when it takes that step the N-th time.
+//! What a crash leaves behind, and crashes on purpose.
 //!
-//! Built with debug assertions only: a release build never looks at the variable.
+//! A panic of any thread, and an error that ends the replica, write the flight recorder out ([`crate::flight::file`]): into the run
+//! directory, or beside the data where there is none.
+//!
+//! Crash points for whole-system tests: `ATLAS_CRASH_AT=STEP:N` aborts the process when it takes that step the N-th time. Built with debug
+//! assertions only: a release build never looks at the variable.
+
+use std::panic;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::telling::{alarm, report};
+use crate::flight::file::{self, Why};
+
+/// Writes the flight recorder out, and tells where to.
+pub(super) fn write_out(data: &Path, run: &Path, why: Why, reason: &str) {
+    match file::dump(if run.is_dir() { run } else { data }, why, reason) {
+        Ok(path) => report(&format!("what it did last is in {}: `atlas trace` shows it", path.display())),
+        Err(error) => alarm(&format!("warning: what it did last is not kept: {error}")),
+    }
+}
+
+type PanicHook = Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync>;
+
+/// The panic hook that was there comes back when this is dropped.
+pub(super) struct Hook(Option<PanicHook>);
+
+/// A panic of any thread writes the flight recorder out from now on, before the hook that was there has its turn.
+pub(super) fn write_out_panics(data: &Path, run: &Path) -> Hook {
+    let before: PanicHook = Arc::from(panic::take_hook());
+    let (data, run, then) = (data.to_owned(), run.to_owned(), Arc::clone(&before));
+    panic::set_hook(Box::new(move |info| {
+        write_out(&data, &run, Why::Panic, &info.to_string());
+        then(info);
+    }));
+    Hook(Some(before))
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        // A thread that panics may not change the hook, and then the process ends anyway.
+        if let Some(before) = self.0.take().filter(|_| !std::thread::panicking()) {
+            panic::set_hook(Box::new(move |info| before(info)));
+        }
+    }
+}
 
 /// The steps between a promise and the vote that tells it, each of which a crash must leave harmless.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +61,16 @@ pub(super) enum Step {
 
 /// Where this process is to crash, if anywhere.
 #[derive(Debug)]
-pub(super) struct CrashPoint(Option<(Step, u64)>);
+pub(super) struct CrashPoint(Option<(Step, u64, How)>);
+
+/// How it ends there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum How {
+    /// At once, as by `kill -9`.
+    Abort,
+    /// By a panic: `panic-` before the step.
+    Panic,
+}
 
 impl CrashPoint {
     pub(super) fn from_environment() -> Self {
@@ -29,16 +82,19 @@ impl CrashPoint {
 
     /// The process takes a step.
     pub(super) fn pass(&mut self, step: Step) {
-        let Some((_, left)) = self.0.as_mut().filter(|(at, _)| *at == step) else { return };
+        let Some((_, left, how)) = self.0.as_mut().filter(|(at, ..)| *at == step) else { return };
         *left = left.saturating_sub(1);
-        if *left == 0 {
-            std::process::abort();
+        match how {
+            _ if *left > 0 => {}
+            How::Abort => std::process::abort(),
+            How::Panic => panic!("asked to panic at the step {step:?}"),
         }
     }
 }
 
-fn parse(text: &str) -> Option<(Step, u64)> {
+fn parse(text: &str) -> Option<(Step, u64, How)> {
     let (step, count) = text.split_once(':')?;
+    let (step, how) = step.strip_prefix("panic-").map_or((step, How::Abort), |step| (step, How::Panic));
     let step = match step {
         "staged" => Step::Staged,
         "written" => Step::Written,
@@ -46,5 +102,5 @@ fn parse(text: &str) -> Option<(Step, u64)> {
         "published" => Step::Published,
         _ => return None,
     };
-    Some((step, count.parse().ok()?))
+    Some((step, count.parse().ok()?, how))
 }

@@ -7,18 +7,21 @@ use std::time::Duration;
 
 use super::node::{ClientId, Node, Shell};
 use super::outbox::{CLIENT_QUEUE_BYTES, Outbox, Target};
-use super::process::{Identity, report};
+use super::process::Identity;
 use super::resolver::Resolver;
 use super::strangers::Strangers;
 use crate::cluster::{Cluster, ReplicaConfig};
 use crate::crypto::SecretKey;
-use crate::crypto::link::{LinkError, LinkIdentity};
+use crate::crypto::link::{Fault, LinkError, LinkIdentity};
 use crate::crypto::session::{Session, SessionError, Status, frame_bytes};
+use crate::flight::event::Cause;
+use crate::flight::{self, Kind as Noted};
 use crate::history::store::EntryStore;
 use crate::log::Device;
-use crate::net::{Backoff, ConnectionId, Reactor, SendError, Waker};
+use crate::net::{Backoff, CloseReason, ConnectionId, Reactor, SendError, Waker};
 use crate::state::Application;
 use crate::types::{Now, PublicKey, ReplicaId};
+use crate::wire::error::FrameError;
 use crate::wire::frame::Sender;
 use crate::wire::limits::{HEADER_BYTES, MAX_HANDSHAKE_BODY};
 
@@ -154,7 +157,7 @@ impl Links {
             match self.connections.get(&id).map(|connection| connection.role) {
                 Some(Role::Unknown(until)) if until > now.mono_us => return,
                 Some(Role::Unknown(_)) => {
-                    self.forget(id, "the handshake took too long", now);
+                    self.forget(id, Cause::Slow, now);
                     reactor.close(id);
                 }
                 _ => self.strangers.remove(number),
@@ -175,7 +178,7 @@ impl Links {
         dial.resolved = found;
         match found {
             Some(_) => dial.at_us = Some(now.mono_us),
-            None => self.dial_later(peer, "its name cannot be resolved", now),
+            None => self.dial_later(peer, Cause::Name, 0, now),
         }
     }
 
@@ -203,7 +206,7 @@ impl Links {
         let Some(address) = dial.resolved else {
             let asked = self.resolver.ask(peer, &dial.address);
             if !asked {
-                self.dial_later(peer, "the thread that resolves names does not start", now);
+                self.dial_later(peer, Cause::Resolver, 0, now);
             }
             return;
         };
@@ -219,11 +222,11 @@ impl Links {
         );
         let session = match session {
             Ok(session) => session,
-            Err(error) => return self.dial_later(peer, &error.to_string(), now),
+            Err(error) => return self.dial_later(peer, of_session(&error), 0, now),
         };
         let id = match reactor.connect(address) {
             Ok(id) => id,
-            Err(error) => return self.dial_later(peer, &error.to_string(), now),
+            Err(_) => return self.dial_later(peer, Cause::Socket, 0, now),
         };
         // Queued until the connection stands.
         let _ = reactor.send_with(id, first.len(), |out| out.extend_from_slice(&first));
@@ -234,7 +237,8 @@ impl Links {
         self.connections.insert(id, Connection { id, number, session, early, role, dialled: Some(peer) });
     }
 
-    fn dial_later(&mut self, peer: ReplicaId, why: &str, now: Now) {
+    /// `detail` is the system's error where the cause has one.
+    fn dial_later(&mut self, peer: ReplicaId, why: Cause, detail: u64, now: Now) {
         let me = u64::from(self.me.0);
         let Some(dial) = self.dials[peer.index()].as_mut() else { return };
         if dial.is_name {
@@ -244,7 +248,7 @@ impl Links {
         let jitter = now.mono_us.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(me << 56);
         dial.at_us = Some(now.mono_us + dial.backoff.next_delay(jitter).as_micros() as u64);
         if !std::mem::replace(&mut dial.reported, true) {
-            report(&format!("no link to replica {peer} at {}: {why}; trying on", dial.address));
+            flight::note(Noted::LinkFailed, [u64::from(peer.0), why as u64, detail]);
         }
     }
 
@@ -253,7 +257,7 @@ impl Links {
         let early = Vec::new();
         self.connections.insert(id, Connection { id, number, session: None, early, role, dialled: None });
         if let Some(other) = self.strangers.accepted(number, id, from) {
-            self.forget(other, "more connect than prove a key", now);
+            self.forget(other, Cause::Crowd, now);
             reactor.close(other);
         }
     }
@@ -285,7 +289,7 @@ impl Links {
                 connection.session = Some(session);
                 return Some((id, bytes));
             }
-            self.forget(id, "this is no handshake", now);
+            self.forget(id, Cause::NoHandshake, now);
             reactor.close(id);
         }
     }
@@ -331,7 +335,7 @@ impl Links {
                     shell.heard(*replica, kind, body);
                     match node.on_peer(*replica, kind, body, now) {
                         // Misbehaviour is counted; a link that says true things as well is kept.
-                        Err(error @ crate::wire::error::FrameError::Malformed(_)) => Err(error),
+                        Err(error @ FrameError::Malformed(_)) => Err(error),
                         _ => Ok(()),
                     }
                 }
@@ -364,10 +368,10 @@ impl Links {
                     _ => connection.dialled,
                 });
                 if let Some(peer) = peer {
-                    report(&format!("link to replica {peer} closed: {error}"));
+                    flight::note(Noted::LinkClosed, [u64::from(peer.0), of_session(&error) as u64, 0]);
                 }
                 node.count_link_error(&error);
-                self.lost(id, &error.to_string(), node, now);
+                self.lost(id, of_session(&error), 0, node, now);
                 reactor.close(id);
             }
         }
@@ -400,7 +404,7 @@ impl Links {
             dial.at_us = None;
             dial.reported = false;
         }
-        report(&format!("link to replica {replica} stands"));
+        flight::note(Noted::LinkUp, [u64::from(replica.0), 0, 0]);
         node.on_link(replica, true);
     }
 
@@ -416,6 +420,7 @@ impl Links {
         node: &mut Node<A, S, D>,
         now: Now,
     ) {
+        flight::note(Noted::ClientAccepted, [client.0, flight::bundle_name(&key.0), 0]);
         self.clients.insert(client, id);
         reactor.set_send_limit(id, CLIENT_QUEUE_BYTES);
         let of_key = self.of_key.entry(key).or_default();
@@ -424,17 +429,17 @@ impl Links {
         let is_in_force = execution.identities().may(&key, execution.time_ms()).is_ok();
         let share = if is_in_force { self.max_clients / CLIENT_SHARE } else { BARRED_SHARE };
         let closed = if of_key.len() > share.max(1) {
-            Some((id, "its identity has as many connections as one may have"))
+            Some(id)
         } else if self.clients.len() > self.max_clients {
             let most = self.of_key.values().max_by_key(|links| links.len());
             let oldest = most.and_then(|links| links.first()).and_then(|oldest| self.clients.get(oldest));
-            oldest.map(|oldest| (*oldest, "there are too many clients, and most connections are its identity's"))
+            oldest.copied()
         } else {
             None
         };
-        if let Some((id, why)) = closed {
+        if let Some(id) = closed {
             node.count("links.closed.too_many");
-            self.lost(id, why, node, now);
+            self.lost(id, Cause::TooMany, 0, node, now);
             reactor.close(id);
         }
     }
@@ -442,18 +447,20 @@ impl Links {
     pub(super) fn closed<A: Application, S: EntryStore, D: Device>(
         &mut self,
         id: ConnectionId,
-        why: &str,
+        reason: &CloseReason,
         node: &mut Node<A, S, D>,
         now: Now,
     ) {
-        self.lost(id, why, node, now);
+        let (cause, detail) = Cause::of_close(reason);
+        self.lost(id, cause, detail, node, now);
     }
 
     /// A connection is gone: the node learns it, and a replica that this one dials is dialled again.
     fn lost<A: Application, S: EntryStore, D: Device>(
         &mut self,
         id: ConnectionId,
-        why: &str,
+        why: Cause,
+        detail: u64,
         node: &mut Node<A, S, D>,
         now: Now,
     ) {
@@ -463,9 +470,10 @@ impl Links {
             Role::Peer(peer) if self.peers[peer.index()] == Some(id) => {
                 self.peers[peer.index()] = None;
                 node.on_link(peer, false);
-                report(&format!("link to replica {peer} is down: {why}"));
+                flight::note(Noted::LinkDown, [u64::from(peer.0), why as u64, detail]);
             }
             Role::Client(client, key) => {
+                flight::note(Noted::ClientGone, [client.0, 0, 0]);
                 self.clients.remove(&client);
                 if let Some(of_key) = self.of_key.get_mut(&key) {
                     of_key.remove(&client);
@@ -478,16 +486,16 @@ impl Links {
             Role::Peer(_) | Role::Unknown(_) => {}
         }
         if let Some(peer) = connection.dialled.filter(|peer| self.peers[peer.index()].is_none()) {
-            self.dial_later(peer, why, now);
+            self.dial_later(peer, why, detail, now);
         }
     }
 
     /// As [`Links::lost`] for a connection that never had a role.
-    fn forget(&mut self, id: ConnectionId, why: &str, now: Now) {
+    fn forget(&mut self, id: ConnectionId, why: Cause, now: Now) {
         let Some(connection) = self.connections.remove(&id) else { return };
         self.strangers.remove(connection.number);
         if let Some(peer) = connection.dialled.filter(|peer| self.peers[peer.index()].is_none()) {
-            self.dial_later(peer, why, now);
+            self.dial_later(peer, why, 0, now);
         }
     }
 
@@ -507,8 +515,8 @@ impl Links {
                 sealed = session.send(kind, out, |frame| frame.extend_from_slice(body));
             });
             self.frames_out += u64::from(queued.is_ok());
-            if let (Ok(()), Err(error)) = (&queued, sealed) {
-                report(&format!("a frame of kind {kind:?} was not sent: {error}"));
+            if let (Ok(()), Err(_)) = (&queued, sealed) {
+                flight::note(Noted::FrameNotSent, [kind as u64, 0, 0]);
             }
             if let (Target::Client(client), Err(SendError::Full)) = (target, &queued) {
                 outbox.full.insert(client);
@@ -554,5 +562,20 @@ impl Links {
         if outbox.full.len() > self.clients.len() {
             outbox.full.retain(|client| self.clients.contains_key(client));
         }
+    }
+}
+
+/// The cause that an error of a session is.
+fn of_session(error: &SessionError) -> Cause {
+    match error {
+        SessionError::NotAdmitted(_) => Cause::NotAdmitted,
+        SessionError::Link(LinkError::HandshakeForged { .. }) => Cause::Forged,
+        SessionError::Link(LinkError::IdentityForged { .. } | LinkError::WrongIdentity { .. }) => Cause::OtherIdentity,
+        SessionError::Frame(FrameError::Malformed(_)) => Cause::Malformed,
+        error => match error.fault() {
+            Fault::Malformed => Cause::NoHandshake,
+            Fault::Misbehaving => Cause::BadFrames,
+            Fault::Ours => Cause::Ours,
+        },
     }
 }

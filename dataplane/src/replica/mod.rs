@@ -44,6 +44,7 @@ mod divergence;
 mod links;
 mod meters;
 mod node;
+mod noted;
 mod outbox;
 mod outgoing;
 pub mod oversight;
@@ -61,6 +62,8 @@ mod start;
 mod strangers;
 mod supply;
 pub mod telemetry;
+mod telling;
+mod tried;
 
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, NodeError, Recovery, Shell};

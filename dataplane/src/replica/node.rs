@@ -7,6 +7,7 @@ use super::clients::Inbox;
 use super::cosigning::Cosigning;
 use super::counters::Counters;
 use super::meters::Meters;
+use super::noted;
 use super::outgoing::encode;
 use super::proofs::Proofs;
 use super::reads::Reads;
@@ -18,6 +19,7 @@ use crate::crypto::session::SessionError;
 use crate::evidence::Book;
 use crate::execution::image::{Image, ResumeError};
 use crate::execution::{Admission, Executed, Execution, ExecutionError};
+use crate::flight::{self, Kind as Noted, Stage};
 use crate::history::cosign::Head;
 use crate::history::notary::Notary;
 use crate::history::store::{EntryStore, StoreError};
@@ -390,6 +392,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     fn published(&mut self, now: Now) -> Result<(), NodeError> {
         let mut promised = None;
         for record in self.log.drain_durable() {
+            noted::durable(&record);
             self.ordering.synced(&record, now);
             if let Record::Cosigned(head) = *record {
                 promised = Some(head);
@@ -411,19 +414,24 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// # Errors
     /// The node's end.
     pub fn turn(&mut self, now: Now, shell: &mut impl Shell<D>) -> Result<(), NodeError> {
+        flight::stage(Stage::Verify);
         self.verify_pending(now, shell);
+        flight::stage(Stage::Order);
         self.carry_out(now, shell)?;
         if self.ordering.doubts(now) {
             self.drop_settled(now);
         }
         self.ordering.flush(now);
         self.carry_out(now, shell)?;
+        flight::stage(Stage::Transfer);
         self.transfer(now, shell)?;
+        flight::stage(Stage::Cosign);
         self.cosign(now, shell)?;
         if now.mono_us >= self.scrub_at_us {
             self.scrub_at_us = now.mono_us + SCRUB_EVERY_US;
             self.execution.scrub(SCRUB_SLOTS).map_err(NodeError::Altered)?;
         }
+        flight::stage(Stage::Write);
         self.prune_routes();
         self.told.fill(Told::default());
         self.relayed.fill(0);
@@ -442,6 +450,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         for record in self.evidence.take_records() {
             shell.keep_evidence(record);
         }
+        flight::stage(Stage::Read);
         self.answer_reads(now, shell);
         self.answer_proofs(now, shell);
         Ok(())
@@ -476,6 +485,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                     let certificate = if let Record::Stable(certificate) = &record { Some(certificate) } else { None };
                     let certificate = certificate.cloned();
                     self.meters.logged(&record, now);
+                    noted::staged(&record);
                     self.append(record, now)?;
                     if let Some(certificate) = certificate {
                         self.note_certificate(&certificate, shell)?;
@@ -483,16 +493,20 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 }
                 Effect::Send(to, message) => self.send(to, &message, shell),
                 Effect::Execute(sequence, batch) => {
+                    let before = flight::stage(Stage::Execute);
                     self.execution.execute(sequence, &batch, &mut self.executed)?;
                     self.meters.executed(sequence, &batch, now);
+                    noted::executed(sequence, &batch);
                     self.reply(shell);
                     self.note_head();
                     self.take_states();
                     if sequence.is_multiple_of(self.config.agreed.interval) {
+                        flight::stage(Stage::Checkpoint);
                         let statement = statement(&mut self.execution, sequence, self.config.genesis);
                         self.ordering.checkpoint(statement);
                         self.take_snapshot(statement, shell)?;
                     }
+                    flight::stage(before);
                 }
                 Effect::SupplyBatch(to, sequence, batch) => self.supply_batch(to, sequence, &batch, shell),
                 Effect::SupplyLoggedBatch(to, sequence, digest) => {
@@ -569,6 +583,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     fn send(&mut self, to: To, outgoing: &Outgoing, shell: &mut impl Shell<D>) {
+        if let (To::All, Outgoing::PrePrepare(proposal)) = (&to, outgoing) {
+            let bundles = proposal.bundles.len() as u64;
+            flight::note(Noted::ProposalSent, [proposal.sequence, proposal.view, bundles]);
+        }
         self.body.clear();
         let kind = encode(outgoing, &mut self.body);
         match to {
@@ -594,6 +612,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         let mut executed = std::mem::take(&mut self.executed);
         for settled in executed.bundles.drain(..) {
             if let Some(client) = self.routes.remove(&settled.bundle) {
+                flight::note_bundle(Noted::BundleReplied, &settled.bundle.0, client.0, 0);
                 self.send_settled(client, settled, shell);
             }
         }

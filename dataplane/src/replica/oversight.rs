@@ -5,7 +5,7 @@
 //! given. Answers are handed back at once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::cosigning::NEVER_US;
 use super::links::Links;
@@ -13,9 +13,12 @@ use super::node::Node;
 use super::space::{Gauge, SpaceWatch};
 use super::start::FileNode;
 use super::telemetry::{Board, IDLE_PUBLISH_US, PUBLISH_US, Vitals};
+use super::tried::Tried;
 use crate::cluster::settings::LocalConfig;
 use crate::cluster::{Cluster, ReplicaConfig};
 use crate::evidence::EvidenceFile;
+use crate::flight::lines::Lines;
+use crate::flight::{self, Kind as Noted, Stage};
 use crate::histogram::Histogram;
 use crate::history::store::EntryStore;
 use crate::log::Device;
@@ -27,14 +30,34 @@ use crate::types::{Code, Now, ReplicaId, View};
 /// Orders that a round takes.
 pub const ORDERS_A_ROUND: usize = 4;
 
+/// A round that takes longer is noted by the flight recorder, us.
+pub const LONG_ROUND_US: u64 = 10_000;
+
+/// A round that takes longer is counted as a stall, us.
+pub const STALL_US: u64 = 50_000;
+
 /// Rows of an answer; what is beyond is counted.
 pub const MAX_ROWS: usize = 256;
 
 /// What a replica is told to do, or asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// Runs with these local settings from now on.
-    Settings(Box<LocalConfig>),
+    /// Changes a local setting, on trial: unless [`Order::Keep`] comes in time, what was in force before the first such change is again,
+    /// whether or not anybody manages the replica by then.
+    Try {
+        /// The setting's key.
+        name: &'static str,
+        /// Its value, within its bounds.
+        value: u64,
+        /// How long the trial takes from now on, us.
+        for_us: u64,
+    },
+    /// The open trial takes so long from now on, us.
+    Extend(u64),
+    /// What is on trial stays.
+    Keep,
+    /// What was in force before the trial is again.
+    Undo,
     /// Refuses clients' bundles, or takes them again.
     Pause(bool),
     /// Asks for the next view, if it leads.
@@ -52,6 +75,8 @@ pub enum Order {
 pub enum Answer {
     /// It is so.
     Done,
+    /// Nothing is on trial, or not any more.
+    NothingOnTrial,
     /// It asks for this view.
     Leaves(View),
     /// It does not lead the present view, or may not ask for another.
@@ -85,6 +110,9 @@ pub struct Start<'a> {
 
 /// Manages a replica; called by the replica's thread, so nothing here may wait or take long.
 pub trait Management {
+    /// The process begins: it prints the lines from now on, on a thread of its own, until there are no more.
+    fn begins(&mut self, config: &ReplicaConfig, lines: Lines);
+
     /// The replica serves. What keeps the manager from its work is its own to report; the replica goes on.
     fn serves(&mut self, start: Start<'_>);
 
@@ -99,7 +127,7 @@ pub trait Management {
 pub(super) struct Oversight {
     management: Box<dyn Management>,
     board: Arc<Board>,
-    settings: LocalConfig,
+    settings: Tried,
     published_us: u64,
     /// Something happened since.
     is_dirty: bool,
@@ -111,17 +139,27 @@ pub(super) struct Oversight {
     turn: Histogram,
     turns: u64,
     busy_us: u64,
+    stages: [StageTimes; Stage::COUNT],
+    longest_us: u64,
     view: (View, bool),
     left: u64,
     begun: u64,
     suspicions: [u64; 4],
 }
 
+/// What one stage of rounds took.
+#[derive(Clone, Copy, Default)]
+struct StageTimes {
+    busy_ns: u64,
+    /// Stalls of which it took most.
+    stalls: u64,
+}
+
 /// The rest of a replica, as its management sees it.
 pub(super) struct Replica<'a, A: Application> {
     pub(super) node: &'a mut FileNode<A>,
     pub(super) links: &'a Links,
-    pub(super) reactor: &'a Reactor,
+    pub(super) reactor: &'a mut Reactor,
     pub(super) space: &'a SpaceWatch,
     pub(super) gauge: &'a mut Gauge,
     pub(super) evidence: &'a EvidenceFile,
@@ -143,7 +181,7 @@ impl Oversight {
         Self {
             management,
             board,
-            settings: config.local.clone(),
+            settings: Tried::new(config.local.clone()),
             published_us: 0,
             is_dirty: true,
             has_more: false,
@@ -152,6 +190,8 @@ impl Oversight {
             turn: Histogram::default(),
             turns: 0,
             busy_us: 0,
+            stages: [StageTimes::default(); Stage::COUNT],
+            longest_us: 0,
             view: (node.ordering().view(), node.ordering().is_active()),
             left: 0,
             begun: 0,
@@ -164,7 +204,8 @@ impl Oversight {
         if self.has_more {
             return 0;
         }
-        self.published_us + if self.is_dirty { PUBLISH_US } else { IDLE_PUBLISH_US }
+        let publish_us = self.published_us + if self.is_dirty { PUBLISH_US } else { IDLE_PUBLISH_US };
+        publish_us.min(self.settings.end_us())
     }
 
     /// The log's write is durable.
@@ -194,16 +235,50 @@ impl Oversight {
                 break;
             }
             let Some((number, order)) = self.management.next_order() else { break };
-            let answer = self.carry_out(&order, replica);
+            let answer = self.carry_out(&order, replica, now);
             self.management.answer(number, answer);
         }
-        let busy_us = micros(since);
-        self.turn.record(busy_us);
-        self.turns += 1;
-        self.busy_us += busy_us;
+        if self.settings.is_over(now.mono_us) {
+            let before = self.settings.running().clone();
+            self.settings.undo();
+            self.run_with(&before, replica, Noted::SettingReverted);
+        }
+        self.note_round(micros(since));
         self.is_dirty = true;
         if now.mono_us >= self.published_us + PUBLISH_US {
             self.publish(replica, now);
+        }
+    }
+
+    /// Runs with the settings in force from now on, and no longer with these.
+    fn run_with<A: Application>(&mut self, before: &LocalConfig, replica: &mut Replica<'_, A>, noted: Noted) {
+        let settings = self.settings.running();
+        for (place, ((_, old), (_, new))) in before.numbers().zip(settings.numbers()).enumerate() {
+            if old != new {
+                flight::note(noted, [place as u64, old, new]);
+            }
+        }
+        replica.node.retime(settings);
+        replica.gauge.set_mark(settings.low_space_mib << 20);
+        replica.reactor.set_spin(Duration::from_micros(settings.spin_us));
+        flight::set_sampling(settings.trace_sampling);
+    }
+
+    /// A round took so long.
+    fn note_round(&mut self, busy_us: u64) {
+        self.turn.record(busy_us);
+        self.turns += 1;
+        self.busy_us += busy_us;
+        self.longest_us = self.longest_us.max(busy_us);
+        let spent = flight::round();
+        self.stages.iter_mut().zip(spent).for_each(|(stage, ns)| stage.busy_ns += ns);
+        if busy_us >= LONG_ROUND_US {
+            let (most, ns) =
+                spent.iter().enumerate().max_by_key(|(_, ns)| **ns).map_or((0, 0), |(most, ns)| (most, *ns));
+            let is_stall = busy_us >= STALL_US;
+            self.stages[most].stalls += u64::from(is_stall);
+            let kind = if is_stall { Noted::Stall } else { Noted::RoundLong };
+            flight::note(kind, [busy_us, most as u64, ns / 1_000]);
         }
     }
 
@@ -216,24 +291,27 @@ impl Oversight {
         self.left += u64::from(view != self.view.0);
         self.begun += u64::from(active);
         if let Some(why) = ordering.suspicion().filter(|_| view != self.view.0) {
-            let place = match why {
-                Suspicion::Idle => 0,
-                Suspicion::Absent => 1,
-                Suspicion::Slow => 2,
-                Suspicion::Unfair => 3,
-            };
-            self.suspicions[place] += 1;
+            self.suspicions[place(why)] += 1;
         }
         self.view = (view, active);
     }
 
-    fn carry_out<A: Application>(&mut self, order: &Order, replica: &mut Replica<'_, A>) -> Answer {
+    fn carry_out<A: Application>(&mut self, order: &Order, replica: &mut Replica<'_, A>, now: Now) -> Answer {
         match order {
-            Order::Settings(settings) => {
-                replica.node.retime(settings);
-                replica.gauge.set_mark(settings.low_space_mib << 20);
-                self.settings = LocalConfig::clone(settings);
-                Answer::Done
+            Order::Try { name, value, for_us } => {
+                let before = self.settings.running().clone();
+                let end_us = now.mono_us.saturating_add(*for_us);
+                let changed = self.settings.change(name, *value, end_us).is_some();
+                self.run_with(&before, replica, Noted::Setting);
+                done(changed)
+            }
+            Order::Extend(for_us) => done(self.settings.extend(now.mono_us.saturating_add(*for_us))),
+            Order::Keep => done(self.settings.keep()),
+            Order::Undo => {
+                let before = self.settings.running().clone();
+                let undone = self.settings.undo();
+                self.run_with(&before, replica, Noted::Setting);
+                done(undone)
             }
             Order::Pause(paused) => {
                 replica.node.set_paused(*paused);
@@ -261,16 +339,32 @@ impl Oversight {
         (vitals.accepted, vitals.turned_away, vitals.starved) = (net.accepted, net.refused, net.starved);
         vitals.evidence_lost = replica.evidence.lost();
         (vitals.views_left, vitals.views_begun, vitals.suspicions) = (self.left, self.begun, self.suspicions);
-        (vitals.turns, vitals.busy_us) = (self.turns, self.busy_us);
+        (vitals.turns, vitals.busy_us, vitals.longest_us) = (self.turns, self.busy_us, self.longest_us);
+        vitals.stage_us = self.stages.map(|stage| stage.busy_ns / 1_000);
+        vitals.stalls = self.stages.map(|stage| stage.stalls);
         (vitals.sync, vitals.turn) = (Some(&self.sync), Some(&self.turn));
-        vitals.settings = self.settings.numbers().collect();
+        vitals.settings = self.settings.running().numbers().collect();
         self.board.store(&vitals);
     }
+}
+
+fn done(holds: bool) -> Answer {
+    if holds { Answer::Done } else { Answer::NothingOnTrial }
 }
 
 /// The first of `count` rows; the others are not even made.
 fn rows(count: usize, all: impl IntoIterator<Item = Vec<String>>) -> Answer {
     Answer::Rows { rows: all.into_iter().take(MAX_ROWS).collect(), more: count.saturating_sub(MAX_ROWS) as u64 }
+}
+
+/// The place of a reason to leave a leader among [`super::telemetry::SUSPICIONS`].
+pub(super) fn place(why: Suspicion) -> usize {
+    match why {
+        Suspicion::Idle => 0,
+        Suspicion::Absent => 1,
+        Suspicion::Slow => 2,
+        Suspicion::Unfair => 3,
+    }
 }
 
 fn micros(since: Instant) -> u64 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::node::{MAX_BACKLOG, Node};
 use crate::crypto::verify::{BatchVerifier, verify};
 use crate::execution::Admission;
+use crate::flight::{self, Kind as Noted};
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::Wanted;
@@ -59,7 +60,12 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             return Ok(());
         }
         match kind {
-            Kind::PrePrepare => self.ordering.on_pre_prepare(from, message::access::<PrePrepare>(body)?, now),
+            Kind::PrePrepare => {
+                let proposal = message::access::<PrePrepare>(body)?;
+                let (sequence, view) = (proposal.sequence.to_native(), proposal.view.to_native());
+                flight::note(Noted::ProposalReceived, [sequence, view, u64::from(from.0)]);
+                self.ordering.on_pre_prepare(from, proposal, now);
+            }
             Kind::Prepare => self.ordering.on_prepares(from, Votes::access(body)?),
             Kind::Commit => self.ordering.on_commits(from, Votes::access(body)?),
             Kind::Decided => self.ordering.on_decided(from, message::access::<Decided>(body)?),

@@ -17,13 +17,13 @@
 //! sync ends it with an error; it restarts, reads what is really on the disk, and goes on from there.
 
 use std::net::{IpAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::cold_storage::ColdStorage;
 use super::cosigning::NEVER_US;
-use super::crash::{CrashPoint, Step};
+use super::crash::{self, CrashPoint, Step};
 use super::divergence;
 use super::links::{HANDSHAKES_A_ROUND, Links};
 use super::node::{ClientId, HostStatus, NodeConfig, NodeError, Shell};
@@ -34,6 +34,8 @@ use super::snapshot_files::{Outcome, SnapshotError, SnapshotFiles};
 use super::snapshots::Save;
 use super::space::{Gauge, SpaceWatch};
 use super::start::{self, FileNode};
+use super::telling::{LastLines, print_lines, report};
+
 use super::strangers::MAX_UNPROVED;
 use crate::adversary::{Adversary, Hostility, Plot, Sent, Tactic};
 use crate::cluster::file::{self, Address};
@@ -41,6 +43,9 @@ use crate::cluster::{ConfigError, ReplicaSetup};
 use crate::crypto::link::LinkError;
 use crate::evidence::EvidenceFile;
 use crate::execution::ExecutionError;
+use crate::flight::event::OTHERS_DO;
+use crate::flight::file::Why;
+use crate::flight::{self, Kind as Noted, Stage};
 use crate::history::notary::Notary;
 use crate::history::store::StoreError;
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
@@ -198,22 +203,35 @@ fn run_with<A: Application>(
     if let Some(core) = setup.config.core.filter(|core| !crate::cores::pin(*core)) {
         report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
     }
-    let data = setup.config.data.clone();
-    let mut process = Process::start(setup, &application, hostility, management)?;
+    flight::begin(u64::from(setup.config.replica.0));
+    flight::attach("replica", flight::EVENTS);
+    let (data, run) = (setup.config.data.clone(), setup.config.control.directory.clone());
+    let _hook = crash::write_out_panics(&data, &run);
+    let _last_lines = LastLines;
+    run_to_the_end(setup, &application, hostility, management, &data, &run)
+}
+
+fn run_to_the_end<A: Application>(
+    setup: ReplicaSetup,
+    application: &impl Fn() -> A,
+    hostility: Option<&Hostility>,
+    management: Option<Box<dyn Management>>,
+    data: &Path,
+    run: &Path,
+) -> Result<(), RunError> {
+    let mut process = Process::start(setup, application, hostility, management)?;
     let ended = process.run();
+    if let Err(error) = &ended {
+        crash::write_out(data, run, Why::Error, &error.to_string());
+    }
     if let Err(RunError::Node(error)) = &ended {
-        match divergence::keep(&data, process.node.execution(), error) {
+        match divergence::keep(data, process.node.execution(), error) {
             Ok(Some(dir)) => report(&format!("what there is to compare is kept in {}", dir.display())),
             Ok(None) => {}
             Err(error) => report(&format!("what there is to compare cannot be kept in {}: {error}", data.display())),
         }
     }
     ended
-}
-
-/// A line for the operator, on standard error.
-pub(super) fn report(line: &str) {
-    eprintln!("{line}");
 }
 
 struct Process<A: Application> {
@@ -315,13 +333,19 @@ impl Shell<FileDevice> for ProcessShell<'_> {
             self.crash.pass(Step::Staged);
         }
         match self.writer {
-            Writer::Reactor(writer) => *self.writing |= writer.start(log, self.reactor)?,
+            Writer::Reactor(writer) => {
+                if writer.start(log, self.reactor)? {
+                    *self.writing = true;
+                    flight::note(Noted::SyncSubmitted, [log.written().0, log.last().0, 0]);
+                }
+            }
             Writer::Device => self.written |= log.submit()?,
         }
         Ok(())
     }
 
     fn keep_snapshot(&mut self, save: Save) {
+        flight::note(Noted::SnapshotBegun, [save.statement.sequence, 0, 0]);
         self.snapshots.save(save);
     }
 
@@ -365,7 +389,7 @@ impl<A: Application> Process<A> {
         setup: ReplicaSetup,
         application: &impl Fn() -> A,
         hostility: Option<&Hostility>,
-        management: Option<Box<dyn Management>>,
+        mut management: Option<Box<dyn Management>>,
     ) -> Result<Self, RunError> {
         let started = Instant::now();
         crate::log::explain_read_errors();
@@ -377,8 +401,11 @@ impl<A: Application> Process<A> {
             send_queue_bytes: (config.net.send_queue_kib as usize) << 10,
             ..ReactorConfig::default()
         })?;
-        // Before the log's threads start: they inherit that these signals are blocked.
+        // Before other threads start: they inherit that these signals are blocked.
         reactor.handle_signals(&[libc::SIGTERM, libc::SIGINT])?;
+        print_lines(&config, management.as_deref_mut());
+        flight::set_sampling(config.local.trace_sampling);
+        reactor.set_spin(Duration::from_micros(config.local.spin_us));
         let segment_bytes = (config.log.segment_mib as u32) << 20;
         let node_config = NodeConfig {
             me: config.replica,
@@ -438,9 +465,7 @@ impl<A: Application> Process<A> {
         let address =
             address.map_err(|reason| RunError::Address { what: "listen", address: listen.clone(), reason })?;
         let bound = reactor.listen(address)?;
-        for warning in reactor.warnings() {
-            report(&format!("warning: {warning}"));
-        }
+        reactor.warnings().iter().for_each(|warning| report(&format!("warning: {warning}")));
         report(&format!(
             "replica {} of {} listens on {bound}; leader of view {} is replica {}",
             config.replica,
@@ -448,6 +473,8 @@ impl<A: Application> Process<A> {
             node.ordering().view(),
             node.ordering().leader(),
         ));
+        let ordering = node.ordering();
+        flight::note(Noted::Serves, [u64::from(config.replica.0), ordering.view(), ordering.executed()]);
         let oversight = management.map(|it| Oversight::start(it, &config, &cluster, reactor.waker(), &node));
         let links = Links::new(&config, cluster, keys.link, reactor.waker())?;
         let outbox = Outbox::new((config.net.send_queue_kib as usize) << 10);
@@ -490,6 +517,7 @@ impl<A: Application> Process<A> {
                 self.crash.pass(Step::Published);
             }
             let (now, began) = (self::now(self.started), Instant::now());
+            flight::begin_round();
             for _ in 0..MAX_ROUND_EVENTS {
                 let Some(event) = self.reactor.next_event() else { break };
                 self.event(event, now)?;
@@ -520,11 +548,12 @@ impl<A: Application> Process<A> {
 
     /// Shows its management what is, and does what it says.
     fn oversee(&mut self, began: Instant, now: Now) {
+        flight::stage(Stage::Manage);
         let Some(oversight) = &mut self.oversight else { return };
         let mut replica = oversight::Replica {
             node: &mut self.node,
             links: &self.links,
-            reactor: &self.reactor,
+            reactor: &mut self.reactor,
             space: &self.space,
             gauge: &mut self.gauge,
             evidence: &self.evidence,
@@ -562,7 +591,9 @@ impl<A: Application> Process<A> {
             let (node, mut shell) = self.shell();
             node.turn(now, &mut shell)?;
             let written = shell.written;
+            flight::stage(Stage::Send);
             self.links.send(&mut self.reactor, &mut self.outbox);
+            flight::stage(Stage::Receive);
             self.report_view();
             self.report_transfer();
             if !written {
@@ -579,14 +610,12 @@ impl<A: Application> Process<A> {
             return;
         }
         match (std::mem::replace(&mut self.told_taking, taking), taking) {
-            (_, Some(sequence)) => report(&format!(
-                "behind the others' logs: takes history and state up to sequence {sequence} from them; {} entries are here",
-                self.node.execution().size()
-            )),
+            (_, Some(sequence)) => flight::note(Noted::TransferBegun, [sequence, self.node.execution().size(), 0]),
             (Some(sequence), None) if self.node.ordering().executed() >= sequence => {
-                report(&format!("has the state of sequence {sequence}, and goes on with the others' logs"));
+                flight::note(Noted::TransferDone, [sequence, 0, 0]);
             }
-            _ => {}
+            (Some(sequence), None) => flight::note(Noted::TransferEnded, [sequence, 0, 0]),
+            (None, None) => {}
         }
     }
 
@@ -596,6 +625,7 @@ impl<A: Application> Process<A> {
             let (node, mut shell) = self.shell();
             match outcome {
                 Outcome::Kept(kept) => {
+                    flight::note(Noted::SnapshotKept, [kept.sequence(), kept.bytes, 0]);
                     node.snapshot_kept(kept, now, &mut shell)?;
                     if shell.written {
                         self.node.log_finish(now)?;
@@ -604,7 +634,7 @@ impl<A: Application> Process<A> {
                 }
                 Outcome::NoRoom(sequence) => {
                     node.snapshot_not_kept(sequence, now);
-                    report("no room for a snapshot of the state: the log stays until there is some");
+                    flight::note(Noted::SnapshotNoRoom, [sequence, 0, 0]);
                 }
                 Outcome::Failed(error) => return Err(error.into()),
             }
@@ -620,13 +650,10 @@ impl<A: Application> Process<A> {
         }
         let (is_low, free_mib, enough_mib) = (self.gauge.is_low(), free_bytes >> 20, self.gauge.enough_bytes() >> 20);
         self.node.set_low_space(is_low);
-        report(&if is_low {
-            let wait =
-                if self.node.is_full() { ", what waits for the log's next segment is told to nobody" } else { "" };
-            format!("low on space: {free_mib} MiB are free{wait}; new writes are refused until {enough_mib} MiB are")
-        } else {
-            format!("{free_mib} MiB are free again: new writes are taken")
-        });
+        match is_low {
+            true => flight::note(Noted::LowSpace, [free_mib, enough_mib, self.node.is_full().into()]),
+            false => flight::note(Noted::SpaceAgain, [free_mib, 0, 0]),
+        }
     }
 
     /// Tells people when the view changes, and when this replica abstains or votes again.
@@ -635,14 +662,10 @@ impl<A: Application> Process<A> {
         let abstains = ordering.abstains();
         if abstains != self.told_abstains {
             match (std::mem::replace(&mut self.told_abstains, abstains), abstains) {
-                (None, Some(_)) => report(
-                    "peers have votes of this replica that its log does not know: its disk was set back; it abstains until voting is safe",
-                ),
-                (_, Some(Some(needs))) => report(&format!(
-                    "a quorum has answered: this replica votes again after the stable checkpoint at sequence {needs} or above"
-                )),
+                (None, Some(_)) => flight::note(Noted::Abstains, [0; 3]),
+                (_, Some(Some(needs))) => flight::note(Noted::VotesAfter, [needs, 0, 0]),
                 (_, Some(None)) => {}
-                (_, None) => report("this replica asks for the next view and votes again from there on"),
+                (_, None) => flight::note(Noted::VotesAgain, [0; 3]),
             }
         }
         if abstains.is_some() {
@@ -654,11 +677,12 @@ impl<A: Application> Process<A> {
             return;
         }
         self.told_view = now;
+        let leader = u64::from(ordering.leader().0);
         match now {
-            (view, true) => report(&format!("view {view} has begun: replica {} leads", ordering.leader())),
+            (view, true) => flight::note(Noted::ViewBegun, [view, leader, 0]),
             (view, false) => {
-                let why = ordering.suspicion().map_or("others do".to_owned(), |why| why.to_string());
-                report(&format!("asking for view {view}, which replica {} would lead: {why}", ordering.leader()));
+                let why = ordering.suspicion().map_or(OTHERS_DO, |why| oversight::place(why) as u64);
+                flight::note(Noted::ViewLeft, [view, leader, why]);
             }
         }
     }
@@ -687,7 +711,7 @@ impl<A: Application> Process<A> {
                 self.receive(connection, &mut bytes, now);
             }
             Event::Closed { connection, reason } => {
-                self.links.closed(connection, &reason.to_string(), &mut self.node, now);
+                self.links.closed(connection, &reason, &mut self.node, now);
             }
             Event::Written { token: LOG_WRITE, result } => {
                 self.writing = false;
@@ -695,6 +719,7 @@ impl<A: Application> Process<A> {
                 let result = result.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
                 self.crash.pass(Step::Written);
                 self.node.log_completed(result, now)?;
+                flight::note(Noted::SyncDurable, [self.node.log_mut().durable().0, 0, 0]);
                 self.crash.pass(Step::Synced);
                 self.synced = true;
             }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::process::report;
+use super::telling::report;
 
 /// How often is looked at what the data path shows.
 const LOOK: Duration = Duration::from_millis(50);

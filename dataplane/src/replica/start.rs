@@ -20,8 +20,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::node::{Node, NodeConfig, Recovery};
-use super::process::{RunError, report};
+use super::process::RunError;
 use super::snapshot_files;
+use super::telling::{alarm, report};
 use crate::cluster::replica::NEVER_RAN;
 use crate::cluster::settings::LogDevice;
 use crate::cluster::{Cluster, ReplicaConfig};
@@ -53,7 +54,7 @@ pub(super) fn open<A: Application>(
     let data = config.data.as_path();
     let opened = match read(config, cluster, node.clone(), history, application, now) {
         Err(error) if lost_records(&error) => {
-            report(&format!("this replica has lost what it acknowledged: {error}"));
+            alarm(&format!("this replica has lost what it acknowledged: {error}"));
             // Whatever the mark says, there was a log; should this end before the next one begins, there must be no mark.
             if never_ran {
                 remove(&mark, &config.keys).map_err(|source| RunError::Mark { file: mark.clone(), source })?;
@@ -91,7 +92,7 @@ fn read<A: Application>(
     }
     let (mut shelf, damaged) = snapshot_files::load(data, cluster.genesis())?;
     for file in damaged {
-        report(&format!("the snapshot {} is damaged and was moved aside", file.display()));
+        alarm(&format!("the snapshot {} is damaged and was moved aside", file.display()));
     }
     // One with a certificate that does not hold would make this replica a liar.
     shelf.check(|certificate| certificate.holds(node.agreed.size, &node.seals));
@@ -103,7 +104,7 @@ fn read<A: Application>(
         match resume(history, cluster, application(), kept.statement.size, &image) {
             Ok(execution) => return Ok(Node::recover(node, execution, shelf, device, now)?),
             Err(error) => {
-                report(&format!("the snapshot of sequence {sequence} is of no use and was moved aside: {error}"));
+                alarm(&format!("the snapshot of sequence {sequence} is of no use and was moved aside: {error}"));
                 snapshot_files::set_aside(data, sequence)?;
                 shelf.remove(sequence);
             }
@@ -163,7 +164,7 @@ fn announce(data: &Path, found: &Recovery, abstains: bool) {
         ),
     });
     if abstains {
-        report(
+        alarm(
             "this replica ran before and its records are lost: it abstains from voting, takes what the others decided, and votes again when \
              nothing that it may have said can matter; that needs all correct replicas. Were all replicas emptied on purpose, make a new \
              cluster with `atlas init`: this one's promises are gone",

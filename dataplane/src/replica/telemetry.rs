@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::flight::Stage;
 use crate::histogram::{BUCKETS, Histogram};
 use crate::types::Code;
 use crate::wire::error::Misbehaviour;
@@ -145,6 +146,9 @@ pub struct Vitals<'a> {
     pub log_full: u64,
     pub turns: u64,
     pub busy_us: u64,
+    pub longest_us: u64,
+    pub stage_us: [u64; Stage::COUNT],
+    pub stalls: [u64; Stage::COUNT],
     pub settings: Vec<(&'static str, u64)>,
     pub commit: Option<&'a Histogram>,
     pub wait: Option<&'a Histogram>,
@@ -220,6 +224,9 @@ families! {
     LOG_FULL Counter None "atlas_log_full" "" "Tries to write that found no room on the disk";
     TURNS Counter None "atlas_turns" "" "Rounds of the replica's loop";
     BUSY Counter Seconds "atlas_busy_seconds" "" "Time that its thread spent in rounds and not asleep";
+    LONGEST Gauge Seconds "atlas_longest_round_seconds" "" "Longest round since the start";
+    STAGE_BUSY Counter Seconds "atlas_round_busy_seconds" "stage" "Time of rounds by what it was spent on";
+    STALLS Counter None "atlas_stalls" "stage" "Rounds longer than 50 ms, by what took most of the round";
     SETTING Gauge None "atlas_setting" "name" "Local settings as they run, in the unit that their name says";
     COMMIT Histogram Seconds "atlas_commit_seconds" "" "From staging the own vote on a proposal to executing it, by the clock at the beginning of rounds";
     WAIT Histogram Seconds "atlas_bundle_wait_seconds" "" "From a client's bundle being verified here to its execution, by the same clock";
@@ -338,8 +345,14 @@ impl Vitals<'_> {
             (&LOG_FULL, self.log_full),
             (&TURNS, self.turns),
             (&BUSY, self.busy_us),
+            (&LONGEST, self.longest_us),
         ] {
             out.number(family, Label::None, value);
+        }
+        for (family, values) in [(&STAGE_BUSY, self.stage_us), (&STALLS, self.stalls)] {
+            for (stage, value) in Stage::NAMES.into_iter().zip(values) {
+                out.number(family, Label::Name(stage), value);
+            }
         }
         for (name, value) in &self.settings {
             out.number(&SETTING, Label::Name(name), *value);

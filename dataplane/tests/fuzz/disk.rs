@@ -7,6 +7,8 @@ use atlas_dataplane::cluster::error::Problem;
 use atlas_dataplane::cluster::{Cluster, ConfigError};
 use atlas_dataplane::crypto::SecretKey;
 use atlas_dataplane::crypto::link::{Handshake, LinkIdentity};
+use atlas_dataplane::flight::file::{self, Recording, RecordingError, Why};
+use atlas_dataplane::flight::{self, Kind};
 use atlas_dataplane::history::entry::{
     EntryView, Member, StateView, put_bundle_start, put_config, put_key, put_outcome, put_skipped, put_state,
 };
@@ -14,7 +16,7 @@ use atlas_dataplane::log::{Record as _, carried_by};
 use atlas_dataplane::ordering::record::Record;
 use atlas_dataplane::state::Change;
 use atlas_dataplane::types::{Code, Digest, PublicKey};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::harness::{Reached, counted, mutated};
 use crate::samples::{self, Rng};
@@ -308,6 +310,48 @@ pub(crate) fn run_cluster(input: &[u8]) -> Reached {
             if matches!(problem, Problem::NotText | Problem::Toml(_)) { Reached::Nothing } else { Reached::Header }
         }
         Err(other) => panic!("{other}"),
+    }
+}
+
+// ---- Recordings of the flight recorder ------------------------------------------------------------------------------------
+
+static RECORDING: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let dir = tempfile::tempdir().expect("a directory");
+    flight::begin(1);
+    // The ring is that of the thread that gets here first, and goes on being its.
+    flight::attach("fuzz", 16);
+    Kind::ALL.iter().for_each(|kind| flight::note(*kind, [1, 2, 3]));
+    let path = file::dump(dir.path(), Why::Panic, "a reason").expect("a recording");
+    std::fs::read(path).expect("what was written")
+});
+
+/// Half of them with checksums that hold.
+pub(crate) fn recording(rng: &mut Rng) -> Vec<u8> {
+    let mut bytes = mutated(rng, |_| RECORDING.clone());
+    if bytes.len() >= 128 && rng.one_in(2) {
+        let length = (bytes.len() as u64).to_le_bytes();
+        bytes[16..24].copy_from_slice(&length);
+        let head = xxh3_64(&bytes[..64]).to_le_bytes();
+        bytes[120..128].copy_from_slice(&head);
+        let rest = xxh3_64(&bytes[128..]).to_le_bytes();
+        bytes[80..88].copy_from_slice(&rest);
+    }
+    bytes
+}
+
+pub(crate) fn run_recording(input: &[u8]) -> Reached {
+    match Recording::parse(input, Path::new("recording")) {
+        Ok(recording) => {
+            for event in recording.tracks.iter().flat_map(|track| &track.events) {
+                assert!(!event.text().is_empty());
+            }
+            Reached::Body
+        }
+        Err(RecordingError::Damaged { what, .. }) => {
+            let is_header = what.starts_with("its header") || what.starts_with("it has");
+            if is_header { Reached::Nothing } else { Reached::Header }
+        }
+        Err(_) => Reached::Nothing,
     }
 }
 
