@@ -21,7 +21,7 @@
 //! the run directory ten times a second ([`file::Mirror`]). That file has its whole length from the start and is written with pwrite:
 //! a full or failing disk is an error there and costs the replica nothing. It outlives `kill -9` and the watchdog's SIGABRT with all but
 //! the last tenth of a second; the next start keeps it under another name. On a panic, and where the replica ends with an
-//! error, the whole is written out from memory ([`file::dump`]), management plane or not. [`file`] has the format, and how many are kept.
+//! error, the whole is written out from memory ([`file::dump`]), management plane or not. [`mod@file`] has the format, and how many are kept.
 //!
 //! # Stages
 //! The thread that runs rounds also says what it works on ([`stage`]): the time of each part is added up, and a round that takes too long
