@@ -230,7 +230,17 @@ fn a_leader_steps_down_a_replica_pauses_and_ends_as_it_is_told() {
     let mut admin = connect(&cluster, other, "admin");
     done(&mut admin, "expert-mode on");
     assert_eq!(ask(&mut admin, "step-down").code, 409, "it does not lead");
+    assert_eq!(ask(&mut admin, "checkpoint").code, 409, "it does not lead");
     let mut admin = connect(&cluster, leader, "admin");
+    // A checkpoint when somebody wants it, and no second one where nothing came since.
+    let said = done(&mut admin, "checkpoint").text;
+    until("all have the checkpoint", || {
+        let watermarks =
+            (0..4).map(|index| number(&done(&mut connect(&cluster, index, "viewer"), "log"), "low_watermark"));
+        watermarks.into_iter().all(|sequence| sequence > 0 && said.contains(&format!("at sequence {sequence};")))
+    });
+    assert_eq!(done(&mut admin, "checkpoint").text, said);
+    client.write_one();
     done(&mut admin, "expert-mode on");
     let view = number(&done(&mut admin, "view"), "view");
     done(&mut admin, "step-down");

@@ -2,7 +2,7 @@
 //!
 //! Lines come from [`atlas_dataplane::flight::lines`]: those of the replica's thread are made of its recorder's events, those of others are
 //! text. They go through `tracing` to the standard error, as `[control] log_format` says: `human`, a line with time, level and text; or
-//! `json`, an object a line with `timestamp`, `level`, `target` (`replica`, `control` or `log`), `message` and, of an event, `kind` and its
+//! `json`, an object a line with `timestamp`, `level`, `target` (`replica`, `control`, `audit` or `log`), `message` and, of an event, `kind` and its
 //! words by their names in `fields`. Times are those of the events. A standard error that blocks holds up this thread alone.
 
 use std::cell::Cell;
@@ -34,6 +34,11 @@ impl FormatTime for AtLine {
 pub(crate) fn report(line: &str) {
     let level = if line.starts_with("warning: ") { Level::Warn } else { Level::Info };
     lines::say(level, "control", &format!("control: {line}"));
+}
+
+/// A line that says who changed what: at every level, never left out.
+pub(crate) fn audit(line: &str) {
+    lines::say(Level::Info, lines::AUDIT, &format!("control: {line}"));
 }
 
 /// Prints until the process ends.
@@ -99,6 +104,7 @@ fn emit(line: &Line, format: LogFormat) {
     match line.from {
         "replica" => of!("replica"),
         "control" => of!("control"),
+        lines::AUDIT => of!("audit"),
         _ => of!("log"),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use atlas_dataplane::cluster::ReplicaConfig;
-use atlas_dataplane::flight::file::{LIVE, Mirror};
+use atlas_dataplane::flight::file::{LIVE, Mirror, has_failed};
 use atlas_dataplane::flight::lines::{Lines, set_level};
 use atlas_dataplane::replica::oversight::{Answer, Management, Order, Start};
 use atlas_dataplane::{cores, flight};
@@ -78,7 +78,7 @@ impl Drop for Control {
         if let Some(place) = self.place.get() {
             place.remove_sockets();
             // What remains at an end that was asked for, or after an error, which has its recording already, tells nothing.
-            if !std::thread::panicking() {
+            if !std::thread::panicking() && !has_failed() {
                 let _ = std::fs::remove_file(place.file(LIVE));
             }
         }

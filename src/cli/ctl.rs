@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 
 use super::args::{Format, seconds};
 use super::error::CliError;
-use super::output::{Colour, Style};
+use super::output::{Colour, Style, printable};
 
 /// Answers with these codes are what was typed, not what the replica could do.
 const USAGE_CODES: std::ops::RangeInclusive<u16> = 400..=402;
@@ -160,8 +160,8 @@ fn show(reply: &ClientReply, json: bool, out: &mut impl Write, style: Style) -> 
     if !reply.is_success() {
         return Ok(());
     }
-    writeln!(out, "{}", style.paint(Colour::Bold, &reply.text))?;
-    reply.lines.iter().try_for_each(|line| writeln!(out, "{line}"))
+    writeln!(out, "{}", style.paint(Colour::Bold, &printable(&reply.text)))?;
+    reply.lines.iter().try_for_each(|line| writeln!(out, "{}", printable(line)))
 }
 
 /// Commands from the standard input, to its end or `quit`.

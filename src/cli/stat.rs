@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::args::{Format, seconds};
 use super::ctl::run_directory;
 use super::error::CliError;
-use super::output::{Colour, Style, json_line, table};
+use super::output::{Colour, Style, json_line, printable, table};
 use super::time::now_ms;
 use crate::top::plant::SILENT_MS;
 use crate::top::sample::process_runs;
@@ -136,7 +136,7 @@ fn same(a: &Measured, b: &Measured) -> bool {
 
 fn title(series: &Measured) -> String {
     let label = series.label.as_ref().map_or_else(String::new, |(name, value)| format!("{{{name}={value}}}"));
-    series.name.clone() + &label
+    printable(&(series.name.clone() + &label))
 }
 
 fn number(value: f64, unit: Unit) -> String {

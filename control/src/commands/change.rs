@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use atlas_dataplane::cluster::settings::LocalConfig;
 use atlas_dataplane::flight::file::{self, Why};
-use atlas_dataplane::flight::lines::{Level as LogLevel, level, set_level};
+use atlas_dataplane::flight::lines::{Level as LogLevel, level, say, set_level};
 use atlas_dataplane::replica::oversight::{Answer, Order};
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{fault, needs};
 use crate::desk::{Desk, Fault, wall_ms};
 use crate::limits::{DUMP_EVERY, MAX_TRIAL_SECONDS};
-use crate::log::report;
+use crate::log::audit;
 use crate::protocol::Level;
 use crate::reply::{Reply, Status};
 use crate::session::Session;
@@ -71,7 +71,7 @@ pub(super) async fn set(desk: &Rc<Desk>, session: &Session, name: &str, value: &
     let mut trial = desk.trial.borrow_mut();
     trial.changed(settings, desk.now_us());
     let (key, seconds) = (setting.key, trial.time().as_secs());
-    report(&format!("{key} is {new}, and was {old}, on trial for {seconds} s: set by {}", session.who()));
+    audit(&format!("{key} is {new}, and was {old}, on trial for {seconds} s: set by {}", session.who()));
     let text = format!("{key} is {new}, and was {old}; it is {old} again in {seconds} s without `configure confirm`");
     Reply::new(Status::ON_TRIAL, text)
 }
@@ -122,7 +122,7 @@ pub(super) async fn timeout(desk: &Rc<Desk>, session: &Session, seconds: &str) -
     if old == number {
         return Reply::done(format!("changes are on trial for {number} s"));
     }
-    report(&format!("changes are on trial for {number} s: set by {}", session.who()));
+    audit(&format!("changes are on trial for {number} s: set by {}", session.who()));
     Reply::done(format!("changes are on trial for {number} s"))
 }
 
@@ -150,7 +150,7 @@ pub(super) async fn confirm(desk: &Rc<Desk>, session: &Session) -> Reply {
         Err(error) => return fault(error),
     }
     for Change { name, new, .. } in &changes {
-        report(&format!("{name} stays {new}: confirmed by {}", session.who()));
+        audit(&format!("{name} stays {new}: confirmed by {}", session.who()));
     }
     Reply::done("what was on trial stays; `save` writes it into the file").table(&CHANGE_COLUMNS, &rows(&changes), 0)
 }
@@ -164,7 +164,7 @@ pub(super) async fn undo(desk: &Rc<Desk>, session: &Session) -> Reply {
         Ok(Some(changes)) if changes.is_empty() => nothing(),
         Ok(Some(changes)) => {
             for Change { name, new, .. } in &changes {
-                report(&format!("{name} is {new} again: undone by {}", session.who()));
+                audit(&format!("{name} is {new} again: undone by {}", session.who()));
             }
             Reply::done("what was before is again").table(&CHANGE_COLUMNS, &rows(&changes), 0)
         }
@@ -181,7 +181,7 @@ pub(super) fn save(desk: &Rc<Desk>, session: &Session) -> Reply {
         Ok(None) => Reply::done("the file has what runs already"),
         Ok(Some(old)) => {
             let (file, old) = (desk.facts.file.display(), old.display());
-            report(&format!("{file} has the settings that run, the old file is {old}: saved by {}", session.who()));
+            audit(&format!("{file} has the settings that run, the old file is {old}: saved by {}", session.who()));
             Reply::done(format!("saved; the old file is {old}"))
         }
         Err(error) => Reply::new(Status::FAILED, format!("not saved: {error}")),
@@ -220,10 +220,10 @@ pub(super) fn log_level(session: &Session, wanted: Option<&str>) -> Reply {
     };
     let old = level();
     if old != new {
-        // Told at the level of the two that tells more.
-        set_level(old.max(new));
-        report(&format!("log-level is {new}, and was {old}: set by {}", session.who()));
         set_level(new);
+        // Told at every level, and limited like other lines: no order is behind it, whose number is limited.
+        let line = format!("control: log-level is {new}, and was {old}: set by {}", session.who());
+        say(LogLevel::Error, "control", &line);
     }
     Reply::done(format!("log-level is {new}"))
 }
@@ -232,7 +232,7 @@ pub(super) async fn pause(desk: &Rc<Desk>, session: &Session, paused: bool) -> R
     match desk.order(Order::Pause(paused)).await {
         Ok(_) => {
             let text = if paused { "clients' bundles are refused" } else { "clients' bundles are taken" };
-            report(&format!("{text}: by {}", session.who()));
+            audit(&format!("{text}: by {}", session.who()));
             Reply::done(text)
         }
         Err(error) => fault(error),
@@ -242,7 +242,7 @@ pub(super) async fn pause(desk: &Rc<Desk>, session: &Session, paused: bool) -> R
 pub(super) async fn step_down(desk: &Rc<Desk>, session: &Session) -> Reply {
     match desk.order(Order::StepDown).await {
         Ok(Answer::Leaves(view)) => {
-            report(&format!("asks for view {view}: step-down by {}", session.who()));
+            audit(&format!("asks for view {view}: step-down by {}", session.who()));
             Reply::done(format!("asks for view {view}; `view` tells when it has begun"))
         }
         Ok(Answer::LeadsNot { view, leader }) => {
@@ -253,8 +253,22 @@ pub(super) async fn step_down(desk: &Rc<Desk>, session: &Session) -> Reply {
     }
 }
 
+pub(super) async fn checkpoint(desk: &Rc<Desk>, session: &Session) -> Reply {
+    match desk.order(Order::Checkpoint).await {
+        Ok(Answer::Checkpoint(sequence)) => {
+            audit(&format!("fills up to the checkpoint at {sequence}: by {}", session.who()));
+            Reply::done(format!("the checkpoint is at sequence {sequence}; `log` tells when it is the low watermark"))
+        }
+        Ok(Answer::LeadsNot { view, leader }) => {
+            Reply::new(Status::CONFLICT, format!("replica {leader} leads view {view}: ask it there"))
+        }
+        Ok(_) => Reply::new(Status::FAILED, "the replica answered something else; this is a fault in Atlas"),
+        Err(error) => fault(error),
+    }
+}
+
 pub(super) fn shutdown(session: &Session) -> Reply {
-    report(&format!("ends: shutdown by {}", session.who()));
+    audit(&format!("ends: shutdown by {}", session.who()));
     match kill_process(getpid(), Signal::TERM) {
         Ok(()) => Reply::done("the replica ends"),
         Err(error) => Reply::new(Status::FAILED, format!("cannot signal the replica's own process: {error}")),

@@ -94,11 +94,11 @@ kinds! {
     /// There was no room for it.
     SnapshotNoRoom = 19, "snapshot_no_room", WARN, false, ["sequence", "", ""];
     /// The link to a replica stands.
-    LinkUp = 20, "link_up", INFO, false, ["replica", "", ""];
+    LinkUp = 20, "link_up", INFO, true, ["replica", "", ""];
     /// It is down.
-    LinkDown = 21, "link_down", WARN, false, ["replica", "cause", "number"];
+    LinkDown = 21, "link_down", WARN, true, ["replica", "cause", "number"];
     /// No link came about; told once until one does.
-    LinkFailed = 22, "link_failed", WARN, false, ["replica", "cause", "number"];
+    LinkFailed = 22, "link_failed", WARN, true, ["replica", "cause", "number"];
     /// A link or a handshake was closed over what came on it.
     LinkClosed = 23, "link_closed", WARN, true, ["replica", "cause", "number"];
     /// A client proved its key: the connection's number, the key's first eight bytes.

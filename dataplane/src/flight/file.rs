@@ -34,6 +34,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -171,11 +173,27 @@ fn bytes_of(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
+static DUMPING: Mutex<()> = Mutex::new(());
+static FAILED: AtomicBool = AtomicBool::new(false);
+
 /// Writes all rings of this process to a new file in `dir`; gives its path. The file is whole or not there.
 ///
 /// # Errors
 /// [`RecordingError::None`], [`RecordingError::Write`].
 pub fn dump(dir: &Path, why: Why, reason: &str) -> Result<PathBuf, RecordingError> {
+    // Several threads may end at once: each has a file of its own.
+    let _one_by_one = DUMPING.lock().unwrap_or_else(PoisonError::into_inner);
+    let written = dump_alone(dir, why, reason);
+    FAILED.fetch_or(written.is_err(), Ordering::Relaxed);
+    written
+}
+
+/// Whether a recording was to be written and could not be: then the live file is what there is.
+pub fn has_failed() -> bool {
+    FAILED.load(Ordering::Relaxed)
+}
+
+fn dump_alone(dir: &Path, why: Why, reason: &str) -> Result<PathBuf, RecordingError> {
     let flight = flight().ok_or(RecordingError::None)?;
     let rings = flight.rings();
     let (mut bytes, length) = front(flight, &rings, why, reason);
@@ -198,15 +216,14 @@ pub fn dump(dir: &Path, why: Why, reason: &str) -> Result<PathBuf, RecordingErro
     let checksum = xxh3_64(&bytes[HEADER..]);
     bytes[80..88].copy_from_slice(&checksum.to_le_bytes());
     let path = free_name(dir, why.name(), wall_us());
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&new)?;
-        file.write_all(&bytes)?;
-        fs::rename(&new, &path)
-    };
-    write().map_err(|source| {
+    let mut new = path.clone().into_os_string();
+    new.push(".new");
+    let failed = |source| RecordingError::Write { file: path.clone(), source };
+    // One that an earlier process did not finish is in nobody's way.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new).map_err(failed)?;
+    file.write_all(&bytes).and_then(|()| fs::rename(&new, &path)).map_err(|source| {
         let _ = fs::remove_file(&new);
-        RecordingError::Write { file: path.clone(), source }
+        failed(source)
     })?;
     prune(dir);
     Ok(path)

@@ -116,9 +116,12 @@ fn shared() -> MutexGuard<'static, Shared> {
     SHARED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whose lines say who changed what: they are said at every level, and none is left out for those before it. Whoever says them has limits.
+pub const AUDIT: &str = "audit";
+
 /// Says a line. Not for the replica's thread while it serves: it takes a lock, and may write.
 pub fn say(level: Level, from: &'static str, text: &str) {
-    if level > self::level() {
+    if level > self::level() && from != AUDIT {
         return;
     }
     let mut shared = shared();
@@ -249,9 +252,12 @@ pub fn finish() {
     }
 }
 
-/// How much may be said of one kind. The number of kinds is fixed.
+/// Who says a line, of which kind, about which replica.
+type Sort = (&'static str, Option<Kind>, Option<u64>);
+
+/// How much may be said of one sort, so that one replica's faults do not hide another's. The number of kinds and replicas is fixed.
 #[derive(Debug, Default)]
-struct Limits(BTreeMap<(&'static str, Option<Kind>), Limit>);
+struct Limits(BTreeMap<Sort, Limit>);
 
 #[derive(Debug)]
 struct Limit {
@@ -262,7 +268,11 @@ struct Limit {
 
 impl Limits {
     fn permits(&mut self, line: &Line, now: Instant) -> bool {
-        let key = (line.from, line.event.map(|event| event.kind));
+        if line.from == AUDIT {
+            return true;
+        }
+        let about = line.event.filter(|event| event.kind.fields()[0] == "replica").map(|event| event.words[0]);
+        let key = (line.from, line.event.map(|event| event.kind), about);
         let limit = self.0.entry(key).or_insert(Limit { left: BURST, at: now, left_out: 0 });
         let gained = now.saturating_duration_since(limit.at).as_secs_f64() * PER_SECOND;
         (limit.left, limit.at) = ((limit.left + gained).min(BURST), now);
@@ -276,8 +286,9 @@ impl Limits {
 
     fn left_out(&mut self) -> Vec<Line> {
         let limits = self.0.iter_mut().filter(|(_, limit)| limit.left_out > 0);
-        let tell = limits.map(|((from, kind), limit)| {
-            let what = kind.map_or(*from, Kind::name);
+        let tell = limits.map(|((from, kind, about), limit)| {
+            let of = about.map_or_else(String::new, |replica| format!(" of replica {replica}"));
+            let what = format!("{}{of}", kind.map_or(*from, Kind::name));
             let count = std::mem::take(&mut limit.left_out);
             own(format!("{count} more lines of {what} were left out: they came too fast"))
         });
@@ -300,9 +311,16 @@ mod tests {
         assert_eq!(permitted, BURST as usize);
         let other = Line { from: "other", ..line("once") };
         assert!(limits.permits(&other, now));
-        let told = limits.left_out();
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[0].text, "970 more lines of test were left out: they came too fast");
+        let audit = Line { from: AUDIT, ..line("changed") };
+        assert!((0..1_000).all(|_| limits.permits(&audit, now)));
+        // One replica's links do not hide another's.
+        let down = |replica| Event { at_us: 0, kind: Kind::LinkDown, words: [replica, 0, 0] };
+        let down = |replica| Line { event: Some(down(replica)), from: "third", ..line("down") };
+        assert!((0..1_000).filter(|_| limits.permits(&down(1), now)).count() < 1_000);
+        assert!(limits.permits(&down(2), now));
+        let told: Vec<String> = limits.left_out().into_iter().map(|line| line.text).collect();
+        let about = "970 more lines of link_down of replica 1 were left out: they came too fast";
+        assert_eq!(told, ["970 more lines of test were left out: they came too fast", about]);
         assert!(limits.left_out().is_empty());
         let later = now + Duration::from_secs(1);
         let permitted = (0..1_000).filter(|_| limits.permits(&line("flood"), later)).count();

@@ -51,6 +51,7 @@ impl Ordering {
         }
         self.view = view;
         self.active = false;
+        self.fill_to = 0;
         self.watch.suspicion = None;
         self.new_view = None;
         self.new_view_at_us = None;

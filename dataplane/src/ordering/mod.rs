@@ -285,6 +285,8 @@ pub struct Ordering {
     leading: Leading,
     /// This replica led its view, may have proposed in it and restarted: it asks for the next.
     restarted_leader: bool,
+    /// As leader it fills up with null batches to here: somebody wants a checkpoint.
+    fill_to: Sequence,
     /// The own P and Q above the low watermark.
     held: Held,
     /// The highest stable checkpoint in the log, as it was read.
@@ -386,6 +388,7 @@ impl Ordering {
             active: true,
             leading: Leading::NotYet,
             restarted_leader: false,
+            fill_to: 0,
             held: Held::default(),
             logged_stable: 0,
             stable: Arc::new(Certificate::genesis()),
@@ -484,6 +487,16 @@ impl Ordering {
         }
         self.leave(self.view + 1);
         Some(self.view)
+    }
+
+    /// Somebody wants a checkpoint now: as leader this replica fills up with null batches to the next one, which changes nothing but
+    /// sequence numbers. Gives its sequence, which may be behind it already where nothing was ordered since; `None` where it does not lead.
+    pub fn checkpoint_now(&mut self) -> Option<Sequence> {
+        if !self.active || self.leader() != self.me || self.standing.rejoin.is_some() {
+            return None;
+        }
+        self.fill_to = self.accepted.next_multiple_of(self.agreed.interval);
+        Some(self.fill_to)
     }
 
     /// How long bundles waited here, from being verified to their execution.

@@ -8,6 +8,7 @@ use super::mutants::{self, Mutant};
 use super::record::{DurableVote, Phase, Record};
 use super::slot::{Own, Pending};
 use super::{Effect, MAX_OPEN_BYTES, Ordering, Outgoing, Proposal, To, Wanted};
+use crate::flight::{self, Kind};
 use crate::log::Durable;
 use crate::types::{Digest, Now, ReplicaId, Sequence};
 use crate::wire::error::Misbehaviour;
@@ -127,6 +128,7 @@ impl Ordering {
                 }
                 let slot = self.slot(sequence);
                 slot.proposal = Some(Pending { digest, time_ms, bundles, found: 0 });
+                flight::note(Kind::ProposalReceived, [sequence, view, u64::from(from.0)]);
                 self.accept_proposals(now);
             }
         }
@@ -284,7 +286,7 @@ impl Ordering {
         let Some(slot) = self.slots.get(&sequence).filter(|slot| slot.decided.is_none()) else { return };
         if let Some(digest) = slot.committed(self.quorum()) {
             self.decided_slow += 1;
-            crate::flight::note(crate::flight::Kind::Decided, [sequence, 1, 0]);
+            flight::note(Kind::Decided, [sequence, 1, 0]);
             return self.decide(sequence, digest);
         }
         // Without the own Q durable nothing is prepared, and without the own PREPARE not all n have voted.
@@ -292,7 +294,7 @@ impl Ordering {
         let votes = slot.prepared_by(&digest);
         if votes == size.n() || mutants::on(Mutant::ExecutesUndecided) {
             self.decided_fast += 1;
-            crate::flight::note(crate::flight::Kind::Decided, [sequence, 0, 0]);
+            flight::note(Kind::Decided, [sequence, 0, 0]);
             // The quorum came in this very round: P is needless unless somebody asks for it.
             self.to_prepare.retain(|due| *due != sequence);
             self.decide(sequence, digest);

@@ -318,7 +318,7 @@ impl Ordering {
 
     /// Whether the leader is to propose a null batch next, where nothing waits.
     pub(super) fn fills(&self) -> bool {
-        self.accepted < self.standing.fill_until
+        self.accepted < self.standing.fill_until.max(self.fill_to)
     }
 
     /// Whether null batches that a peer needs are not executed yet: the leader is expected to propose them.

@@ -25,7 +25,7 @@ use crate::log::Device;
 use crate::net::{Reactor, Waker};
 use crate::ordering::{Suspicion, Timing};
 use crate::state::Application;
-use crate::types::{Code, Now, ReplicaId, View};
+use crate::types::{Code, Now, ReplicaId, Sequence, View};
 
 /// Orders that a round takes.
 pub const ORDERS_A_ROUND: usize = 4;
@@ -62,6 +62,8 @@ pub enum Order {
     Pause(bool),
     /// Asks for the next view, if it leads.
     StepDown,
+    /// Fills up to the next checkpoint, if it leads.
+    Checkpoint,
     /// Identities with connections here.
     Clients,
     /// What is known of other replicas' misbehaviour.
@@ -79,6 +81,8 @@ pub enum Answer {
     NothingOnTrial,
     /// It asks for this view.
     Leaves(View),
+    /// The checkpoint at this sequence comes, or is there.
+    Checkpoint(Sequence),
     /// It does not lead the present view, or may not ask for another.
     LeadsNot {
         /// The present view.
@@ -229,6 +233,12 @@ impl Oversight {
         }
         self.watch_view(replica.node);
         self.has_more = false;
+        // First, so that no order prolongs or keeps what has ended.
+        if self.settings.is_over(now.mono_us) {
+            let before = self.settings.running().clone();
+            self.settings.undo();
+            self.run_with(&before, replica, Noted::SettingReverted);
+        }
         for taken in 0..=ORDERS_A_ROUND {
             if taken == ORDERS_A_ROUND {
                 self.has_more = true;
@@ -237,11 +247,6 @@ impl Oversight {
             let Some((number, order)) = self.management.next_order() else { break };
             let answer = self.carry_out(&order, replica, now);
             self.management.answer(number, answer);
-        }
-        if self.settings.is_over(now.mono_us) {
-            let before = self.settings.running().clone();
-            self.settings.undo();
-            self.run_with(&before, replica, Noted::SettingReverted);
         }
         self.note_round(micros(since));
         self.is_dirty = true;
@@ -318,6 +323,7 @@ impl Oversight {
                 Answer::Done
             }
             Order::StepDown => replica.node.step_down(),
+            Order::Checkpoint => replica.node.checkpoint_now(),
             Order::Clients => rows(replica.links.identities(), replica.links.clients(replica.node)),
             Order::Evidence => rows(replica.node.evidence.counts().count(), replica.node.evidence_rows()),
             Order::Counters => {
@@ -399,6 +405,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     fn step_down(&mut self) -> Answer {
         match self.ordering.step_down() {
             Some(view) => Answer::Leaves(view),
+            None => Answer::LeadsNot { view: self.ordering.view(), leader: self.ordering.leader() },
+        }
+    }
+
+    fn checkpoint_now(&mut self) -> Answer {
+        match self.ordering.checkpoint_now() {
+            Some(sequence) => Answer::Checkpoint(sequence),
             None => Answer::LeadsNot { view: self.ordering.view(), leader: self.ordering.leader() },
         }
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::node::{MAX_BACKLOG, Node};
 use crate::crypto::verify::{BatchVerifier, verify};
 use crate::execution::Admission;
-use crate::flight::{self, Kind as Noted};
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::Wanted;
@@ -62,8 +61,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         match kind {
             Kind::PrePrepare => {
                 let proposal = message::access::<PrePrepare>(body)?;
-                let (sequence, view) = (proposal.sequence.to_native(), proposal.view.to_native());
-                flight::note(Noted::ProposalReceived, [sequence, view, u64::from(from.0)]);
                 self.ordering.on_pre_prepare(from, proposal, now);
             }
             Kind::Prepare => self.ordering.on_prepares(from, Votes::access(body)?),
