@@ -236,7 +236,7 @@ fn a_leader_steps_down_a_replica_pauses_and_ends_as_it_is_told() {
     let said = done(&mut admin, "checkpoint").text;
     until("all have the checkpoint", || {
         let watermarks =
-            (0..4).map(|index| number(&done(&mut connect(&cluster, index, "viewer"), "log"), "low_watermark"));
+            (0..4).map(|index| number(&done(&mut connect(&cluster, index, "viewer"), "status"), "low_watermark"));
         watermarks.into_iter().all(|sequence| sequence > 0 && said.contains(&format!("at sequence {sequence};")))
     });
     assert_eq!(done(&mut admin, "checkpoint").text, said);

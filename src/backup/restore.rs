@@ -1,6 +1,6 @@
 //! Verifying a backup, and putting a stopped replica's data directory together from it. See the module above.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::num::NonZero;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -20,6 +20,7 @@ use super::manifest::{CLUSTER, HISTORY, MANIFEST, Manifest, STATE, history, is_b
 use super::take::load_keys;
 use super::{BackupError, io_fault};
 use crate::audit::files::{FileFault, Tree};
+use crate::audit::layout::MANIFEST as EXPORT_MANIFEST;
 use crate::audit::run::{self, AuditError, Report};
 use crate::twin::TwinStore;
 
@@ -66,6 +67,13 @@ pub fn verify(dir: &Path, cluster: &Cluster, deep: bool, progress: &dyn Fn(u64, 
             AuditError::Finding(finding) => BackupError::Audit(format!("{}/{finding}", folder.display())),
             AuditError::Directory { .. } => damaged(HISTORY, error.to_string()),
         })?;
+    if (report.from, report.to) != (0, report.size) {
+        let why = format!(
+            "it says that entries {} to {} are all there is; a backup has no such file",
+            report.from, report.to
+        );
+        return Err(damaged(&format!("{HISTORY}/{EXPORT_MANIFEST}"), why));
+    }
     let export = Tree::open(&folder).map_err(io_fault(&folder, "open"))?;
     // Beyond the checkpoint there is nothing that was verified.
     let root = |size: u64| {
@@ -103,7 +111,8 @@ fn check_files(manifest: &Manifest, tree: &Tree, dir: &Path) -> Result<(), Backu
             return Err(damaged(MANIFEST, format!("lists {short} twice or out of order")));
         }
         before = &listed.path;
-        let max = usize::try_from(listed.bytes.min(MAX_SNAPSHOT_FILE)).unwrap_or(usize::MAX);
+        let most = if listed.path.ends_with(".snapshot") { MAX_SNAPSHOT_FILE } else { MAX_BUNDLE_BYTES as u64 };
+        let max = usize::try_from(listed.bytes.min(most)).unwrap_or(usize::MAX);
         let bytes = match tree.read(&listed.path, max) {
             Err(FileFault::TooLong { bytes, .. }) => {
                 return Err(damaged(&listed.path, format!("the file has {bytes} bytes, {} are listed", listed.bytes)));
@@ -180,12 +189,10 @@ pub fn place(
         restoring.put_snapshot(snapshot)?;
     }
     let entries = restoring.size();
-    for (path, bytes) in &keys {
-        put_key(path, bytes)?;
-    }
     if with_keys {
-        // What is there now is this replica's, whole.
-        load_keys(&config.keys, cluster, config.replica)?;
+        // Keys with that mark and without a log would begin as a new replica, and vote.
+        restoring.forget_never_ran()?;
+        put_keys(&keys, config, cluster)?;
     }
     let aside = restoring.finish()?;
     Ok(Restored { entries, aside, keys: keys.into_iter().map(|(path, _)| path).collect() })
@@ -261,6 +268,26 @@ fn owners(manifest: &Manifest, cluster: &Cluster) -> String {
         true => "it was taken without --with-keys".to_owned(),
         false => format!("it has those of replica {}", ids.join(", ")),
     }
+}
+
+/// Keys that turn out to be another replica's, or none, do not stay.
+fn put_keys(keys: &[(PathBuf, Vec<u8>)], config: &ReplicaConfig, cluster: &Cluster) -> Result<(), BackupError> {
+    let mut made = Vec::new();
+    let put = keys.iter().try_for_each(|(path, bytes)| {
+        put_key(path, bytes)?;
+        made.push(path);
+        Ok(())
+    });
+    let checked: Result<(), BackupError> =
+        put.and_then(|()| load_keys(&config.keys, cluster, config.replica).map(drop));
+    checked.inspect_err(|_| {
+        for path in made {
+            // Whoever reads the error sees to what cannot be removed.
+            let _ = fs::remove_file(path);
+        }
+    })?;
+    let synced = File::open(&config.keys).and_then(|dir| dir.sync_all());
+    synced.map_err(io_fault(&config.keys, "sync"))
 }
 
 fn put_key(path: &Path, bytes: &[u8]) -> Result<(), BackupError> {

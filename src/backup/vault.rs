@@ -16,7 +16,7 @@ use super::manifest::{CLUSTER, MANIFEST, Manifest, described, history};
 use super::{BackupError, Pace, io_fault};
 use crate::audit::export::{DirectoryError, Sink};
 use crate::audit::files::Tree;
-use crate::audit::layout::Listed;
+use crate::audit::layout::{Listed, MAX_MANIFEST};
 
 /// What is written before it has its name.
 const PART: &str = "new.part";
@@ -67,7 +67,8 @@ impl<'a> Vault<'a> {
         }
         let lock = dir.join(LOCK);
         let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(false).write(true).mode(0o600).open(&lock);
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let file = options.create(true).truncate(false).write(true).mode(0o600).custom_flags(no_link).open(&lock);
         let file = file.map_err(io_fault(&lock, "open"))?;
         match file.try_lock() {
             Ok(()) => {}
@@ -83,19 +84,34 @@ impl<'a> Vault<'a> {
         &self.tree
     }
 
-    /// Makes sure that a file is there with these bytes, and lists it.
+    /// Makes sure that a file is there with these bytes, and lists it. One that is as the earlier backup lists it is never changed: of a
+    /// certificate, in which each replica has signatures of a quorum of its own, the earlier one stays; for anything else whoever gave the
+    /// bytes is at fault.
     pub(super) fn keep(&mut self, path: &str, bytes: &[u8]) -> Result<(), BackupError> {
-        self.list(path, bytes.len() as u64, sha256(&[bytes]).to_string());
-        match self.tree.read(path, bytes.len()) {
-            Ok(found) if found == bytes => {
-                self.pace.spend(bytes.len());
-                self.counts.kept += 1;
-                return Ok(());
+        let listed = self.earlier.as_ref().and_then(|earlier| earlier.listed(path)).cloned();
+        let longest = listed.as_ref().map_or(0, |listed| usize::try_from(listed.bytes).unwrap_or(0)).max(bytes.len());
+        let found = self.tree.read(path, longest).ok();
+        if found.as_deref() == Some(bytes) {
+            self.pace.spend(bytes.len());
+            self.counts.kept += 1;
+        } else if let Some(listed) = &listed
+            && found.as_deref().is_some_and(|found| sha256(&[found]).to_string() == listed.sha256)
+        {
+            if !path.ends_with(".certificate") {
+                let why = format!("it gives other bytes of {path} than the earlier backup has, where nothing changed");
+                return Err(BackupError::Source(why));
             }
-            _ if self.was_listed(path) => self.counts.mended.push(path.to_owned()),
-            _ => {}
+            self.counts.kept += 1;
+            self.files.push(listed.clone());
+            return Ok(());
+        } else {
+            if listed.is_some() {
+                self.counts.mended.push(path.to_owned());
+            }
+            self.replace(path, bytes)?;
         }
-        self.replace(path, bytes)
+        self.list(path, bytes.len() as u64, sha256(&[bytes]).to_string());
+        Ok(())
     }
 
     /// Writes a file, synced before it has its name.
@@ -106,10 +122,22 @@ impl<'a> Vault<'a> {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(parent);
             made.map_err(io_fault(parent, "create"))?;
         }
+        // Whoever else may write here is not to lead this elsewhere.
+        for above in parent.ancestors().take_while(|above| *above != self.dir && above.starts_with(&self.dir)) {
+            let is_dir = fs::symlink_metadata(above).map_err(io_fault(above, "look at"))?.is_dir();
+            if !is_dir {
+                return Err(io_fault(above, "write to")(std::io::Error::other("it is a link, and no directory")));
+            }
+        }
+        if let Err(error) = fs::remove_file(&part)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(io_fault(&part, "remove what an earlier backup left")(error));
+        }
         // The directories above may be new as well.
         self.unsynced.extend(parent.ancestors().take_while(|path| path.starts_with(&self.dir)).map(Path::to_path_buf));
         let mut options = OpenOptions::new();
-        let file = options.create(true).truncate(true).write(true).mode(0o600).open(&part);
+        let file = options.create_new(true).write(true).mode(0o600).open(&part);
         let mut file = file.map_err(io_fault(&part, "create"))?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io_fault(&part, "write"))?;
         fs::rename(&part, &place).map_err(io_fault(&place, "write"))?;
@@ -135,13 +163,14 @@ impl<'a> Vault<'a> {
         self.sync()?;
         let json = serde_json::to_vec_pretty(&manifest);
         let json = json.map_err(|error| io_fault(self.dir.join(MANIFEST), "write")(error.into()))?;
+        if json.len() > MAX_MANIFEST {
+            let why =
+                format!("{} bytes, and at most {MAX_MANIFEST} can be read again: begin a new directory", json.len());
+            return Err(io_fault(self.dir.join(MANIFEST), "write")(std::io::Error::other(why)));
+        }
         self.replace(MANIFEST, &json)?;
         self.sync()?;
         Ok(manifest)
-    }
-
-    fn was_listed(&self, path: &str) -> bool {
-        self.earlier.as_ref().is_some_and(|earlier| earlier.listed(path).is_some())
     }
 
     fn list(&mut self, path: &str, bytes: u64, sha256: String) {

@@ -13,7 +13,7 @@ use super::args::{Format, seconds};
 use super::audit::progress_bar;
 use super::error::CliError;
 use super::init::quoted;
-use super::output::{Colour, Style, json_line};
+use super::output::{Colour, Style, json_line, printable};
 use super::proofs::Replica;
 use super::session::{Session, identity};
 use super::time::now_ms;
@@ -265,8 +265,12 @@ fn tell_restored(
     }
     let Some(restored) = restored else {
         let holds = style.paint(Colour::Green, "holds");
-        let (origin, size, taken) = (&manifest.origin, manifest.size, &manifest.taken);
-        writeln!(out, "{holds} backup of {origin}, taken {taken}: {size} entries, root {}", manifest.root)?;
+        let (origin, size, taken) = (&manifest.origin, manifest.size, printable(&manifest.taken));
+        writeln!(
+            out,
+            "{holds} backup of {origin}, taken by its own account {taken}: {size} entries, root {}",
+            manifest.root
+        )?;
         return Ok(writeln!(out, "True if {}.", verified.report.assumption)?);
     };
     writeln!(out, "{} entries and what the backup has of the state are in place", restored.entries)?;

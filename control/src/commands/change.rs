@@ -257,7 +257,9 @@ pub(super) async fn checkpoint(desk: &Rc<Desk>, session: &Session) -> Reply {
     match desk.order(Order::Checkpoint).await {
         Ok(Answer::Checkpoint(sequence)) => {
             audit(&format!("fills up to the checkpoint at {sequence}: by {}", session.who()));
-            Reply::done(format!("the checkpoint is at sequence {sequence}; `log` tells when it is the low watermark"))
+            Reply::done(format!(
+                "the checkpoint is at sequence {sequence}; `status` tells when it is the low watermark"
+            ))
         }
         Ok(Answer::LeadsNot { view, leader }) => {
             Reply::new(Status::CONFLICT, format!("replica {leader} leads view {view}: ask it there"))

@@ -127,6 +127,14 @@ impl Restoring {
         Ok(())
     }
 
+    /// From now on a start without a log abstains. [`Restoring::finish`] sees to it too; whoever puts keys in place before does it now.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn forget_never_ran(&self) -> Result<(), RunError> {
+        start::forget_never_ran(&self.keys)
+    }
+
     /// Makes it the replica's; gives where to what was there is moved.
     ///
     /// # Errors

@@ -84,6 +84,9 @@ fn read<A: Application>(
 ) -> Result<(FileNode<A>, Recovery), RunError> {
     let data = config.data.as_path();
     let device = FileDevice::open(data, cluster.genesis(), node.segment_bytes, method(config))?;
+    // Looked at again under the lock: a restore may have taken the mark and the log away while this start waited.
+    let never_ran = node.never_ran && config.keys.join(NEVER_RAN).exists();
+    let node = NodeConfig { never_ran, ..node };
     if method(config) == Method::Direct && !device.is_direct() {
         report(&format!(
             "warning: the file system of {} refuses O_DIRECT: writes pass through the page cache",
