@@ -49,6 +49,8 @@ pub(super) struct Machine {
     pub(super) rots: bool,
     /// The disk failed, and the replica is not back yet.
     pub(super) is_spoilt: bool,
+    /// It was so at some start: records of one log are no measure for those of another.
+    pub(super) was_spoilt: bool,
     /// It lacks records and has not noticed: until it does it is one of the faulty ones.
     pub(super) is_doubtful: bool,
     pub(super) adversary: Option<Adversary>,
@@ -80,6 +82,7 @@ impl Machine {
             synced: 0,
             rots: false,
             is_spoilt: false,
+            was_spoilt: false,
             is_doubtful: false,
             adversary,
         }

@@ -557,6 +557,7 @@ impl World {
         let machine = &mut self.machines[replica];
         let Some(disk) = machine.disk.take() else { return Ok(()) };
         machine.life += 1;
+        machine.was_spoilt |= machine.is_spoilt;
         machine.born_us = self.now_us;
         machine.wake_us = u64::MAX;
         machine.turn_due = true;
@@ -625,7 +626,7 @@ impl World {
         self.trace_line(&format!("replica {replica} starts: {found:?} {abstains}"));
         self.machines[replica].node = Some(node);
         self.look_at_space(replica, true);
-        let is_whole = !(self.is_faulty(replica) || abstains || self.machines[replica].is_spoilt);
+        let is_whole = !(self.is_faulty(replica) || abstains || self.machines[replica].was_spoilt);
         if let Some(node) = &mut self.machines[replica].node {
             let promised = is_whole.then(|| node.promised_size());
             self.checker.restarted(replica, node.log_mut().device(), promised)?;
