@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use super::node::{Node, NodeError, Shell};
+use super::node::{Node, Shell};
+use super::node_error::NodeError;
 use crate::cluster::Size;
 use crate::history::cosign::{Certified, Claim, Cosigner, Finding, Head};
 use crate::history::notary::Notary;

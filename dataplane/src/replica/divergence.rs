@@ -15,7 +15,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use super::cosigning::root_at;
-use super::node::NodeError;
+use super::node_error::NodeError;
 use crate::execution::Execution;
 use crate::history::store::EntryStore;
 use crate::history::tiles::put_entry;

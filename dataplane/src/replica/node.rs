@@ -7,30 +7,29 @@ use super::clients::Inbox;
 use super::cosigning::Cosigning;
 use super::counters::Counters;
 use super::meters::Meters;
+use super::node_error::NodeError;
 use super::noted;
 use super::outgoing::encode;
 use super::proofs::Proofs;
 use super::reads::Reads;
+use super::replay::{Replay, statement};
 use super::snapshots::{Begun, Save, Snapshots};
 use super::space::Full;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
 use crate::evidence::Book;
-use crate::execution::image::{Image, ResumeError};
-use crate::execution::{Admission, Executed, Execution, ExecutionError};
+use crate::execution::{Admission, Executed, Execution};
 use crate::flight::{self, Kind as Noted, Stage};
-use crate::history::cosign::Head;
 use crate::history::notary::Notary;
-use crate::history::store::{EntryStore, StoreError};
-use crate::log::{self, AppendError, Device, Durable, Log, LogError, Lsn};
-use crate::ordering::checkpoint::{Certificate, Statement};
-use crate::ordering::mutants::{self, Mutant};
+use crate::history::store::EntryStore;
+use crate::log::{self, AppendError, Device, Log, LogError, Lsn};
+use crate::ordering::checkpoint::Certificate;
 use crate::ordering::record::Record;
 use crate::ordering::seal::Seals;
 use crate::ordering::{Agreed, Effect, Ordering, Outgoing, Timing, To};
-use crate::state::{Altered, Application};
-use crate::transfer::{Kept, SNAPSHOTS_KEPT, Shelf};
+use crate::state::Application;
+use crate::transfer::{Kept, Shelf};
 use crate::types::{Digest, EntryIndex, Now, ReplicaId, Sequence};
 use crate::wire::frame::Kind;
 
@@ -111,70 +110,6 @@ pub trait Shell<D: Device> {
 
     /// What a status tells of the process.
     fn host(&self) -> HostStatus;
-}
-
-/// Why a node ends. Nothing it could still say may be trusted, so the process ends with it.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The log failed.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// A record was refused by the log.
-    #[error("the log refuses a record: {0}")]
-    Append(AppendError),
-    /// Execution failed.
-    #[error(transparent)]
-    Execution(#[from] ExecutionError),
-    /// The history failed.
-    #[error(transparent)]
-    History(#[from] StoreError),
-    /// A snapshot that f+1 replicas vouched for cannot be used.
-    #[error("a snapshot from other replicas cannot be used here: {0}")]
-    Install(ResumeError),
-    /// The log begins behind everything from which the state could be made.
-    #[error(
-        "the log begins behind sequence {dropped}, and no snapshot from there on can be read: the state is lost with them, and must be \
-         taken from the other replicas"
-    )]
-    NoSnapshot {
-        /// Up to here the log was let go.
-        dropped: Sequence,
-    },
-    /// This replica has another history than the one that a quorum cosigned.
-    #[error(
-        "this replica's history of {size} entries has the root {own}, and a quorum of the others cosigned {certified}: its disk, its memory \
-         or its program is at fault; keep the data directory for inspection and start it again with an empty one"
-    )]
-    DivergedHistory {
-        /// Entries.
-        size: EntryIndex,
-        /// The own root over them.
-        own: Digest,
-        /// The others'.
-        certified: Digest,
-        /// The others' signatures, as a note.
-        note: String,
-    },
-    /// What is read of the history's nodes is not what was written.
-    #[error(
-        "the nodes of the history's tree in DIR/history/nodes are damaged: start the replica again, which makes them anew from the entries"
-    )]
-    Nodes,
-    /// The state in memory is not what operations made.
-    #[error(
-        "{0}: the memory of this server is at fault, or somebody writes into it. Start the replica again: it reads its state from its files; \
-         test the memory if it comes back"
-    )]
-    Altered(Box<Altered>),
-    /// This replica came to another state than a quorum.
-    #[error(
-        "this replica's state at sequence {sequence} is not the one that a quorum signed: its disk, its memory or its program is at \
-         fault; keep the data directory for inspection and start it again with an empty one"
-    )]
-    Diverged {
-        /// The checkpoint.
-        sequence: Sequence,
-    },
 }
 
 /// What a node is told at start.
@@ -275,28 +210,19 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// Damage, a log that begins behind the snapshot, another cluster's directory, a version that this program does not know: nothing was overwritten.
     pub fn recover(
         config: NodeConfig,
-        execution: Execution<A, S>,
+        mut execution: Execution<A, S>,
         mut shelf: Shelf,
         device: D,
         now: Now,
     ) -> Result<(Self, Recovery), NodeError> {
-        let mut replay = Replay {
-            ordering: Ordering::new(config.me, config.agreed, config.timing, Arc::clone(&config.seals)),
-            agreed: config.agreed,
-            members: config.genesis,
-            execution,
-            executed: Executed::default(),
-            snapshots: shelf.all().iter().map(Kept::sequence).collect(),
-            certificates: Vec::new(),
-            images: Vec::new(),
-            promised: None,
-            failed: None,
-        };
-        let resumed = replay.execution.sequence();
+        let mut ordering = Ordering::new(config.me, config.agreed, config.timing, Arc::clone(&config.seals));
+        let kept = shelf.all().iter().map(Kept::sequence).collect();
+        let resumed = execution.sequence();
         if resumed > 0 {
             let certificate = shelf.get(resumed).and_then(|kept| kept.certificate.clone());
-            replay.ordering.resume(statement(&mut replay.execution, resumed, config.genesis), certificate);
+            ordering.resume(statement(&mut execution, resumed, config.genesis), certificate);
         }
+        let mut replay = Replay::new(ordering, execution, config.agreed, config.genesis, kept);
         let recovered = log::recover(device, config.genesis, config.segment_bytes, |record| replay.record(&record))?;
         let Replay { mut ordering, mut execution, executed, certificates, images, promised, failed, .. } = replay;
         if let Some(error) = failed {
@@ -696,86 +622,5 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-}
-
-/// The state after a sequence, as a checkpoint states it.
-fn statement<A: Application, S: EntryStore>(
-    execution: &mut Execution<A, S>,
-    sequence: Sequence,
-    members: Digest,
-) -> Statement {
-    Statement {
-        sequence,
-        size: execution.size(),
-        history_root: execution.history_root(),
-        state_root: execution.state_root(),
-        sessions: execution.session_digest(),
-        members,
-    }
-}
-
-/// What the log's reading feeds.
-struct Replay<A: Application, S: EntryStore> {
-    ordering: Ordering,
-    execution: Execution<A, S>,
-    executed: Executed,
-    agreed: Agreed,
-    members: Digest,
-    /// Checkpoints of which there are snapshots, and certificates of those.
-    snapshots: Vec<Sequence>,
-    certificates: Vec<Arc<Certificate>>,
-    /// The latest snapshots that were due and are not on the shelf.
-    images: Vec<(Statement, Image)>,
-    /// The head that was promised last.
-    promised: Option<Head>,
-    failed: Option<NodeError>,
-}
-
-impl<A: Application, S: EntryStore> Replay<A, S> {
-    /// A snapshot that was due and did not come to the disk is due again.
-    fn take_image(&mut self, statement: Statement) {
-        let is_kept = self.snapshots.contains(&statement.sequence);
-        if !is_kept && self.execution.snapshot_due() {
-            self.images.push((statement, self.execution.freeze()));
-            let old = self.images.len().saturating_sub(SNAPSHOTS_KEPT);
-            self.images.drain(..old);
-            self.snapshots.push(statement.sequence);
-        }
-    }
-
-    fn record(&mut self, record: &Durable<Record>) {
-        if self.failed.is_some() {
-            return;
-        }
-        if let Record::Stable(certificate) = &**record
-            && self.snapshots.contains(&certificate.sequence())
-        {
-            self.certificates.push(Arc::clone(certificate));
-        }
-        if let Record::Cosigned(head) = **record
-            && !mutants::on(Mutant::ForgetsPromises)
-        {
-            self.promised = Some(head);
-        }
-        self.ordering.replay(record);
-        while let Some(effect) = self.ordering.next_effect() {
-            match effect {
-                Effect::Execute(sequence, batch) => {
-                    if let Err(error) = self.execution.execute(sequence, &batch, &mut self.executed) {
-                        self.failed = Some(error.into());
-                        return;
-                    }
-                    if sequence.is_multiple_of(self.agreed.interval) {
-                        let statement = statement(&mut self.execution, sequence, self.members);
-                        self.ordering.checkpoint(statement);
-                        self.take_image(statement);
-                    }
-                }
-                Effect::Diverged(sequence) => self.failed = Some(NodeError::Diverged { sequence }),
-                // What is to be logged stands in the log, or is staged again by the start.
-                _ => {}
-            }
-        }
     }
 }

@@ -14,7 +14,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::node::{Node, NodeError, Shell};
+use super::node::{Node, Shell};
+use super::node_error::NodeError;
 use crate::crypto::hash::sha256;
 use crate::execution::image::Image;
 use crate::history::store::EntryStore;

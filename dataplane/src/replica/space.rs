@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::node::{Node, NodeError, Shell};
+use super::node::{Node, Shell};
+use super::node_error::NodeError;
 use crate::history::store::EntryStore;
 use crate::log::{Device, LogError, Lsn};
 use crate::state::Application;

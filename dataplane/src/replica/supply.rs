@@ -1,6 +1,7 @@
 //! Old batches for a peer that is behind: read from the own log, in bounded pages.
 
-use super::node::{Node, NodeError, Shell};
+use super::node::{Node, Shell};
+use super::node_error::NodeError;
 use crate::history::store::EntryStore;
 use crate::log::{Device, Record as _};
 use crate::ordering::CATCH_UP_PAGE;
