@@ -192,8 +192,8 @@ pub fn bound(text: &str) -> Result<Bound, ParseError> {
 /// [`ParseError::Operation`] with the rule that it breaks.
 pub fn encode(operation: &Operation) -> Result<Vec<u8>, ParseError> {
     let bytes = operation.encode();
-    match OperationView::decode(&bytes) {
-        Ok(_) => Ok(bytes),
+    match OperationView::decode(&bytes).map(drop) {
+        Ok(()) => Ok(bytes),
         Err(refusal) => Err(ParseError::Operation(refusal.to_string())),
     }
 }

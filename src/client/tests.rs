@@ -26,7 +26,7 @@ fn check(fake: &Fake, operations: &[Vec<u8>], results: &[RequestResult]) {
     assert_eq!(results.len(), operations.len());
     for (operation, result) in operations.iter().zip(results) {
         let agreed = fake.reply(result.position);
-        assert_eq!((&agreed.changes, agreed.entry), (operation, result.position.entry));
+        assert_eq!((&*agreed.changes, agreed.entry), (&**operation, result.position.entry));
         assert_eq!((result.code, result.sequence, result.time_ms), (Code::DONE, agreed.sequence, agreed.time_ms));
     }
 }

@@ -191,7 +191,7 @@ proptest! {
             _ => bytes.truncate(at),
         }
         if let Ok(view) = OperationView::decode(&bytes) && bytes[1] != 2 {
-            prop_assert_eq!(rebuilt(&view).encode(), bytes);
+            prop_assert_eq!(rebuilt(&view).encode(), &*bytes);
         }
     }
 

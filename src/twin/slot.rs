@@ -44,6 +44,23 @@ impl Slot {
     }
 }
 
+/// Bytes of a line of the processor's caches.
+const LINE: usize = 64;
+
+impl Slot {
+    /// Reads something of each line of memory that the slot points to.
+    pub(super) fn touch(&self) -> u64 {
+        let value = match &self.value {
+            Some(Value::Text(text)) => text.as_bytes(),
+            Some(Value::Bytes(bytes)) => bytes,
+            _ => &[],
+        };
+        let lines =
+            value.iter().step_by(LINE).chain(self.twin.as_bytes().first()).chain(self.property.as_bytes().first());
+        lines.fold(0, |touched, byte| touched ^ u64::from(*byte))
+    }
+}
+
 /// Appends a value, or undefined for none.
 pub(super) fn encode_value(value: Option<ValueRef<'_>>, out: &mut Writer<'_>) {
     match value {

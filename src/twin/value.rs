@@ -61,15 +61,22 @@ impl Value {
     /// Becomes `value`, reusing a buffer where it is large enough.
     pub(super) fn assign(&mut self, value: ValueRef<'_>) {
         match (self, value) {
-            (Self::Text(old), ValueRef::Text(new))
-                if new.len() <= old.capacity() && old.capacity() <= 2 * new.len() =>
-            {
+            (Self::Text(old), ValueRef::Text(new)) if fits_well(old.capacity(), new.len()) => {
                 old.clear();
                 old.push_str(new);
+            }
+            (Self::Bytes(old), ValueRef::Bytes(new)) if fits_well(old.capacity(), new.len()) => {
+                old.clear();
+                old.extend_from_slice(new);
             }
             (place, value) => *place = value.to_owned(),
         }
     }
+}
+
+/// Whether a buffer is large enough, and not twice as large as it need be.
+fn fits_well(capacity: usize, length: usize) -> bool {
+    length <= capacity && capacity <= 2 * length
 }
 
 impl ValueRef<'_> {

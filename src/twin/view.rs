@@ -1,6 +1,7 @@
 //! Operations read in place: strict, bounded, borrowing from the request's bytes.
 
 use atlas_dataplane::types::Code;
+use smallvec::SmallVec;
 
 use super::names::{is_property, is_twin};
 use super::operation::{ABSENT, Comparison, EXISTS, MAX_CONDITIONS, MAX_REASON, MAX_TARGETS, MAX_WRITES, REVISION};
@@ -12,8 +13,9 @@ use atlas_dataplane::cbor::{CborError, Fault, Reader};
 pub struct OperationView<'a> {
     /// The conditions, in order; none unless a transaction.
     pub conditions: Vec<ConditionView<'a>>,
-    /// The flattened list of what the operation writes; an outcome's path numbers below [`MAX_TARGETS`] index it.
-    pub targets: Vec<Target<'a>>,
+    /// The flattened list of what the operation writes; an outcome's path numbers below [`MAX_TARGETS`] index it. Most operations write a single property, and
+    /// need no memory for it.
+    pub targets: SmallVec<[Target<'a>; 1]>,
 }
 
 /// One thing that an operation writes.
@@ -107,7 +109,7 @@ type Result<T> = core::result::Result<T, Refusal>;
 impl<'a> OperationView<'a> {
     /// Reads and checks an operation.
     pub fn decode(operation: &'a [u8]) -> Result<Self> {
-        let mut view = Self { conditions: Vec::new(), targets: Vec::new() };
+        let mut view = Self::default();
         let reader = &mut Reader::new(operation);
         // Only a transaction leads with 2; everything else must be a write of its own.
         if operation.get(1) == Some(&2) {
@@ -206,6 +208,17 @@ impl<'a> OperationView<'a> {
         });
         if repeated { refuse(Code::MALFORMED, 0, "a property is written twice") } else { Ok(()) }
     }
+}
+
+/// Twin and property of an operation whose first write is a set, nothing of it checked; of a transaction none.
+pub(super) fn first_set(operation: &[u8]) -> Option<(&str, &str)> {
+    let reader = &mut Reader::new(operation);
+    reader.array_of(4).ok()?;
+    reader.uint().ok().filter(|kind| *kind == 0)?;
+    let twin = reader.text().ok()?;
+    reader.array().ok()?;
+    reader.array_of(4).ok()?;
+    Some((twin, reader.text().ok()?))
 }
 
 fn refuse<T>(code: Code, at: usize, what: &'static str) -> Result<T> {

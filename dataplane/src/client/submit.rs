@@ -463,7 +463,7 @@ fn result(operation: usize, reply: Reply) -> RequestResult {
         sequence: reply.sequence,
         time_ms: reply.time_ms,
         code: Code(reply.code),
-        changes: reply.changes,
+        changes: reply.changes.into_vec(),
         detail: reply.detail,
     }
 }

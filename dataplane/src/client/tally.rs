@@ -3,7 +3,7 @@
 use super::core::Shared;
 use super::types::bit;
 use crate::types::Code;
-use crate::wire::message::{ArchivedReply, Reply};
+use crate::wire::message::{ArchivedReply, Changes, Reply};
 
 /// One replica's final word on a request.
 #[derive(Clone, PartialEq, Debug)]
@@ -118,7 +118,7 @@ fn same(known: &Reply, reply: &ArchivedReply) -> bool {
         && known.request == reply.request
         && known.time_ms == reply.time_ms
         && known.code == reply.code
-        && known.changes == reply.changes.as_slice()
+        && *known.changes == *reply.changes
         && known.detail == reply.detail.as_str()
 }
 
@@ -131,7 +131,7 @@ fn own(reply: &ArchivedReply) -> Reply {
         request: reply.request.to_native(),
         time_ms: reply.time_ms.to_native(),
         code: reply.code.to_native(),
-        changes: reply.changes.as_slice().to_vec(),
+        changes: Changes::from_slice(&reply.changes),
         detail: reply.detail.as_str().to_owned(),
     }
 }

@@ -19,7 +19,7 @@ fn check_results(world: &World, expected: &[Vec<u8>], results: &[RequestResult])
         assert_eq!(result.operation, place);
         let Reply { sequence, time_ms, code, changes, detail, .. } = executed.reply.clone();
         let told = (result.sequence, result.time_ms, result.code.0, result.changes.clone(), result.detail.clone());
-        assert_eq!(told, (sequence, time_ms, code, changes, detail));
+        assert_eq!(told, (sequence, time_ms, code, changes.into_vec(), detail));
     }
 }
 
@@ -209,7 +209,7 @@ impl Hand {
             request: place as u16,
             time_ms: WALL_MS,
             code: if place == 0 && bundle.header().session.is_none() { 0 } else { code.0 },
-            changes: vec![0x80],
+            changes: message::Changes::from_slice(&[0x80]),
             detail: String::new(),
         };
         let replies = (0..usize::from(bundle.header().count)).map(reply).collect();

@@ -8,7 +8,7 @@ use crate::state::Application;
 use crate::types::Code;
 use crate::wire::bundle::Bundle;
 use crate::wire::limits::{MAX_BUNDLE_STATEMENTS, MAX_ENTRY};
-use crate::wire::message::Reply;
+use crate::wire::message::{Changes, Reply};
 use crate::wire::statement::{SignedStatement, is_statement};
 
 impl<A: Application, S: EntryStore> Execution<A, S> {
@@ -110,7 +110,7 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                     request: done.index,
                     time_ms: view.time_ms,
                     code: outcome.code.0,
-                    changes: outcome.changes.to_vec(),
+                    changes: Changes::from_slice(outcome.changes),
                     detail: detail.to_owned(),
                 });
             }

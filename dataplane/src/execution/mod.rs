@@ -70,7 +70,7 @@ use crate::state::{Altered, Answer, Application, Entries, OperationContext, Outc
 use crate::types::{Code, Digest, EntryIndex, Position, Sequence, TimeMs};
 use crate::wire::bundle::{Bundle, Request};
 use crate::wire::limits::{MAX_BUNDLE_STATEMENTS, MAX_ENTRY};
-use crate::wire::message::Reply;
+use crate::wire::message::{Changes, Reply};
 use crate::wire::statement::{SignedStatement, carried, is_statement};
 
 mod admission;
@@ -357,15 +357,16 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
         let Self { application, sessions, identities, entry, outcome, .. } = self;
         let session = sessions.get_mut(id)?;
         let rights = identities.may(bundle.key(), self.time_ms);
+        application.foresee(bundle.decoded_requests().map(|request| request.operation));
         let (mut statement, mut statements) = (None, 0);
         let (entry_index, time_ms, sequence) = (self.tree.size(), self.time_ms, self.sequence);
         entry.clear();
         entry::put_bundle_start(entry, sequence, time_ms, bundle.cose(), bundle.requests());
-        for (index, (bytes, &digest)) in bundle.requests().zip(bundle.request_hashes()).enumerate() {
+        for (index, (request, &digest)) in bundle.decoded_requests().zip(bundle.request_hashes()).enumerate() {
             // No bundle parses whose numbers run past the largest one.
             let number = bundle.header().first + index as u64;
-            match (session.standing(number, &digest), rights, Request::decode(bytes)) {
-                (Standing::New, Ok(rights), Some(request)) => {
+            match (session.standing(number, &digest), rights) {
+                (Standing::New, Ok(rights)) => {
                     let position = Position { entry: entry_index, request: index as u16 };
                     let context = OperationContext { time_ms, position, origin: bundle.key(), access: &rights };
                     outcome.clear();
@@ -396,13 +397,12 @@ impl<A: Application, S: EntryStore> Execution<A, S> {
                         request: position.request,
                         time_ms,
                         code: outcome.code.0,
-                        changes: entry[changes..].to_vec(),
+                        changes: Changes::from_slice(&entry[changes..]),
                         detail: outcome.detail.clone(),
                     });
                 }
                 // What was used up or forgotten stays so; what would not be is refused for the key.
-                (Standing::New | Standing::Refused(Code::BEYOND_WINDOW), Err(code), _)
-                | (Standing::Refused(code), _, _) => {
+                (Standing::New | Standing::Refused(Code::BEYOND_WINDOW), Err(code)) | (Standing::Refused(code), _) => {
                     entry::put_skipped(entry);
                     settled.refuse(number, code);
                 }

@@ -9,6 +9,9 @@ use crate::types::{Code, Digest, EntryIndex, TimeMs};
 use crate::wire::bundle::BundleHeader;
 
 mod coding;
+mod numbers;
+
+use numbers::Numbers;
 
 /// Idle sessions closed per sequence at most; the others follow at the next ones.
 pub(super) const MAX_CLOSED_PER_SEQUENCE: usize = 256;
@@ -62,12 +65,8 @@ pub(super) struct Session {
     last_entry: EntryIndex,
     last_time_ms: TimeMs,
     window: u64,
-    /// Lowest number that was not executed.
-    low: u64,
-    /// What was executed below this is not known any more.
-    base: u64,
     /// What was executed in `[base, low + window)`.
-    done: BTreeMap<u64, Executed>,
+    done: Numbers,
     /// What `done` costs, bytes.
     bytes: usize,
     digest: Option<Digest>,
@@ -75,38 +74,39 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn standing(&self, number: u64, request: &Digest) -> Standing<'_> {
-        if number < self.base {
+        if number < self.done.base() {
             return Standing::Refused(Code::STALE_NUMBER);
         }
-        match self.done.get(&number) {
+        match self.done.get(number) {
             Some(_) if mutants::on(Mutant::ExecutesTwice) => Standing::New,
             Some(executed) if executed.request == *request => Standing::Repeated(executed),
             Some(_) => Standing::Refused(Code::CONFLICT),
-            None if number - self.low < self.window => Standing::New,
+            None if number - self.done.low() < self.window => Standing::New,
             None => Standing::Refused(Code::BEYOND_WINDOW),
         }
     }
 
     /// Whether a number beyond the window lies in the window that follows it.
     pub(super) fn is_soon(&self, number: u64) -> bool {
-        number.saturating_sub(self.low) < 2 * self.window
+        number.saturating_sub(self.done.low()) < 2 * self.window
     }
 
     /// Notes that `number`, whose standing was [`Standing::New`], was executed.
     pub(super) fn record(&mut self, number: u64, executed: Executed) {
         self.bytes += executed.cost();
         self.done.insert(number, executed);
-        while self.done.contains_key(&self.low) {
-            self.low += 1;
+        while self.done.low() - self.done.base() > self.window {
+            self.forget_first();
         }
-        self.forget_below(self.low.saturating_sub(self.window));
     }
 
-    fn forget_below(&mut self, base: u64) {
-        self.base = self.base.max(base);
-        while let Some(first) = self.done.first_entry().filter(|first| *first.key() < self.base) {
-            self.bytes -= first.remove().cost();
-        }
+    fn forget_first(&mut self) {
+        self.bytes -= self.done.forget_first().map_or(0, |first| first.cost());
+    }
+
+    /// Whether it remembers something below its window.
+    fn has_past(&self) -> bool {
+        self.done.base() < self.done.low()
     }
 
     fn digest(&mut self, id: u64) -> Digest {
@@ -114,13 +114,13 @@ impl Session {
             return digest;
         }
         let mut bytes = Vec::with_capacity(128 + 64 * self.done.len());
-        for number in [id, self.owner as u64, self.last_entry, self.low, self.base] {
+        for number in [id, self.owner as u64, self.last_entry, self.done.low(), self.done.base()] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes.extend_from_slice(&self.opening.0);
         bytes.extend_from_slice(&self.opening_time_ms.to_be_bytes());
         bytes.extend_from_slice(&self.last_time_ms.to_be_bytes());
-        for (number, executed) in &self.done {
+        for (number, executed) in self.done.iter() {
             let detail = executed.detail.as_deref().unwrap_or_default();
             bytes.extend_from_slice(&number.to_be_bytes());
             bytes.extend_from_slice(&executed.request.0);
@@ -249,9 +249,7 @@ impl Sessions {
             last_entry: id,
             last_time_ms: now_ms,
             window: self.window,
-            low: 0,
-            base: 0,
-            done: BTreeMap::new(),
+            done: Numbers::default(),
             bytes: 0,
             digest: None,
         };
@@ -271,7 +269,7 @@ impl Sessions {
         session.digest = None;
         self.by_use.remove(&before);
         self.by_use.insert(entry, id);
-        let (owner, has_past) = (session.owner, session.base < session.low);
+        let (owner, has_past) = (session.owner, session.has_past());
         let Some(identity) = self.identities.get_mut(owner) else { return };
         identity.bytes = identity.bytes + session.bytes - bytes_before;
         identity.by_use.remove(&before);
@@ -290,11 +288,11 @@ impl Sessions {
     fn make_room(&mut self, owner: usize, used: u64) {
         while let Some(identity) = self.identities.get_mut(owner).filter(|it| it.bytes > self.identity_bytes) {
             if let Some((entry, id)) = identity.with_past.first_key_value().map(|(entry, id)| (*entry, *id)) {
-                let session = self.table.get_mut(&id).filter(|session| session.base < session.low);
+                let session = self.table.get_mut(&id).filter(|session| session.has_past());
                 match session {
                     Some(session) => {
                         let before = session.bytes;
-                        session.forget_below(session.base + 1);
+                        session.forget_first();
                         session.digest = None;
                         identity.bytes -= before - session.bytes;
                     }

@@ -478,7 +478,7 @@ fn a_bundle_that_is_refused_before_ordering_ends_its_ticket() {
         request: number as u16,
         time_ms: NOW.wall_ms,
         code: 0,
-        changes: vec![0x80],
+        changes: message::Changes::from_slice(&[0x80]),
         detail: String::new(),
     };
     let mut body = Vec::new();

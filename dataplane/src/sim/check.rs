@@ -569,7 +569,7 @@ impl Checker {
         };
         let same = expected.operation == operation
             && expected.code == reply.code
-            && expected.changes == reply.changes
+            && *expected.changes == *reply.changes
             && expected.detail == reply.detail
             && expected.time_ms == reply.time_ms;
         if !same {

@@ -122,7 +122,7 @@ fn a_result_is_that_of_its_operation_where_the_order_has_it() {
         request: 0,
         time_ms: 0,
         code: 0,
-        changes: vec![0x81, 0x83, 0, 1, 0xf6],
+        changes: message::Changes::from_slice(&[0x81, 0x83, 0, 1, 0xf6]),
         detail: String::new(),
     };
     let mut takes = |change: fn(&mut Reply)| {

@@ -14,7 +14,7 @@ use crate::types::{Code, Digest, Now, PublicKey, Signature};
 use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use crate::wire::frame::Kind;
 use crate::wire::limits::{MAX_BUNDLE_REQUESTS, MAX_ENTRY};
-use crate::wire::message::{self, Refused, Replies, Reply, Submit, WireBundle};
+use crate::wire::message::{self, Changes, Refused, Replies, Reply, Submit, WireBundle};
 
 /// Requests of a bundle at most, with the one that opens a session.
 const MAX_REQUESTS: u64 = 5;
@@ -394,7 +394,7 @@ pub(super) fn reply_of(reply: &message::ArchivedReply) -> Reply {
         request: reply.request.to_native(),
         time_ms: reply.time_ms.to_native(),
         code: reply.code.to_native(),
-        changes: reply.changes.to_vec(),
+        changes: Changes::from_slice(&reply.changes),
         detail: reply.detail.as_str().to_owned(),
     }
 }

@@ -5,7 +5,7 @@ use super::machine::BASE_MS;
 use super::world::{Event, World};
 use crate::types::{Code, Now};
 use crate::wire::frame::Kind;
-use crate::wire::message::{self, Answer, Refused, Replies, Reply};
+use crate::wire::message::{self, Answer, Changes, Refused, Replies, Reply};
 
 impl World {
     fn client_clock(&self) -> Now {
@@ -68,7 +68,7 @@ impl World {
                     match which {
                         0 => reply.entry = reply.entry.saturating_sub(by),
                         1 => reply.code = if reply.code == 0 { 300 } else { 0 },
-                        2 => reply.changes = vec![0x81, 0x83, 0, by as u8, 0xf6],
+                        2 => reply.changes = Changes::from_slice(&[0x81, 0x83, 0, by as u8, 0xf6]),
                         _ => reply.time_ms -= by as i64,
                     }
                 }

@@ -224,6 +224,14 @@ pub trait Application: Send {
     /// Executes one operation. `outcome` is cleared first; its buffers are reused.
     fn execute(&mut self, context: &OperationContext<'_>, operation: &[u8], outcome: &mut Outcome);
 
+    /// These operations are executed next, one after the other: a store whose slots lie far apart in memory looks them up all at once
+    /// here, which takes little longer than one, where each alone would wait for the memory. Changes nothing that anybody sees.
+    fn foresee<'a>(&mut self, _operations: impl Iterator<Item = &'a [u8]>)
+    where
+        Self: Sized,
+    {
+    }
+
     /// Answers a query from the state and, for what lies back, from the history. `answer` is overwritten. Work and body
     /// are bounded by the application.
     fn query(&self, history: &dyn Entries, query: &[u8], answer: &mut Answer) -> Code;

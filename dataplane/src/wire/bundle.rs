@@ -53,10 +53,14 @@ impl<'a> Request<'a> {
     /// `None` unless the bytes are `[class, not_after_ms / null, operation]` in deterministic encoding, the operation one item
     /// of any type nested at most [`super::limits::MAX_OPERATION_DEPTH`] deep.
     pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        Self::read(bytes).filter(|request| is_item(request.operation, MAX_OPERATION_DEPTH))
+    }
+
+    /// Reads a request that [`Request::decode`] found well-formed.
+    fn read(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         let (class, not_after_ms) = read_request_head(&mut reader).ok()?;
-        let operation = bytes.get(reader.offset()..)?;
-        is_item(operation, MAX_OPERATION_DEPTH).then_some(Self { class, not_after_ms, operation })
+        Some(Self { class, not_after_ms, operation: bytes.get(reader.offset()..)? })
     }
 
     /// The request's bytes.
@@ -268,8 +272,8 @@ impl Bundle {
 
     /// All requests, decoded.
     pub fn decoded_requests(&self) -> impl Iterator<Item = Request<'_>> {
-        // Each was decoded once when the bundle was parsed.
-        self.requests().filter_map(Request::decode)
+        // Each was decoded as a whole when the bundle was parsed.
+        self.requests().filter_map(Request::read)
     }
 
     /// Bytes in memory, with the index of its requests and their hashes.

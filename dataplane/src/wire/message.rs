@@ -11,6 +11,7 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::validation::shared::SharedValidator;
 use rkyv::{Archive, Portable, Serialize};
+use smallvec::SmallVec;
 
 use super::error::Malformed;
 use super::frame::Kind;
@@ -265,6 +266,9 @@ pub struct Submit {
     pub bundle: WireBundle,
 }
 
+/// The changes of one request as the outcome has them: those of a request that writes a single property need no memory of their own.
+pub type Changes = SmallVec<[u8; 24]>;
+
 /// The result of one request.
 #[derive(Archive, Serialize, Clone, PartialEq, Eq, Debug)]
 #[rkyv(derive(Debug))]
@@ -284,7 +288,7 @@ pub struct Reply {
     /// Outcome code.
     pub code: u16,
     /// CBOR `[[path, revision, previous entry / null] ...]` as in the entry's outcome.
-    pub changes: Vec<u8>,
+    pub changes: Changes,
     /// Why, for people, where refused.
     pub detail: String,
 }

@@ -36,7 +36,7 @@ fn reply(rng: &mut Rng) -> Reply {
         request: rng.number() as u16,
         time_ms: rng.number() as i64,
         code: rng.number() as u16,
-        changes: rng.bytes(40),
+        changes: rng.bytes(40).into(),
         detail: rng.text(20),
     }
 }

@@ -200,7 +200,7 @@ impl Replica {
                 request: place as u16,
                 time_ms: 1_800_000_000_000 + entry as i64,
                 code: 0,
-                changes: request.operation.to_vec(),
+                changes: request.operation.into(),
                 detail: String::new(),
             };
             bundle.decoded_requests().enumerate().map(reply).collect()
@@ -233,7 +233,7 @@ impl Replica {
         let mut body = encode(Position { entry: size - 1, request: u16::MAX });
         for reply in entries.iter().flat_map(|(_, replies)| replies) {
             let at = Position { entry: reply.entry, request: reply.request };
-            if at > behind && reply.changes != [0x81, 3] {
+            if at > behind && *reply.changes != [0x81, 3] {
                 body.extend(encode(at));
                 body.extend(&reply.changes);
             }

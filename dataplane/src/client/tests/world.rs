@@ -104,7 +104,7 @@ impl Order {
                 request: place as u16,
                 time_ms,
                 code: if expired { Code::EXPIRED.0 } else { Code::DONE.0 },
-                changes: request.operation.to_vec(),
+                changes: request.operation.into(),
                 detail: if expired { "late".into() } else { String::new() },
             };
             requests.push(Executed { reply, operation: request.operation.to_vec() });
@@ -367,7 +367,7 @@ impl World {
                 request: place as u16,
                 time_ms: WALL_MS,
                 code: if choice == 3 { Code::FORBIDDEN.0 } else { 0 },
-                changes: request.operation.to_vec(),
+                changes: request.operation.into(),
                 detail: String::new(),
             })
             .collect();

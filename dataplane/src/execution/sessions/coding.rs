@@ -11,8 +11,7 @@
 //! The bytes may come from a lying peer. Each rule of the table is checked on reading, for the table counts on it: what passes may
 //! be another table than was asked for, which its digest tells, but none that panics.
 
-use std::collections::BTreeMap;
-
+use super::numbers::Numbers;
 use super::{Executed, Session, Sessions};
 use crate::cluster::Settings;
 use crate::execution::reading::{Reading, Unreadable};
@@ -104,7 +103,7 @@ impl Sessions {
         }
         identity.bytes += session.bytes;
         identity.by_use.insert(entry, id);
-        if session.base < session.low {
+        if session.has_past() {
             identity.with_past.insert(entry, id);
         }
         self.by_use.insert(entry, id);
@@ -121,10 +120,10 @@ impl Session {
         out.extend_from_slice(&self.opening_time_ms.to_be_bytes());
         out.extend_from_slice(&self.last_entry.to_be_bytes());
         out.extend_from_slice(&self.last_time_ms.to_be_bytes());
-        out.extend_from_slice(&self.low.to_be_bytes());
-        out.extend_from_slice(&self.base.to_be_bytes());
+        out.extend_from_slice(&self.done.low().to_be_bytes());
+        out.extend_from_slice(&self.done.base().to_be_bytes());
         out.extend_from_slice(&(self.done.len() as u32).to_be_bytes());
-        for (number, executed) in &self.done {
+        for (number, executed) in self.done.iter() {
             let detail = executed.detail.as_deref().unwrap_or_default();
             out.extend_from_slice(&number.to_be_bytes());
             out.extend_from_slice(&executed.request.0);
@@ -137,34 +136,26 @@ impl Session {
 
     /// What follows the id.
     fn read(id: u64, window: u64, input: &mut Reading<'_>) -> Result<Self, Unreadable> {
-        let mut session = Self {
-            owner: input.u32()? as usize,
-            opening: Digest(input.array()?),
-            opening_time_ms: input.time()?,
-            last_entry: input.u64()?,
-            last_time_ms: input.time()?,
-            window,
-            low: input.u64()?,
-            base: input.u64()?,
-            done: BTreeMap::new(),
-            bytes: 0,
-            digest: None,
-        };
+        let (owner, opening, opening_time_ms) = (input.u32()? as usize, Digest(input.array()?), input.time()?);
+        let (last_entry, last_time_ms, low, base) = (input.u64()?, input.time()?, input.u64()?, input.u64()?);
+        let done = Numbers::from(base);
+        let mut session =
+            Self { owner, opening, opening_time_ms, last_entry, last_time_ms, window, done, bytes: 0, digest: None };
         // The opening request is executed in the entry that the session is named by.
-        if session.last_entry < id || session.low == 0 || session.low > MAX_NUMBER {
+        if session.last_entry < id || low == 0 || low > MAX_NUMBER {
             return input.wrong("a session was used first at its opening");
         }
-        if session.base > session.low || session.base < session.low.saturating_sub(window) {
+        if base > low || base < low.saturating_sub(window) {
             return input.wrong("a session remembers at most one window below its lowest number");
         }
         // The lowest number that the next may have: all from the base up to `low` were executed, `low` was not.
-        let mut next = session.base;
+        let mut next = base;
         for _ in 0..input.count(NUMBER)? {
             let number = input.u64()?;
-            if number < next || number == session.low || (next < session.low && number > next) {
+            if number < next || number == low || (next < low && number > next) {
                 return input.wrong("a session's lowest number is another");
             }
-            if number >= session.low.saturating_add(window) {
+            if number >= low.saturating_add(window) {
                 return input.wrong("an executed number lies beyond the window");
             }
             next = number + 1;
@@ -175,7 +166,7 @@ impl Session {
             session.bytes += executed.cost();
             session.done.insert(number, executed);
         }
-        if next < session.low { input.wrong("executed numbers are missing") } else { Ok(session) }
+        if next < low { input.wrong("executed numbers are missing") } else { Ok(session) }
     }
 }
 

@@ -241,7 +241,7 @@ impl Model {
         let (code, change, detail) = self.outcome(bundle, request, bytes);
         let changes = minicbor::to_vec(change.as_slice()).unwrap();
         let (sequence, entry, time_ms) = (self.sequence, self.size, self.now);
-        Reply { session, number, sequence, entry, request, time_ms, code: code.0, changes, detail }
+        Reply { session, number, sequence, entry, request, time_ms, code: code.0, changes: changes.into(), detail }
     }
 
     fn outcome(&mut self, bundle: &Bundle, index: u16, bytes: &[u8]) -> (Code, Vec<ModelChange>, String) {

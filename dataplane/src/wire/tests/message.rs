@@ -71,7 +71,7 @@ fn reply(detail: &str) -> Reply {
         request: 5,
         time_ms: -6,
         code: 7,
-        changes: vec![0x80],
+        changes: message::Changes::from_slice(&[0x80]),
         detail: detail.to_owned(),
     }
 }
