@@ -297,15 +297,15 @@ impl Application for TwinStore {
         self.execute_operation(context, operation, outcome);
     }
 
-    /// Three passes, each over memory whose addresses the one before it found, so that in each the processor waits for many lines at a
+    /// Four passes, each over memory whose addresses the one before it found, so that in each the processor waits for many lines at a
     /// time. Only operations that begin with a set are looked at.
     fn foresee<'a>(&mut self, operations: impl Iterator<Item = &'a [u8]>) {
         let mut foreseen = std::mem::take(&mut self.foreseen);
         foreseen.clear();
-        foreseen.extend(operations.filter_map(first_set).filter_map(|name| {
-            let hash = self.hasher.hash_one(name);
-            self.by_names.find(hash, |(found, _)| *found == hash).copied()
-        }));
+        foreseen.extend(operations.filter_map(first_set).map(|name| (self.hasher.hash_one(name), SlotIndex::MAX)));
+        for (hash, index) in &mut foreseen {
+            *index = self.by_names.find(*hash, |(found, _)| found == hash).map_or(SlotIndex::MAX, |(_, index)| *index);
+        }
         let mut touched = 0;
         for slot in foreseen.iter().filter_map(|(_, index)| self.slots.get(*index as usize)) {
             touched ^= slot.revision ^ u64::from(slot.origin.0[0]) ^ slot.time_ms as u64 ^ slot.twin.len() as u64;
