@@ -9,6 +9,8 @@ use std::thread::{Builder, JoinHandle};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+pub mod verify;
+
 /// Where helpers may run once the data path has a core; of the first thread that was pinned.
 static OTHERS: OnceLock<CpuSet> = OnceLock::new();
 

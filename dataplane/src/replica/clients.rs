@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::node::{ClientId, Node, Shell};
-use crate::crypto::verify::{BatchVerifier, verify};
 use crate::execution::{Admission, Settled};
 use crate::flight::{self, Kind as Noted};
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::ordering::BUNDLE_OVERHEAD;
-use crate::ordering::mutants::{self, Mutant};
 use crate::state::Application;
 use crate::types::{Code, Digest, Now, PublicKey};
 use crate::wire::bundle::Bundle;
@@ -27,8 +25,8 @@ const RETRY_AFTER_END_MS: u32 = 1_000;
 /// When a replica whose disk is nearly full suggests to try again, ms.
 const RETRY_AFTER_LOW_MS: u32 = 500;
 
-/// Bundles of one key that one round takes; more are told to come again.
-const MAX_BUNDLES_A_ROUND: usize = 256;
+/// Bundles of one key whose signatures are not checked yet; more are told to come again.
+pub(super) const MAX_BUNDLES_A_ROUND: usize = 256;
 
 /// Executed bundles of one key whose replies are read again in one round, and bytes of the entries that are read for it; what
 /// is beyond is told to come again.
@@ -41,42 +39,57 @@ const MAX_SUSPECTS: usize = 4_096;
 /// Keys that have a counter of their own for bad signatures; the others share one.
 const MAX_SUSPECT_COUNTERS: usize = 64;
 
-/// A bundle whose signature is to be checked at the end of the round.
-struct Pending {
-    client: ClientId,
-    bundle: Arc<Bundle>,
-}
-
-/// What one key has used of a round.
+/// What one key has here, and has used of a round.
 #[derive(Default)]
-struct Used {
+pub(super) struct Used {
+    /// Bundles whose signatures are not checked yet, and what they take of the pool, bytes.
     bundles: usize,
     bytes: usize,
     repeats: usize,
     repeat_bytes: usize,
 }
 
-/// Bundles that came in this round.
+impl Used {
+    /// A round is over; whether there is something left to remember.
+    pub(super) fn goes_on(&mut self) -> bool {
+        (self.repeats, self.repeat_bytes) = (0, 0);
+        self.bundles > 0
+    }
+}
+
+/// Bundles whose signatures are not checked yet.
 #[derive(Default)]
 pub(super) struct Inbox {
-    pending: Vec<Pending>,
-    /// Their places in `pending`.
-    digests: BTreeMap<Digest, usize>,
-    used: BTreeMap<PublicKey, Used>,
+    /// Those that nobody checks yet, in the order in which they came.
+    pub(super) pending: Vec<Arc<Bundle>>,
+    /// All, and the client that asked last.
+    clients: BTreeMap<Digest, ClientId>,
+    pub(super) used: BTreeMap<PublicKey, Used>,
     /// Keys from which a bad signature came, and whether each has a counter of its own: their bundles are verified apart, so
     /// that they spoil nobody's batch.
-    suspects: BTreeMap<PublicKey, bool>,
+    pub(super) suspects: BTreeMap<PublicKey, bool>,
     /// This replica is ending or was told to pause: it takes no bundle any more.
     closed: bool,
 }
 
-/// What became of a signature.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Good,
-    Bad,
-    /// Not checked: an earlier one of this key was bad.
-    Unchecked,
+impl Inbox {
+    fn enters(&mut self, client: ClientId, bundle: Bundle) {
+        let used = self.used.entry(*bundle.key()).or_default();
+        used.bundles += 1;
+        used.bytes += bundle.memory() + BUNDLE_OVERHEAD;
+        self.clients.insert(bundle.digest(), client);
+        self.pending.push(Arc::new(bundle));
+    }
+
+    /// A bundle's signature was checked; gives its client.
+    pub(super) fn leaves(&mut self, bundle: &Bundle) -> Option<ClientId> {
+        let client = self.clients.remove(&bundle.digest())?;
+        if let Some(used) = self.used.get_mut(bundle.key()) {
+            used.bundles -= 1;
+            used.bytes -= bundle.memory() + BUNDLE_OVERHEAD;
+        }
+        Some(client)
+    }
 }
 
 impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
@@ -167,8 +180,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.routes.insert(digest, client);
             return;
         }
-        if let Some(pending) = self.inbox.digests.get(&digest).and_then(|place| self.inbox.pending.get_mut(*place)) {
-            pending.client = client;
+        if let Some(known) = self.inbox.clients.get_mut(&digest) {
+            *known = client;
             return;
         }
         // Who does not take what is said to it costs nothing; it asks again when it does.
@@ -195,13 +208,8 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
             }
             Admission::Order => {
-                if let Some(used) = self.inbox.used.get_mut(key) {
-                    used.bundles += 1;
-                    used.bytes += bundle.memory() + BUNDLE_OVERHEAD;
-                }
                 flight::note_bundle(Noted::BundleArrived, &digest.0, client.0, u64::from(bundle.header().count));
-                self.inbox.digests.insert(digest, self.inbox.pending.len());
-                self.inbox.pending.push(Pending { client, bundle: Arc::new(bundle) });
+                self.inbox.enters(client, bundle);
             }
         }
     }
@@ -219,71 +227,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         }
     }
 
-    /// Checks the signatures of all bundles that came in this round together, and hands the good ones to ordering.
-    ///
-    /// A bad signature comes from the owner of the key itself, since its link proved the same key. It costs the others one
-    /// batch, once: from then on what comes with that key is verified apart.
-    pub(super) fn verify_pending(&mut self, now: Now, shell: &mut impl Shell<D>) {
-        self.inbox.used.clear();
-        self.inbox.digests.clear();
-        let pending = std::mem::take(&mut self.inbox.pending);
-        if pending.is_empty() {
-            return;
-        }
-        let suspects = &self.inbox.suspects;
-        let (apart, together): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|pending| suspects.contains_key(pending.bundle.key()));
-        if all_hold(&together) {
-            together.into_iter().for_each(|pending| self.judged(pending, Verdict::Good, now, shell));
-            self.verify_by_key(apart, now, shell);
-        } else {
-            self.verify_by_key(apart.into_iter().chain(together), now, shell);
-        }
-    }
-
-    fn verify_by_key(&mut self, pending: impl IntoIterator<Item = Pending>, now: Now, shell: &mut impl Shell<D>) {
-        let mut keys: BTreeMap<PublicKey, Vec<Pending>> = BTreeMap::new();
-        for pending in pending {
-            keys.entry(*pending.bundle.key()).or_default().push(pending);
-        }
-        for group in keys.into_values() {
-            let mut verdict = Verdict::Good;
-            // Of a key that sent a bad signature before one after the other is checked, and none behind a bad one.
-            let is_suspect = group.first().is_some_and(|one| self.inbox.suspects.contains_key(one.bundle.key()));
-            let all_hold = !is_suspect && all_hold(&group);
-            for pending in group {
-                verdict = match verdict {
-                    Verdict::Good if all_hold || holds(&pending.bundle) => Verdict::Good,
-                    Verdict::Good if mutants::on(Mutant::SignaturesUnchecked) => Verdict::Good,
-                    Verdict::Good => Verdict::Bad,
-                    Verdict::Bad | Verdict::Unchecked => Verdict::Unchecked,
-                };
-                self.judged(pending, verdict, now, shell);
-            }
-        }
-    }
-
-    fn judged(&mut self, pending: Pending, verdict: Verdict, now: Now, shell: &mut impl Shell<D>) {
-        let Pending { client, bundle } = pending;
-        let outcome = match verdict {
-            Verdict::Good => {
-                flight::note_bundle(Noted::BundleVerified, &bundle.digest().0, 0, 0);
-                self.ordering.submit(Arc::clone(&bundle), now)
-            }
-            Verdict::Bad => Err(Code::BAD_SIGNATURE),
-            Verdict::Unchecked => Err(Code::OVERLOADED),
-        };
-        match outcome {
-            Ok(()) => drop(self.routes.insert(bundle.digest(), client)),
-            Err(code) => self.refuse_bundle(client, &bundle, code, shell),
-        }
-        if verdict == Verdict::Bad {
-            self.suspect(bundle.key());
-            shell.close_client(client);
-        }
-    }
-
-    fn suspect(&mut self, key: &PublicKey) {
+    pub(super) fn suspect(&mut self, key: &PublicKey) {
         let known = self.inbox.suspects.len();
         if known < MAX_SUSPECTS {
             self.inbox.suspects.entry(*key).or_insert(known < MAX_SUSPECT_COUNTERS);
@@ -293,7 +237,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.counters.add(&format!("misbehaviour.client.{name}.bad_signature"), 1);
     }
 
-    fn refuse_bundle(&mut self, client: ClientId, bundle: &Bundle, code: Code, shell: &mut impl Shell<D>) {
+    pub(super) fn refuse_bundle(&mut self, client: ClientId, bundle: &Bundle, code: Code, shell: &mut impl Shell<D>) {
         let retry_after_ms = match code {
             Code::OVERLOADED => RETRY_AFTER_MS,
             Code::UNAVAILABLE => RETRY_AFTER_END_MS,
@@ -336,25 +280,6 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.routes.retain(|digest, _| ordering.holds(digest));
         }
     }
-}
-
-/// Whether all signatures hold, at the price of a batch.
-fn all_hold(pending: &[Pending]) -> bool {
-    match pending {
-        [] => true,
-        [one] => holds(&one.bundle),
-        _ => {
-            let mut verifier = BatchVerifier::with_capacity(pending.len());
-            for Pending { bundle, .. } in pending {
-                verifier.push(bundle.key(), &bundle.signed_bytes(), bundle.signature(), ());
-            }
-            verifier.all_hold()
-        }
-    }
-}
-
-fn holds(bundle: &Bundle) -> bool {
-    verify(bundle.key(), &bundle.signed_bytes(), bundle.signature())
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ mod supply;
 pub mod telemetry;
 mod telling;
 mod tried;
+mod verifying;
 
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, Recovery, Shell};
@@ -73,6 +74,7 @@ pub use node_error::NodeError;
 pub use snapshots::Save;
 pub(crate) use space::Gauge;
 pub use start::recover;
+pub use verifying::{Job, MAX_JOB};
 
 /// Reads that wait for the history to grow, in all; beyond it a read is answered OVERLOADED.
 pub const MAX_PARKED: usize = 4_096;

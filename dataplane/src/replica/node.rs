@@ -15,6 +15,7 @@ use super::reads::Reads;
 use super::replay::{Replay, statement};
 use super::snapshots::{Begun, Save, Snapshots};
 use super::space::Full;
+use super::verifying::Job;
 use super::{MAX_BODIES_PER_ROUND, MAX_RELAYED_PER_ROUND, MAX_TOLD_PER_ROUND};
 use crate::crypto::link::Fault;
 use crate::crypto::session::SessionError;
@@ -107,6 +108,15 @@ pub trait Shell<D: Device> {
     fn evidence_lost(&self) -> u64 {
         0
     }
+
+    /// How many jobs [`Shell::verify`] takes now; `None` where nobody checks signatures but the node.
+    fn verifiers(&self) -> Option<usize> {
+        None
+    }
+
+    /// Has the signatures of bundles checked ([`Job::check`]) while the node does other things; [`Node::verified`] follows. Called
+    /// as often as [`Shell::verifiers`] said at most.
+    fn verify(&mut self, _job: Job) {}
 
     /// What a status tells of the process.
     fn host(&self) -> HostStatus;

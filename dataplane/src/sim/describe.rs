@@ -20,6 +20,7 @@ pub(super) fn event(event: &Event, n: usize) -> String {
         }
         Event::Turn { replica, .. } => format!("replica {replica}: turn"),
         Event::Wake { replica, .. } => format!("replica {replica}: timer"),
+        Event::Checked { replica, .. } => format!("replica {replica}: signatures were checked"),
         Event::Saved { replica, .. } => format!("snapshot of replica {replica} is durable"),
         Event::DiskDone { replica, .. } => format!("replica {replica}: write done"),
         Event::Client { client } => format!("client {client}: timer"),

@@ -8,7 +8,7 @@ use super::world::SimNode;
 use crate::adversary::Adversary;
 use crate::history::store::MemoryStore;
 use crate::log::SimDisk;
-use crate::replica::Gauge;
+use crate::replica::{Gauge, Job};
 
 /// Wall time at the start, ms since the Unix epoch.
 pub(super) const BASE_MS: i64 = 1_790_000_000_000;
@@ -43,6 +43,8 @@ pub(super) struct Machine {
     pub(super) shelf: SimShelf,
     pub(super) earlier_shelf: SimShelf,
     pub(super) saving: VecDeque<(Saving, MemoryStore)>,
+    /// Signatures that are being checked beside the replica.
+    pub(super) jobs: Vec<Job>,
     /// Records that were durable when it went down last.
     pub(super) synced: u64,
     /// The disk does not hold what the replica that runs believes, or may not.
@@ -79,6 +81,7 @@ impl Machine {
             shelf: SimShelf::default(),
             earlier_shelf: SimShelf::default(),
             saving: VecDeque::new(),
+            jobs: Vec::new(),
             synced: 0,
             rots: false,
             is_spoilt: false,

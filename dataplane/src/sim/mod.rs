@@ -68,6 +68,7 @@ mod report;
 mod setup;
 mod shelf;
 mod total;
+mod verifiers;
 mod world;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::adversary::Sent;
 use crate::log::{Log, LogError, SimDisk};
 use crate::ordering::checkpoint::Certificate;
 use crate::ordering::record::Record;
-use crate::replica::{ClientId, HostStatus, Save, Shell};
+use crate::replica::{ClientId, HostStatus, Job, Save, Shell};
 use crate::types::{ReplicaId, Sequence};
 use crate::wire::frame::Kind;
 
@@ -23,6 +23,9 @@ pub(super) struct Outbox {
     pub(super) saves: Vec<Saving>,
     pub(super) certificates: Vec<Arc<Certificate>>,
     pub(super) dropped: Vec<Sequence>,
+    /// Jobs that would be taken beside those in `jobs`; none where the replica checks signatures itself.
+    pub(super) verifiers: Option<usize>,
+    pub(super) jobs: Vec<Job>,
 }
 
 impl Shell<SimDisk> for Outbox {
@@ -59,6 +62,14 @@ impl Shell<SimDisk> for Outbox {
 
     fn snapshot_piece(&mut self, sequence: Sequence, piece: u64) -> Option<Vec<u8>> {
         super::shelf::piece(self.images.get(&sequence)?, piece)
+    }
+
+    fn verifiers(&self) -> Option<usize> {
+        self.verifiers.map(|free| free - self.jobs.len())
+    }
+
+    fn verify(&mut self, job: Job) {
+        self.jobs.push(job);
     }
 
     fn host(&self) -> HostStatus {

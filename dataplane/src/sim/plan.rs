@@ -147,6 +147,8 @@ pub(super) struct Plan {
     pub(super) snapshot_bytes: u64,
     /// Bytes of a segment of the log: in some runs so few that it is truncated many times.
     pub(super) segment_bytes: u32,
+    /// Jobs of signatures that are checked beside each replica at a time; none: each checks its own.
+    pub(super) verifiers: Option<usize>,
 }
 
 impl Plan {
@@ -224,6 +226,7 @@ impl Plan {
             low_segments: if random.chance(600) { 0 } else { random.between(1, 2) },
             snapshot_bytes: random.between(300, if is_small { 3_000 } else { 12_000 }),
             segment_bytes: if is_small { 20 << 10 } else { 1 << 20 },
+            verifiers: None,
         }
     }
 

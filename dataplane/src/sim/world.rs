@@ -56,6 +56,11 @@ pub(super) enum Event {
         replica: usize,
         life: u32,
     },
+    /// Some signatures were checked.
+    Checked {
+        replica: usize,
+        life: u32,
+    },
     /// A snapshot is durable.
     Saved {
         replica: usize,
@@ -140,6 +145,7 @@ impl World {
         let mut random = Random::new(config.seed);
         let mut plan = Plan::draw(&mut random, config.replicas);
         config.rate.into_iter().for_each(|rate| plan.set_rate(rate));
+        plan.verifiers = super::verifiers::of_seed(config.seed);
         Self::with(config, plan, random, trace)
     }
 
@@ -306,6 +312,7 @@ impl World {
             }),
             Event::DiskDone { replica, life } => self.alive(replica, life, event, Self::disk_done),
             Event::Saved { replica, life } => self.alive(replica, life, event, Self::saved),
+            Event::Checked { replica, life } => self.alive(replica, life, event, Self::checked),
             Event::Client { client } => self.tick_client(client),
             Event::KeyChange => {
                 self.tick_administrator();
@@ -412,6 +419,7 @@ impl World {
         let machine = &mut self.machines[replica];
         machine.turn_due = false;
         machine.outbox.images = machine.shelf.images();
+        machine.outbox.verifiers = self.plan.verifiers.map(|all| all - machine.jobs.len());
         let Some(node) = &mut machine.node else { return Ok(()) };
         if let Err(error) = node.turn(now, &mut machine.outbox) {
             return self.ends(replica, &error);
@@ -432,6 +440,7 @@ impl World {
             self.schedule(at_us, Event::DiskDone { replica, life });
         }
         self.shelve(replica, &mut outbox)?;
+        self.have_checked(replica, &mut outbox);
         self.check_turn(replica)?;
         self.send(replica, outbox)?;
         if dies {
@@ -564,6 +573,7 @@ impl World {
         machine.dies_in_turn = false;
         machine.outbox = Outbox::default();
         machine.saving.clear();
+        machine.jobs.clear();
         let life = machine.life;
         let now = self.clock(replica);
         let never_ran = life == 1;
