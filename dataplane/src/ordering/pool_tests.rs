@@ -18,7 +18,7 @@ fn fill(pool: &mut Pool, identity: u8) -> usize {
 
 #[test]
 fn who_fills_the_pool_is_refused_and_its_neighbours_are_not() {
-    let mut pool = Pool::new(64_000);
+    let mut pool = Pool::new(64_000, SHARES);
     let alone = fill(&mut pool, 1);
     assert_eq!(alone, 64_000 / SHARES / (bundle(1, 0).size() + BUNDLE_OVERHEAD));
     assert_eq!(pool.insert(bundle(1, 5_000), 0), Err(Code::OVERLOADED));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::cosigning::NEVER_US;
 use super::links::Links;
 use super::node::Node;
+use super::reads::ReadBudget;
 use super::space::{Gauge, SpaceWatch};
 use super::start::FileNode;
 use super::telemetry::{Board, IDLE_PUBLISH_US, PUBLISH_US, Vitals};
@@ -23,7 +24,7 @@ use crate::histogram::Histogram;
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::net::{Reactor, Waker};
-use crate::ordering::{Suspicion, Timing};
+use crate::ordering::{Factors, Suspicion, Timing};
 use crate::state::Application;
 use crate::types::{Code, Now, ReplicaId, Sequence, View};
 
@@ -377,6 +378,11 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What reads may take of a turn by local settings.
+pub(super) fn read_budget(local: &LocalConfig) -> ReadBudget {
+    ReadBudget { reads: local.reads_a_turn as usize, bytes: (local.reads_kib_a_turn as usize) << 10 }
+}
+
 /// The timing that local settings stand for.
 pub(super) fn timing(local: &LocalConfig) -> Timing {
     Timing {
@@ -385,8 +391,18 @@ pub(super) fn timing(local: &LocalConfig) -> Timing {
         pool_bytes: (local.pool_mib as usize) << 20,
         busy_status_us: local.status_interval_ms * 1_000,
         suspect_us: local.leader_timeout_ms * 1_000,
-        hint_us: local.leader_timeout_ms * 200,
-        relay_us: local.leader_timeout_ms * 250,
+        hint_us: local.leader_timeout_ms * local.link_down_percent * 10,
+        relay_us: local.leader_timeout_ms * local.relay_percent * 10,
+        factors: Factors {
+            doublings: local.leader_doublings as u32,
+            load: local.leader_load_factor,
+            pause: local.slow_pause_factor,
+            rate_part: local.slow_rate_part,
+            grace: local.slow_grace,
+            bad_periods: local.slow_periods as u32,
+            unfair: local.unfair_factor,
+        },
+        pool_shares: local.pool_shares as usize,
         ..Timing::default()
     }
 }
@@ -400,6 +416,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.cosigning.cosigner_mut().set_interval(local.cosign_interval_ms * 1_000);
         }
         self.set_transfer_rate(local.transfer_mib_s << 20);
+        self.config.group_commit_us = local.group_commit_us;
+        self.config.read_budget = read_budget(local);
+        self.proofs.set_rate(local.export_mib_s << 20);
     }
 
     fn step_down(&mut self) -> Answer {

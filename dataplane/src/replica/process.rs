@@ -431,6 +431,8 @@ impl<A: Application> Process<A> {
             never_ran: false,
             transfer_bytes_per_second: config.local.transfer_mib_s << 20,
             idle_write_us: IDLE_WRITE_US,
+            group_commit_us: config.local.group_commit_us,
+            read_budget: oversight::read_budget(&config.local),
         };
         let liar = hostility.map(|hostility| {
             let Hostility { tactics, seed, operation } = hostility.clone();
@@ -448,6 +450,7 @@ impl<A: Application> Process<A> {
         if without_history {
             node.execution_mut().forget_history();
         }
+        node.proofs.set_rate(config.local.export_mib_s << 20);
         let (evidence, book, warning) = EvidenceFile::open(&config.data, cluster.genesis());
         node.set_evidence(book);
         warning.into_iter().for_each(|warning| report(&warning));
