@@ -201,9 +201,12 @@ fn run_with<A: Application>(
     hostility: Option<&Hostility>,
     management: Option<Box<dyn Management>>,
 ) -> Result<(), RunError> {
-    if let Some(core) = setup.config.core.filter(|core| !crate::cores::pin(*core)) {
-        report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
+    let mut setup = setup;
+    let (placement, problem) = crate::cores::begin(&setup.config.live().placement);
+    if let Some(problem) = problem {
+        report(&format!("warning: {problem}; without that the system decides where this replica runs"));
     }
+    (setup.config.core, setup.config.helper_cores) = (placement.core, placement.helpers);
     flight::begin(u64::from(setup.config.replica.0));
     flight::attach("replica", flight::EVENTS);
     let (data, run) = (setup.config.data.clone(), setup.config.control.directory.clone());
