@@ -162,6 +162,8 @@ pub(crate) struct Desk {
     pub(crate) threads: RefCell<crate::threads::Used>,
     /// When a recording was asked for last.
     pub(crate) dumped: Cell<Option<Instant>>,
+    /// Commands that are in no event of the flight recorder yet.
+    pub(crate) shown: RefCell<crate::commands::ShownCount>,
 }
 
 /// What became of an order that is about settings.
@@ -202,6 +204,7 @@ impl Desk {
             rates: RefCell::default(),
             threads: RefCell::default(),
             dumped: Cell::new(None),
+            shown: RefCell::default(),
         })
     }
 

@@ -6,7 +6,6 @@
 //! words by their names in `fields`. Times are those of the events. A standard error that blocks holds up this thread alone.
 
 use std::cell::Cell;
-use std::io;
 
 use atlas_dataplane::cluster::control::LogFormat;
 use atlas_dataplane::flight::lines::{self, Level, Line, Lines};
@@ -43,11 +42,13 @@ pub(crate) fn audit(line: &str) {
 
 /// Prints until the process ends.
 pub(crate) fn print(lines: Lines, format: LogFormat) {
-    let dispatch = dispatch(format, io::stderr);
-    tracing::dispatcher::with_default(&dispatch, || {
-        for lines in lines {
-            lines.iter().for_each(|line| emit(line, format));
-        }
+    lines::print_with(lines, |lines| {
+        let dispatch = dispatch(format, || lines::Printer);
+        tracing::dispatcher::with_default(&dispatch, || {
+            for lines in lines {
+                lines.iter().for_each(|line| emit(line, format));
+            }
+        });
     });
 }
 
@@ -67,9 +68,17 @@ fn dispatch<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(format: LogFormat
     }
 }
 
+/// For whole-system tests: a line with this text makes the printing thread panic. Built with debug assertions only.
+fn fail_on_purpose(text: &str) {
+    if cfg!(debug_assertions) && std::env::var("ATLAS_CRASH_PRINTING").is_ok_and(|what| text.contains(&what)) {
+        panic!("asked to panic at the line {text:?}");
+    }
+}
+
 /// Hands one line to tracing, whose levels and targets are fixed where they are used.
 fn emit(line: &Line, format: LogFormat) {
     AT.set(line.at_us);
+    fail_on_purpose(&line.text);
     // A line stays one, whatever is in it; as JSON it is escaped, and an event has its words beside.
     let text: String =
         line.text.chars().map(|c| if c.is_control() && format == LogFormat::Human { ' ' } else { c }).collect();
@@ -113,6 +122,7 @@ fn emit(line: &Line, format: LogFormat) {
 mod tests {
     use super::*;
     use atlas_dataplane::flight::{Event, Kind};
+    use std::io;
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]

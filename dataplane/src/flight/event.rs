@@ -133,13 +133,15 @@ kinds! {
     VotesAgain = 38, "votes_again", INFO, false, ["", "", ""];
     /// A frame could not be sealed: a fault of this program.
     FrameNotSent = 39, "frame_not_sent", ERROR, false, ["kind", "", ""];
-    /// A command on a control socket: level, user, the first eight letters of the command ([`word`]).
+    /// A command on a control socket that changes something: level, user, the first eight letters of the command ([`word`]).
     Command = 40, "command", None, true, ["level", "uid", "command"];
     /// Threads were moved: the replica's to a core (one more than its number, 0 for none), the others to so many (0 for any); whether the
     /// system did it.
     Placement = 41, "placement", DEBUG, false, ["core", "helper_cores", "done"];
     /// They are as before: the change was not confirmed in time.
     PlacementReverted = 42, "placement_reverted", WARN, false, ["core", "helper_cores", "done"];
+    /// Commands that only show something since the last such event, and the level and user of the last of them.
+    CommandsShown = 43, "commands_shown", None, false, ["level", "uid", "count"];
     /// A bundle that is followed came from its client.
     BundleArrived = 48, "bundle_arrived", None, false, ["bundle", "connection", "requests"];
     /// Its signature holds, and it waits to be ordered.
