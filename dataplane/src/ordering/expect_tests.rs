@@ -128,3 +128,32 @@ fn a_leader_with_a_backlog_is_held_to_the_rate_that_is_known() {
     assert_eq!(serves(&mut expect, 120_000_000, 125_000_000, 4_000, true), None);
     assert!(serves(&mut expect, 125_000_000, 127_000_000, 50_000, true).is_some());
 }
+
+#[test]
+fn factors_decide_who_is_slow() {
+    // What it knows are pauses of 2 ms; then a leader pauses for 40 ms each time.
+    let suspected = |factors: Factors| {
+        let (mut expect, mut now_us) = (Expect::new(TIMER_US, BATCH, factors), 0);
+        assert_eq!(Leader::new(2_000, 3_000).leads(&mut expect, &mut now_us, 20_000_000), None);
+        expect.end_view();
+        let since_us = now_us;
+        let until_us = now_us + 60_000_000;
+        Leader::new(40_000, 3_000).leads(&mut expect, &mut now_us, until_us).map(|at_us| at_us - since_us)
+    };
+    let as_it_is = suspected(Factors::default()).unwrap();
+    let patient = suspected(Factors { grace: 32, ..Factors::default() }).unwrap();
+    assert!(patient > as_it_is + 20 * TIMER_US, "{as_it_is} {patient}");
+    let hasty = suspected(Factors { bad_periods: 2, ..Factors::default() }).unwrap();
+    assert!(hasty < as_it_is, "{hasty} {as_it_is}");
+    assert_eq!(suspected(Factors { pause: 16, ..Factors::default() }), None, "16 times 2 ms and more are expected");
+}
+
+#[test]
+fn other_factors_hold_for_the_leader_that_is_judged_now() {
+    let (mut expect, mut now_us) = (Expect::new(TIMER_US, BATCH, Factors::default()), 0);
+    assert_eq!(Leader::new(2_000, 3_000).leads(&mut expect, &mut now_us, 20_000_000), None);
+    expect.set_timer(TIMER_US, Factors { pause: 16, ..Factors::default() });
+    assert_eq!(Leader::new(40_000, 3_000).leads(&mut expect, &mut now_us, 60_000_000), None);
+    expect.set_timer(TIMER_US, Factors::default());
+    assert!(Leader::new(40_000, 3_000).leads(&mut expect, &mut now_us, 120_000_000).is_some());
+}

@@ -206,6 +206,15 @@ mod tests {
     }
 
     #[test]
+    fn the_factor_says_for_how_long_a_client_may_be_passed_over() {
+        let mut fair = Fair::new(TIMER_US, Factors { unfair: 3, ..Factors::default() });
+        serves(&mut fair, 0, 1_000_000);
+        assert_eq!(suspected_us(&mut fair, 900_000, 1_000_000), Some(900_000 + 3 * TIMER_US));
+        fair.set_timer(TIMER_US, Factors::default());
+        assert_eq!(suspected_us(&mut fair, 900_000, 1_000_000), Some(900_000 + LIMIT * TIMER_US));
+    }
+
+    #[test]
     fn where_all_wait_alike_nobody_is_passed_over() {
         let mut fair = Fair::new(TIMER_US, Factors::default());
         serves(&mut fair, 0, 1_000_000);

@@ -178,7 +178,7 @@ impl Ordering {
             || open.any(|(_, slot)| slot.is_open() || slot.voters() >= one_correct)
     }
 
-    fn suspect_timeout_us(&self) -> u64 {
+    pub(super) fn suspect_timeout_us(&self) -> u64 {
         let Timing { suspect_us, hint_us, factors, .. } = self.timing;
         let leader_is_down = self.links_down & (1 << self.leader().0) != 0;
         let base_us = if leader_is_down { hint_us } else { self.watch.pace.timeout_us(suspect_us, factors.load) };

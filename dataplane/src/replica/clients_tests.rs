@@ -576,3 +576,6 @@ fn a_replica_that_others_agree_with_certifies_its_history() {
     assert_eq!(certificate.head, Head { size: 1, root });
     assert!(certificate.note.starts_with(&format!("{ORIGIN}\n1\n")));
 }
+
+#[path = "tunables_tests.rs"]
+mod tunables;
