@@ -131,8 +131,8 @@ pub(super) async fn timeout(desk: &Rc<Desk>, session: &Session, seconds: &str) -
     if is_open {
         match desk.order(Order::Extend(number * 1_000_000)).await {
             Ok(answer) => match desk.adopt(answer) {
-                Outcome::Done(_) => {}
-                Outcome::NothingOnTrial => return over(),
+                // Where the trial has just ended, the time is for those that follow.
+                Outcome::Done(_) | Outcome::NothingOnTrial => {}
                 Outcome::Refused(why) => return Reply::new(Status::FAILED, why),
             },
             Err(error) => return fault(error),
