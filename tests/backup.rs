@@ -206,8 +206,18 @@ fn a_young_cluster_is_backed_up_with_keys_and_data_is_moved_aside_on_demand_only
         assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(fs::read(&key).unwrap() == fs::read(cluster.home(LOST).join("keys").join(name)).unwrap());
     }
+    // A copy of a backup that others may read: the next backup sees to that.
+    let loose = dir.join(format!("replica-{LOST}/keys")).join(KEY_FILES[0]);
+    fs::set_permissions(&loose, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut again = Command::new(env!("CARGO_BIN_EXE_atlas"));
+    again.args(["backup", "--json", "--with-keys", "--replica"]).arg(&own).arg("-o").arg(&dir);
+    done(&again.arg("--identity").arg(cluster.local.identity("operator").unwrap()).output().unwrap());
+    assert_eq!(fs::metadata(&loose).unwrap().permissions().mode() & 0o777, 0o600);
     load.wait_more(20);
     cluster.kill(LOST);
+    // Refused, it leaves nothing behind.
+    refused(&restore(&own, &dir, &[]), 2, &["Nothing was changed"]);
+    assert!(!data(&cluster, LOST).join("restore.part").exists());
     let keys = cluster.home(LOST).join("keys");
     fs::remove_dir_all(&keys).unwrap();
     // Another replica's keys are not in it.

@@ -10,6 +10,7 @@ use atlas::local::Signal;
 use atlas_control::client::{Client as Ctl, ClientReply};
 use atlas_dataplane::flight::Kind;
 use atlas_dataplane::flight::file::{Recording, Why};
+use rustix::process::{Pid, Signal as Kill, kill_process};
 use serde_json::Value;
 use support::{Cluster, until};
 
@@ -208,6 +209,109 @@ fn lines_are_json_where_that_is_wanted_and_as_many_as_are_wanted() {
     cluster.signal(0, Signal::TERM);
     cluster.wait_ended(0);
     assert_eq!(lines(&cluster).iter().filter(|line| line["kind"] == "link_up").count(), up);
+}
+
+/// The thread that prints fails: that is said, and it begins again.
+#[test]
+fn who_prints_lines_and_fails_begins_again_and_says_so() {
+    let mut cluster = Cluster::start();
+    cluster.kill(2);
+    cluster.crash_at(2, "print", 3);
+    cluster.restart(2);
+    cluster.wait_all();
+    until(&format!("it says so; it printed {}", cluster.log_text(2)), || {
+        cluster.log_text(2).contains("the thread that prints lines failed (1 of 3): it begins again")
+    });
+    assert_eq!(recordings(&cluster, 2, "-panic").len(), 1);
+    // Events of the replica are told as before, each once.
+    let told = cluster.log_text(2).matches("link to replica 0 is down").count();
+    cluster.kill(0);
+    until("it tells of a link", || cluster.log_text(2).matches("link to replica 0 is down").count() == told + 1);
+    cluster.restart(0);
+    cluster.wait_all();
+    cluster.assert_well(&mut cluster.client(), &[0, 1, 2, 3]);
+}
+
+/// A recording that is read while it is written is whole, or says what it lacks.
+#[test]
+fn the_recording_of_a_replica_that_works_can_be_read_at_any_time() {
+    let cluster = Cluster::start_lines(Vec::new(), vec![("local", "trace_sampling = 1".to_owned())], |_| {});
+    drop(connect(&cluster, 0, "viewer"));
+    let load = support::checker::Load::start(&cluster, 4);
+    let file = run_directory(&cluster, 0).join("flight");
+    for _ in 0..2_000 {
+        let recording = Recording::open(&file).unwrap();
+        assert_eq!(recording.why, Why::Running);
+    }
+    load.wait_more(1);
+    load.abandon();
+    cluster.stop().unwrap();
+}
+
+#[test]
+fn who_looks_all_the_time_crowds_nothing_out() {
+    let cluster = Cluster::start();
+    let mut operator = connect(&cluster, 0, "operator");
+    assert_eq!(ask(&mut operator, "set pool_mib 16").code, 202);
+    assert_eq!(ask(&mut operator, "configure confirm").code, 200);
+    let mut viewer = connect(&cluster, 0, "viewer");
+    (0..500).for_each(|_| drop(ask(&mut viewer, "view")));
+    assert_eq!(ask(&mut operator, "dump").code, 200);
+    let events = trace(&recordings(&cluster, 0, "-asked").pop().unwrap(), &[]);
+    let commands = |name: &str| {
+        let is_it = |event: &&Value| event["kind"] == "command" && event["fields"]["command"] == name;
+        events.iter().filter(is_it).count()
+    };
+    assert_eq!(["set", "configur", "dump", "view"].map(commands), [1, 1, 1, 0]);
+    assert!(events.iter().any(|event| event["kind"] == "commands_shown"));
+    cluster.stop().unwrap();
+}
+
+/// A standard error that is full and that nobody reads.
+fn unread() -> (std::io::PipeReader, std::io::PipeWriter) {
+    use std::io::Write as _;
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let blocking = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, blocking | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'.'; 512]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, blocking).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_keeps_nobody_from_serving_or_ending() {
+    let mut cluster = Cluster::start();
+    let mut client = cluster.client();
+    for ends_by_panic in [false, true] {
+        cluster.kill(2);
+        let (_reader, writer) = unread();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atlas"));
+        command.arg("replica").arg("--config").arg(cluster.local.replica_file(2).unwrap()).stderr(writer);
+        if ends_by_panic {
+            command.env("ATLAS_CRASH_AT", "panic-written:5");
+        }
+        let mut child = command.spawn().unwrap();
+        drop(command);
+        if ends_by_panic {
+            until("it ends by its panic", || {
+                client.write_one();
+                child.try_wait().unwrap().is_some()
+            });
+            assert_eq!(recordings(&cluster, 2, "-panic").len(), 1);
+        } else {
+            drop(connect(&cluster, 2, "viewer"));
+            // Of four one more is gone, so it takes part.
+            cluster.kill(3);
+            client.write_one();
+            kill_process(Pid::from_child(&child), Kill::TERM).unwrap();
+            until("it ends as it is asked", || child.try_wait().unwrap().is_some());
+            cluster.restart(3);
+        }
+        child.wait().unwrap();
+        cluster.restart(2);
+        cluster.wait_all();
+    }
+    cluster.assert_well(&mut client, &[0, 1, 2, 3]);
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atlas_dataplane::cluster::ReplicaConfig;
+use atlas_dataplane::cluster::placement::Live;
 use atlas_dataplane::cluster::settings::LocalConfig;
-use atlas_dataplane::replica::oversight::{Answer, Order};
+use atlas_dataplane::replica::oversight::{Answer, InForce, Order};
 use atlas_dataplane::replica::telemetry::{Board, Label};
 use glommio::sync::Semaphore;
 use glommio::timer::sleep;
@@ -161,6 +162,15 @@ pub(crate) struct Desk {
     pub(crate) threads: RefCell<crate::threads::Used>,
     /// When a recording was asked for last.
     pub(crate) dumped: Cell<Option<Instant>>,
+    /// Commands that are in no event of the flight recorder yet.
+    pub(crate) shown: RefCell<crate::commands::ShownCount>,
+}
+
+/// What became of an order that is about settings.
+pub(crate) enum Outcome {
+    Done(Box<InForce>),
+    NothingOnTrial,
+    Refused(String),
 }
 
 /// A change is under way as long as this lives.
@@ -174,7 +184,7 @@ impl Drop for Changing<'_> {
 
 impl Desk {
     pub(crate) fn new(facts: Facts, board: Arc<Board>, ring: OrderSender) -> Rc<Self> {
-        let trial = RefCell::new(Trial::new(facts.config.local.clone()));
+        let trial = RefCell::new(Trial::new(facts.config.live()));
         Rc::new(Self {
             facts,
             board,
@@ -194,6 +204,7 @@ impl Desk {
             rates: RefCell::default(),
             threads: RefCell::default(),
             dumped: Cell::new(None),
+            shown: RefCell::default(),
         })
     }
 
@@ -291,21 +302,43 @@ impl Desk {
     }
 
     /// Brings back what was in force before the trial; `None` where the replica did so before, its time being over.
-    pub(crate) async fn undo(&self) -> Result<Option<Vec<crate::trial::Change>>, Fault> {
+    pub(crate) async fn undo(&self) -> Result<Option<Vec<crate::trial::Difference>>, Fault> {
         let Some(_changing) = self.change() else { return Err(Fault::Busy) };
-        let changes = {
-            let trial = self.trial.borrow();
-            let Some(before) = trial.undo() else { return Ok(Some(Vec::new())) };
-            crate::trial::differences(trial.running(), before)
-        };
+        if !self.trial.borrow().is_open() {
+            return Ok(Some(Vec::new()));
+        }
         let answer = self.own_order(Order::Undo).await?;
-        self.trial.borrow_mut().undone();
-        Ok((answer != Answer::NothingOnTrial).then_some(changes))
+        Ok(match self.adopt(answer) {
+            Outcome::Done(in_force) => Some(crate::trial::differences(&in_force.was, &in_force.settings)),
+            _ => None,
+        })
     }
 
-    /// The settings that run.
-    pub(crate) fn running(&self) -> LocalConfig {
+    /// Takes over what an answer says of the settings in force.
+    pub(crate) fn adopt(&self, answer: Answer) -> Outcome {
+        let now_us = self.now_us();
+        match answer {
+            Answer::Settings(in_force) => {
+                self.trial.borrow_mut().adopt(&in_force, now_us);
+                Outcome::Done(in_force)
+            }
+            Answer::NothingOnTrial(in_force) => {
+                self.trial.borrow_mut().adopt(&in_force, now_us);
+                Outcome::NothingOnTrial
+            }
+            Answer::Refused(error) => Outcome::Refused(error.to_string()),
+            _ => Outcome::Refused("the replica answered something else; this is a fault in Atlas".to_owned()),
+        }
+    }
+
+    /// What runs.
+    pub(crate) fn live(&self) -> Live {
         self.trial.borrow().running().clone()
+    }
+
+    /// The settings of `[local]` that run.
+    pub(crate) fn running(&self) -> LocalConfig {
+        self.trial.borrow().running().local.clone()
     }
 
     /// Notes what the replica counts of errors, with the time.

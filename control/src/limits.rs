@@ -75,6 +75,9 @@ pub const TRIAL: Duration = Duration::from_secs(60);
 /// The longest trial, seconds.
 pub const MAX_TRIAL_SECONDS: u64 = 3_600;
 
+/// Commands that only show something are noted in the flight recorder together, at most this often.
+pub const SHOWN_EVERY: Duration = Duration::from_secs(10);
+
 /// Connections to the endpoint of metrics.
 pub const MAX_HTTP_CONNECTIONS: usize = 8;
 

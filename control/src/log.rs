@@ -6,7 +6,7 @@
 //! words by their names in `fields`. Times are those of the events. A standard error that blocks holds up this thread alone.
 
 use std::cell::Cell;
-use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use atlas_dataplane::cluster::control::LogFormat;
 use atlas_dataplane::flight::lines::{self, Level, Line, Lines};
@@ -43,11 +43,13 @@ pub(crate) fn audit(line: &str) {
 
 /// Prints until the process ends.
 pub(crate) fn print(lines: Lines, format: LogFormat) {
-    let dispatch = dispatch(format, io::stderr);
-    tracing::dispatcher::with_default(&dispatch, || {
-        for lines in lines {
-            lines.iter().for_each(|line| emit(line, format));
-        }
+    lines::print_with(lines, |lines| {
+        let dispatch = dispatch(format, || lines::Printer);
+        tracing::dispatcher::with_default(&dispatch, || {
+            for lines in lines {
+                lines.iter().for_each(|line| emit(line, format));
+            }
+        });
     });
 }
 
@@ -67,9 +69,24 @@ fn dispatch<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(format: LogFormat
     }
 }
 
+/// For whole-system tests: with `ATLAS_CRASH_AT=print:N` the N-th line makes the printing thread panic. Built with debug assertions only.
+fn fail_on_purpose() {
+    static PRINTED: AtomicU64 = AtomicU64::new(0);
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let printed = PRINTED.fetch_add(1, Relaxed) + 1;
+    let asked = std::env::var("ATLAS_CRASH_AT").ok();
+    let asked: Option<u64> = asked.and_then(|text| text.strip_prefix("print:")?.parse().ok());
+    if asked == Some(printed) {
+        panic!("asked to panic at line {printed}");
+    }
+}
+
 /// Hands one line to tracing, whose levels and targets are fixed where they are used.
 fn emit(line: &Line, format: LogFormat) {
     AT.set(line.at_us);
+    fail_on_purpose();
     // A line stays one, whatever is in it; as JSON it is escaped, and an event has its words beside.
     let text: String =
         line.text.chars().map(|c| if c.is_control() && format == LogFormat::Human { ' ' } else { c }).collect();
@@ -113,6 +130,7 @@ fn emit(line: &Line, format: LogFormat) {
 mod tests {
     use super::*;
     use atlas_dataplane::flight::{Event, Kind};
+    use std::io;
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]

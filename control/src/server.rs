@@ -21,6 +21,7 @@ use crate::desk::{Desk, Facts, wall_ms};
 use crate::limits::{ERRORS_EVERY, EVENTS, MAX_ACCEPTED, REFRESH};
 use crate::log::{self, report};
 use crate::mapped::{MappedError, Writer};
+use crate::reply::plain;
 use crate::ring::{OrderReceiver, OrderSender, ring};
 use crate::sockets::{self, Place, SocketError};
 use crate::{http, session};
@@ -232,7 +233,7 @@ async fn refresh(desk: Rc<Desk>, mut writer: Writer, mut mirror: Option<Mirror>)
                 Ok(None) => {}
                 Ok(Some(changes)) => {
                     for change in changes {
-                        let (name, old, new) = (change.name, change.old, change.new);
+                        let (name, old, new) = (change.name, plain(&change.old), plain(&change.new));
                         report(&format!("{name} is {new} again, and not {old}: the change was not confirmed in time"));
                     }
                 }

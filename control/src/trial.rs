@@ -1,16 +1,29 @@
 //! Settings that are tried: in force at once, undone by themselves unless confirmed in time.
 //!
 //! There is one trial at a time, for all connections. The first change begins it; each further change gives it its whole time again.
-//! [`Trial::confirm`] keeps what was changed, [`Trial::undo`] and the end of its time bring back what was in force when it began.
+//! To confirm keeps what was changed; to undo and the end of its time bring back what was in force when it began.
 //!
 //! This is what is shown here. The settings, the trial and its end are the replica's own
-//! ([`Order::Try`](atlas_dataplane::replica::oversight::Order)), which keeps to them whether or not anything of the management still lives.
+//! ([`Order::Try`](atlas_dataplane::replica::oversight::Order)), which keeps to them whether or not anything of the management still lives. Each of its answers has the settings that are in force, and
+//! [`Trial::adopt`] takes them over: what is shown here is what the replica said last, also where a trial ends at the moment of a change.
 
 use std::time::Duration;
 
+use atlas_dataplane::cluster::placement::Live;
 use atlas_dataplane::cluster::settings::{LocalConfig, Setting};
+use atlas_dataplane::replica::oversight::{Change, InForce};
+use serde_json::Value;
 
 use crate::limits::{MAX_TRIAL_SECONDS, TRIAL};
+
+/// The setting of the core of the replica's thread.
+pub const CORE: &str = "core";
+
+/// The setting of the cores of all other threads.
+pub const HELPER_CORES: &str = "helper_cores";
+
+/// What stands for no core in particular.
+const NONE: &str = "none";
 
 /// Why a setting cannot be changed so.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -37,43 +50,79 @@ pub enum SetError {
         /// Its unit.
         unit: &'static str,
     },
+    /// It is not what may stand there.
+    #[error("{found} does not fit {name}: {wanted}")]
+    Form {
+        /// The setting.
+        name: &'static str,
+        /// What was asked for.
+        found: String,
+        /// What may stand there.
+        wanted: &'static str,
+    },
 }
 
-/// A change of one setting.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Change {
+/// Two values of one setting.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Difference {
     /// Its name.
     pub name: &'static str,
-    /// Before the trial.
-    pub old: u64,
+    /// Before.
+    pub old: Value,
     /// Now.
-    pub new: u64,
+    pub new: Value,
 }
 
 /// The settings in force, and the trial.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    running: LocalConfig,
+    running: Live,
     /// What was in force before the trial, and when it ends, us.
-    before: Option<(LocalConfig, u64)>,
+    before: Option<(Live, u64)>,
     time: Duration,
 }
 
-/// The setting of this name, and its value if it fits.
+/// The change that a name and a value stand for, and the setting's name. Whether the host has the cores is not looked at.
 ///
 /// # Errors
 /// [`SetError`].
-pub fn parse(name: &str, value: &str) -> Result<(&'static Setting, u64), SetError> {
+pub fn parse(name: &str, value: &str) -> Result<(&'static str, Change), SetError> {
+    let found = || value.chars().take(40).collect();
+    let placement = name.strip_prefix("placement.");
+    let wrong = |name, wanted| SetError::Form { name, found: found(), wanted };
+    match placement.unwrap_or(name) {
+        CORE if value == NONE => return Ok((CORE, Change::Core(None))),
+        CORE => {
+            let wanted = "a core's number, or none";
+            let core = value.parse().map_err(|_| wrong(CORE, wanted))?;
+            return Ok((CORE, Change::Core(Some(core))));
+        }
+        HELPER_CORES if value == NONE => return Ok((HELPER_CORES, Change::Helpers(None))),
+        HELPER_CORES => {
+            let wanted = "cores such as 0-3,8, or none";
+            let cores = value.parse().map_err(|_| wrong(HELPER_CORES, wanted))?;
+            return Ok((HELPER_CORES, Change::Helpers(Some(cores))));
+        }
+        _ => {}
+    }
     let short = name.strip_prefix("local.").unwrap_or(name);
     let Some(setting) = LocalConfig::TABLE.iter().find(|setting| setting.key == short) else {
-        let names = LocalConfig::TABLE.iter().map(|setting| setting.key);
+        let names = LocalConfig::TABLE.iter().map(|setting| setting.key).chain([CORE, HELPER_CORES]);
         let close = closest(short, names).map(str::to_owned);
         return Err(SetError::Unknown { name: name.chars().take(64).collect(), close });
     };
     let number = value.parse::<u64>().ok().filter(|number| (setting.min..=setting.max).contains(number));
     let Setting { key: name, min, max, unit, .. } = *setting;
-    let found = || value.chars().take(40).collect();
-    Ok((setting, number.ok_or_else(|| SetError::Bounds { name, found: found(), min, max, unit })?))
+    let number = number.ok_or_else(|| SetError::Bounds { name, found: found(), min, max, unit })?;
+    Ok((name, Change::Number(name, number)))
+}
+
+/// Names and values of all settings that can change, those of `[local]` first.
+pub fn values(live: &Live) -> impl Iterator<Item = (&'static str, Value)> {
+    let core = live.placement.core.map_or_else(|| NONE.into(), Value::from);
+    let helpers = live.placement.helpers.map_or_else(|| NONE.to_owned(), |cores| cores.to_string());
+    let numbers: Vec<_> = live.local.numbers().map(|(name, value)| (name, Value::from(value))).collect();
+    numbers.into_iter().chain([(CORE, core), (HELPER_CORES, helpers.into())])
 }
 
 /// The name that is most like another, if any is.
@@ -99,44 +148,31 @@ fn distance(a: &str, b: &str) -> usize {
 
 impl Trial {
     /// With the settings that the replica began with.
-    pub fn new(running: LocalConfig) -> Self {
+    pub fn new(running: Live) -> Self {
         Self { running, before: None, time: TRIAL }
     }
 
     /// What is in force.
-    pub fn running(&self) -> &LocalConfig {
+    pub fn running(&self) -> &Live {
         &self.running
     }
 
-    /// What would be in force with a change.
-    ///
-    /// # Errors
-    /// [`SetError`].
-    pub fn with(&self, name: &str, value: &str) -> Result<LocalConfig, SetError> {
-        let (setting, value) = parse(name, value)?;
-        // Every name of the table is a field.
-        Ok(self.running.with(setting.key, value).unwrap_or_else(|| self.running.clone()))
-    }
-
-    /// The replica runs with a change; the trial begins, or has its whole time again.
-    pub fn changed(&mut self, settings: LocalConfig, now_us: u64) {
-        let before = self.before.take().map_or_else(|| self.running.clone(), |(before, _)| before);
-        self.running = settings;
-        self.before = Some((before, now_us.saturating_add(self.time.as_micros() as u64)));
+    /// What the replica says of its settings is so.
+    pub fn adopt(&mut self, in_force: &InForce, now_us: u64) {
+        self.running = in_force.settings.clone();
+        self.before = in_force.before.clone().map(|(before, left_us)| (before, now_us.saturating_add(left_us)));
     }
 
     /// What is on trial, and how long yet.
-    pub fn open(&self, now_us: u64) -> Option<(Vec<Change>, Duration)> {
+    pub fn open(&self, now_us: u64) -> Option<(Vec<Difference>, Duration)> {
         let (before, end_us) = self.before.as_ref()?;
         Some((differences(before, &self.running), Duration::from_micros(end_us.saturating_sub(now_us))))
     }
 
-    /// The replica was told to run with these settings, and whether it does is not known: the trial is over at once.
-    pub fn failed(&mut self, settings: LocalConfig, now_us: u64) {
-        self.changed(settings, now_us);
-        if let Some((_, end_us)) = &mut self.before {
-            *end_us = now_us;
-        }
+    /// The replica was told to change something, and whether it did is not known: the trial is over at once.
+    pub fn failed(&mut self, now_us: u64) {
+        let before = self.before.take().map_or_else(|| self.running.clone(), |(before, _)| before);
+        self.before = Some((before, now_us));
     }
 
     /// How long a trial takes.
@@ -144,33 +180,18 @@ impl Trial {
         self.time
     }
 
-    /// Another time, for the trial that is open and all that follow; false where it is not 1 to [`MAX_TRIAL_SECONDS`].
-    pub fn set_time(&mut self, seconds: u64, now_us: u64) -> bool {
-        if !(1..=MAX_TRIAL_SECONDS).contains(&seconds) {
-            return false;
+    /// Another time for all trials that follow; false where it is not 1 to [`MAX_TRIAL_SECONDS`].
+    pub fn set_time(&mut self, seconds: u64) -> bool {
+        let fits = (1..=MAX_TRIAL_SECONDS).contains(&seconds);
+        if fits {
+            self.time = Duration::from_secs(seconds);
         }
-        self.time = Duration::from_secs(seconds);
-        if let Some((_, end_us)) = &mut self.before {
-            *end_us = now_us + seconds * 1_000_000;
-        }
-        true
+        fits
     }
 
-    /// Keeps what was changed; false where nothing is on trial.
-    pub fn confirm(&mut self) -> bool {
-        self.before.take().is_some()
-    }
-
-    /// What was in force before the trial; [`Trial::undone`] follows when it is again.
-    pub fn undo(&self) -> Option<&LocalConfig> {
-        self.before.as_ref().map(|(before, _)| before)
-    }
-
-    /// What was in force before is again.
-    pub fn undone(&mut self) {
-        if let Some((before, _)) = self.before.take() {
-            self.running = before;
-        }
+    /// Whether something is on trial.
+    pub fn is_open(&self) -> bool {
+        self.before.is_some()
     }
 
     /// Whether its time is up. The replica has brought back what was before by then.
@@ -179,10 +200,10 @@ impl Trial {
     }
 }
 
-/// The numbers that differ.
-pub fn differences(old: &LocalConfig, new: &LocalConfig) -> Vec<Change> {
-    let pairs = old.numbers().zip(new.numbers());
-    pairs.filter(|(old, new)| old != new).map(|((name, old), (_, new))| Change { name, old, new }).collect()
+/// The settings that differ.
+pub fn differences(old: &Live, new: &Live) -> Vec<Difference> {
+    let pairs = values(old).zip(values(new));
+    pairs.filter(|(old, new)| old != new).map(|((name, old), (_, new))| Difference { name, old, new }).collect()
 }
 
 #[cfg(test)]
@@ -191,44 +212,41 @@ mod tests {
 
     const SECOND: u64 = 1_000_000;
 
-    fn set(trial: &mut Trial, name: &str, value: &str, now_us: u64) {
-        let settings = trial.with(name, value).unwrap();
-        trial.changed(settings, now_us);
+    fn with(name: &str, value: &str) -> Live {
+        parse(name, value).unwrap().1.of(&Live::default()).unwrap()
+    }
+
+    fn in_force(settings: Live, before: Option<(Live, u64)>) -> InForce {
+        InForce { settings, was: Live::default(), before }
     }
 
     #[test]
-    fn what_is_not_confirmed_in_time_is_undone_as_a_whole() {
-        let mut trial = Trial::new(LocalConfig::default());
-        set(&mut trial, "leader_timeout_ms", "400", 0);
-        set(&mut trial, "local.pool_mib", "64", 30 * SECOND);
-        let (changes, left) = trial.open(30 * SECOND).unwrap();
-        assert_eq!(left, Duration::from_secs(60), "a further change begins the time anew");
-        assert_eq!(changes.len(), 2);
+    fn what_is_shown_is_what_the_replica_said_last() {
+        let mut trial = Trial::new(Live::default());
+        assert!(!trial.is_open() && !trial.is_over(u64::MAX));
+        let tried = with("leader_timeout_ms", "400");
+        trial.adopt(&in_force(tried.clone(), Some((Live::default(), 60 * SECOND))), 30 * SECOND);
+        let (changes, left) = trial.open(40 * SECOND).unwrap();
+        assert_eq!(left, Duration::from_secs(50));
+        let expected = Difference { name: "leader_timeout_ms", old: 150.into(), new: 400.into() };
+        assert_eq!(changes, [expected]);
         assert!(!trial.is_over(89 * SECOND) && trial.is_over(90 * SECOND));
-        assert_eq!(trial.undo(), Some(&LocalConfig::default()));
-        trial.undone();
-        assert_eq!(trial.running(), &LocalConfig::default());
-        assert!(trial.undo().is_none() && !trial.is_over(u64::MAX));
+        // A change that came just when the trial had ended began another: what was on trial before is not in it.
+        let other = with("pool_mib", "64");
+        trial.adopt(&in_force(other.clone(), Some((Live::default(), 60 * SECOND))), 90 * SECOND);
+        assert_eq!(trial.open(90 * SECOND).unwrap().0.len(), 1);
+        assert_eq!(trial.running(), &other);
+        trial.adopt(&in_force(tried.clone(), None), 91 * SECOND);
+        assert!(!trial.is_open() && trial.running() == &tried);
     }
 
     #[test]
-    fn what_was_confirmed_stays() {
-        let mut trial = Trial::new(LocalConfig::default());
-        assert!(!trial.confirm());
-        set(&mut trial, "leader_timeout_ms", "400", 0);
-        assert!(trial.confirm());
-        set(&mut trial, "leader_timeout_ms", "500", SECOND);
-        trial.undone();
-        assert_eq!(trial.running().leader_timeout_ms, 400);
-    }
-
-    #[test]
-    fn another_time_holds_for_the_open_trial_too() {
-        let mut trial = Trial::new(LocalConfig::default());
-        set(&mut trial, "leader_timeout_ms", "400", 0);
-        assert!(!trial.set_time(0, 0) && !trial.set_time(MAX_TRIAL_SECONDS + 1, 0));
-        assert!(trial.set_time(2, SECOND));
-        assert!(!trial.is_over(3 * SECOND - 1) && trial.is_over(3 * SECOND));
+    fn where_it_is_not_known_what_the_replica_did_it_is_asked_to_undo_it_at_once() {
+        let mut trial = Trial::new(Live::default());
+        trial.failed(7);
+        assert!(trial.is_over(7) && trial.is_open());
+        trial.adopt(&in_force(Live::default(), None), 8);
+        assert!(!trial.is_open());
     }
 
     #[test]
@@ -242,6 +260,23 @@ mod tests {
                 format!("{wrong} does not fit leader_timeout_ms: a whole number from 20 to 60000 (milliseconds)")
             );
         }
-        assert_eq!(parse("local.leader_timeout_ms", "20").unwrap().1, 20);
+        assert_eq!(parse("local.leader_timeout_ms", "20").unwrap().1, Change::Number("leader_timeout_ms", 20));
+        for wrong in ["", "-1", "all", "1,2"] {
+            assert_eq!(text("core", wrong), format!("{wrong} does not fit core: a core's number, or none"));
+        }
+        assert_eq!(text("helper_core", "1"), "no setting helper_core; did you mean helper_cores?");
+        assert!(text("helper_cores", "3-1").contains("cores such as 0-3,8"));
+    }
+
+    #[test]
+    fn cores_are_settings_too() {
+        let placed = with("placement.core", "3");
+        assert_eq!(
+            differences(&Live::default(), &placed),
+            [Difference { name: CORE, old: "none".into(), new: 3.into() }]
+        );
+        let placed = with("helper_cores", "2,0-1");
+        assert_eq!(differences(&Live::default(), &placed)[0].new, Value::from("0-2"));
+        assert_eq!(parse("core", "none").unwrap().1.of(&placed), Some(placed));
     }
 }

@@ -1,9 +1,9 @@
 //! Writing into a backup's directory: only what is not there yet, each file whole or not at all.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use atlas_dataplane::cluster::Cluster;
@@ -60,11 +60,8 @@ impl<'a> Vault<'a> {
             _ => {}
         }
         let tree = Tree::open(dir).map_err(io_fault(dir, "open"))?;
-        let earlier = Manifest::read(&tree, dir)?;
-        match &earlier {
-            Some(earlier) => earlier.check_cluster(cluster, dir)?,
-            None => check_begun(&tree, dir, cluster)?,
-        }
+        // Before a lock is made in somebody else's directory, and again under it: another backup may have ended in between.
+        read_earlier(&tree, dir, cluster)?;
         let lock = dir.join(LOCK);
         let mut options = OpenOptions::new();
         let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
@@ -75,6 +72,7 @@ impl<'a> Vault<'a> {
             Err(TryLockError::WouldBlock) => return Err(BackupError::InUse(dir.to_owned())),
             Err(TryLockError::Error(source)) => return Err(io_fault(lock, "lock")(source)),
         }
+        let earlier = read_earlier(&tree, dir, cluster)?;
         let (files, counts, unsynced) = Default::default();
         Ok(Self { dir: dir.to_owned(), earlier, files, counts, tree, quick, pace, unsynced, _lock: file })
     }
@@ -93,6 +91,7 @@ impl<'a> Vault<'a> {
         let found = self.tree.read(path, longest).ok();
         if found.as_deref() == Some(bytes) {
             self.pace.spend(bytes.len());
+            self.tighten(path)?;
             self.counts.kept += 1;
         } else if let Some(listed) = &listed
             && found.as_deref().is_some_and(|found| sha256(&[found]).to_string() == listed.sha256)
@@ -112,6 +111,22 @@ impl<'a> Vault<'a> {
         }
         self.list(path, bytes.len() as u64, sha256(&[bytes]).to_string());
         Ok(())
+    }
+
+    /// Nobody else may read a key, also where somebody has copied the backup.
+    fn tighten(&self, path: &str) -> Result<(), BackupError> {
+        if !path.contains("/keys/") {
+            return Ok(());
+        }
+        // Opened as it is, and no link followed.
+        let place = self.dir.join(path);
+        let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(no_link).open(&place);
+        let tightened = file.and_then(|file| match file.metadata()?.permissions().mode() & 0o077 {
+            0 => Ok(()),
+            _ => file.set_permissions(Permissions::from_mode(0o600)),
+        });
+        tightened.map_err(io_fault(&place, "keep from others"))
     }
 
     /// Writes a file, synced before it has its name.
@@ -207,6 +222,16 @@ impl Sink for Vault<'_> {
         }
         Ok(holds)
     }
+}
+
+/// The manifest of an earlier backup of this cluster, if one was finished.
+fn read_earlier(tree: &Tree, dir: &Path, cluster: &Cluster) -> Result<Option<Manifest>, BackupError> {
+    let earlier = Manifest::read(tree, dir)?;
+    match &earlier {
+        Some(earlier) => earlier.check_cluster(cluster, dir)?,
+        None => check_begun(tree, dir, cluster)?,
+    }
+    Ok(earlier)
 }
 
 /// A directory without a manifest is new, empty, or that of a first backup of this cluster that was broken off.

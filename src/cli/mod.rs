@@ -45,6 +45,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Arguments, Command};
+use atlas_dataplane::flight::lines::AT_END;
+use atlas_dataplane::flight::stderr;
 use error::CliError;
 use output::{Colour, Style};
 
@@ -61,7 +63,9 @@ pub fn main() -> ExitCode {
             // What was printed before the error belongs before it; if nobody reads it, the error counts all the same.
             let _ = out.flush();
             let label = Style::of(&io::stderr()).paint(Colour::Red, "error:");
-            let _ = writeln!(io::stderr(), "{label} {error}");
+            let text = format!("{label} {error}\n");
+            // A pipe that nobody reads keeps nobody from its end.
+            let _ = stderr::write_all(text.as_bytes(), |waited| waited < AT_END);
             error.exit_code()
         }
     }

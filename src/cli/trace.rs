@@ -113,7 +113,10 @@ fn bundles_at(events: &[(&str, &Event)], sequence: u64) -> Vec<u64> {
 
 /// A time of the recording's events by the wall clock.
 fn time(recording: &Recording, at_us: u64) -> String {
-    let us = recording.epoch_us.saturating_add(at_us);
+    wall_time(recording.clock.wall_us(at_us))
+}
+
+fn wall_time(us: u64) -> String {
     let time = jiff::Timestamp::from_microsecond(i64::try_from(us).unwrap_or(i64::MAX));
     time.map_or_else(|_| us.to_string(), |time| format!("{time:.6}"))
 }
@@ -158,7 +161,7 @@ fn title(recording: &Recording) -> String {
     let Recording { replica, pid, why, .. } = recording;
     let end = match recording.written_us {
         Some(us) => {
-            let at = time(recording, us.saturating_sub(recording.epoch_us));
+            let at = wall_time(us);
             format!("written {at}, because of: {}", why.name())
         }
         None if Path::new(&format!("/proc/{pid}")).exists() => "which runs".to_owned(),
@@ -248,13 +251,14 @@ fn stages(args: &TraceArgs, recording: &Recording, out: &mut impl Write, style: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use atlas_dataplane::flight::clock::Clock;
     use atlas_dataplane::flight::file::{Track, Why};
 
     fn recording(events: Vec<Event>) -> Recording {
         Recording {
             pid: 0,
             replica: 1,
-            epoch_us: 1_700_000_000_000_000,
+            clock: Clock::new(1_700_000_000_000_000),
             written_us: Some(1_700_000_001_000_000),
             why: Why::Panic,
             reason: "at x.rs:1\u{1b}[31m".to_owned(),

@@ -2,21 +2,21 @@
 
 use std::rc::Rc;
 
-use atlas_dataplane::cluster::settings::LocalConfig;
+use atlas_dataplane::cores;
 use atlas_dataplane::flight::file::{self, Why};
 use atlas_dataplane::flight::lines::{Level as LogLevel, level, say, set_level};
-use atlas_dataplane::replica::oversight::{Answer, Order};
+use atlas_dataplane::replica::oversight::{Answer, Change, Order};
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::Value;
 
 use super::{fault, needs};
-use crate::desk::{Desk, Fault, wall_ms};
+use crate::desk::{Desk, Fault, Outcome, wall_ms};
 use crate::limits::{DUMP_EVERY, MAX_TRIAL_SECONDS};
 use crate::log::audit;
 use crate::protocol::Level;
-use crate::reply::{Reply, Status};
+use crate::reply::{Reply, Status, plain};
 use crate::session::Session;
-use crate::trial::{Change, SetError, parse};
+use crate::trial::{Difference, SetError, differences, parse, values};
 
 fn refused(desk: &Desk, error: &SetError) -> Reply {
     if let SetError::Unknown { name, .. } = error
@@ -36,8 +36,14 @@ fn another() -> Reply {
     Reply::new(Status::BUSY, "another change is under way; again in a moment")
 }
 
+/// Whether the host has the cores that a change names; another level of numbers needs no look.
+fn check_cores(desk: &Desk, change: &Change) -> Result<(), Reply> {
+    let Some(live) = change.of(&desk.live()).filter(|_| !matches!(change, Change::Number(..))) else { return Ok(()) };
+    cores::check(&live.placement).map_err(|error| Reply::new(Status::ARGUMENT, error.to_string()))
+}
+
 pub(super) async fn set(desk: &Rc<Desk>, session: &Session, name: &str, value: &str) -> Reply {
-    let (setting, new) = match parse(name, value) {
+    let (key, change) = match parse(name, value) {
         Ok(parsed) => parsed,
         Err(error) => return refused(desk, &error),
     };
@@ -46,38 +52,47 @@ pub(super) async fn set(desk: &Rc<Desk>, session: &Session, name: &str, value: &
     if desk.trial.borrow().is_over(desk.now_us()) {
         return another();
     }
-    let running = desk.running();
-    let old = running.numbers().find(|(key, _)| *key == setting.key).map_or(0, |(_, old)| old);
-    if old == new {
-        return Reply::done(format!("{} is {new} already", setting.key));
+    let running = desk.live();
+    if change.of(&running).is_some_and(|changed| changed == running) {
+        return Reply::done(format!("{key} is {value} already"));
     }
-    let Some(settings) = running.with(setting.key, new) else {
-        return Reply::new(Status::FAILED, "the setting is not there; this is a fault in Atlas");
-    };
+    if let Err(refusal) = check_cores(desk, &change) {
+        return refusal;
+    }
     let for_us = desk.trial.borrow().time().as_micros() as u64;
-    match desk.order(Order::Try { name: setting.key, value: new, for_us }).await {
-        Ok(Answer::Done) => {}
-        Ok(_) => return Reply::new(Status::FAILED, "the replica knows no such setting; this is a fault in Atlas"),
+    let in_force = match desk.order(Order::Try { change, for_us }).await {
+        Ok(answer) => match desk.adopt(answer) {
+            Outcome::Done(in_force) => in_force,
+            Outcome::Refused(why) => return Reply::new(Status::CONFLICT, why),
+            Outcome::NothingOnTrial => {
+                return Reply::new(Status::FAILED, "the replica knows no such setting; this is a fault in Atlas");
+            }
+        },
         Err(Fault::Late) => {
             // The replica may have taken it all the same.
-            desk.trial.borrow_mut().failed(settings, desk.now_us());
+            desk.trial.borrow_mut().failed(desk.now_us());
             return Reply::new(
                 Status::LATE,
                 "the replica did not answer in time; whatever it did, what was in force before is brought back",
             );
         }
         Err(error) => return fault(error),
-    }
-    let mut trial = desk.trial.borrow_mut();
-    trial.changed(settings, desk.now_us());
-    let (key, seconds) = (setting.key, trial.time().as_secs());
+    };
+    let Some(change) = differences(&in_force.was, &in_force.settings).into_iter().find(|change| change.name == key)
+    else {
+        return Reply::done(format!("{key} is {value} already"));
+    };
+    let seconds = desk.trial.borrow().time().as_secs();
+    let (old, new) = (plain(&change.old), plain(&change.new));
     audit(&format!("{key} is {new}, and was {old}, on trial for {seconds} s: set by {}", session.who()));
-    let text = format!("{key} is {new}, and was {old}; it is {old} again in {seconds} s without `configure confirm`");
+    let before = in_force.before.as_ref().and_then(|(before, _)| values(before).find(|(name, _)| *name == key));
+    let again = before.map_or_else(|| old.clone(), |(_, value)| plain(&value));
+    let text = format!("{key} is {new}, and was {old}; it is {again} again in {seconds} s without `configure confirm`");
     Reply::new(Status::ON_TRIAL, text)
 }
 
-fn rows(changes: &[Change]) -> Vec<Vec<Value>> {
-    changes.iter().map(|change| vec![change.name.into(), change.old.into(), change.new.into()]).collect()
+fn rows(changes: &[Difference]) -> Vec<Vec<Value>> {
+    changes.iter().map(|change| vec![change.name.into(), change.old.clone(), change.new.clone()]).collect()
 }
 
 const CHANGE_COLUMNS: [&str; 3] = ["name", "before", "now"];
@@ -95,7 +110,10 @@ pub(super) fn check(desk: &Rc<Desk>) -> Reply {
 
 pub(super) fn would(desk: &Rc<Desk>, name: &str, value: &str) -> Reply {
     match parse(name, value) {
-        Ok((setting, new)) => Reply::done(format!("{} = {new} would do, and take effect at once", setting.key)),
+        Ok((key, change)) => match check_cores(desk, &change) {
+            Ok(()) => Reply::done(format!("{key} = {value} would do, and take effect at once")),
+            Err(refusal) => refusal,
+        },
         Err(error) => refused(desk, &error),
     }
 }
@@ -112,12 +130,15 @@ pub(super) async fn timeout(desk: &Rc<Desk>, session: &Session, seconds: &str) -
     let old = desk.trial.borrow().time().as_secs();
     if is_open {
         match desk.order(Order::Extend(number * 1_000_000)).await {
-            Ok(Answer::NothingOnTrial) => return over(),
-            Ok(_) => {}
+            Ok(answer) => match desk.adopt(answer) {
+                // Where the trial has just ended, the time is for those that follow.
+                Outcome::Done(_) | Outcome::NothingOnTrial => {}
+                Outcome::Refused(why) => return Reply::new(Status::FAILED, why),
+            },
             Err(error) => return fault(error),
         }
     }
-    desk.trial.borrow_mut().set_time(number, desk.now_us());
+    desk.trial.borrow_mut().set_time(number);
     // Saying what is so already again and again fills no log.
     if old == number {
         return Reply::done(format!("changes are on trial for {number} s"));
@@ -145,12 +166,15 @@ pub(super) async fn confirm(desk: &Rc<Desk>, session: &Session) -> Reply {
     let open = desk.trial.borrow().open(desk.now_us());
     let Some((changes, _)) = open else { return nothing() };
     match desk.order(Order::Keep).await {
-        Ok(Answer::Done) => drop(desk.trial.borrow_mut().confirm()),
-        Ok(_) => return over(),
+        Ok(answer) => match desk.adopt(answer) {
+            Outcome::Done(_) => {}
+            Outcome::NothingOnTrial => return over(),
+            Outcome::Refused(why) => return Reply::new(Status::FAILED, why),
+        },
         Err(error) => return fault(error),
     }
-    for Change { name, new, .. } in &changes {
-        audit(&format!("{name} stays {new}: confirmed by {}", session.who()));
+    for Difference { name, new, .. } in &changes {
+        audit(&format!("{name} stays {}: confirmed by {}", plain(new), session.who()));
     }
     Reply::done("what was on trial stays; `save` writes it into the file").table(&CHANGE_COLUMNS, &rows(&changes), 0)
 }
@@ -163,8 +187,8 @@ pub(super) async fn undo(desk: &Rc<Desk>, session: &Session) -> Reply {
         Ok(None) => over(),
         Ok(Some(changes)) if changes.is_empty() => nothing(),
         Ok(Some(changes)) => {
-            for Change { name, new, .. } in &changes {
-                audit(&format!("{name} is {new} again: undone by {}", session.who()));
+            for Difference { name, new, .. } in &changes {
+                audit(&format!("{name} is {} again: undone by {}", plain(new), session.who()));
             }
             Reply::done("what was before is again").table(&CHANGE_COLUMNS, &rows(&changes), 0)
         }
@@ -173,11 +197,10 @@ pub(super) async fn undo(desk: &Rc<Desk>, session: &Session) -> Reply {
 }
 
 pub(super) fn save(desk: &Rc<Desk>, session: &Session) -> Reply {
-    if desk.trial.borrow().undo().is_some() {
+    if desk.trial.borrow().is_open() {
         return Reply::new(Status::CONFLICT, "something is on trial: `configure confirm` or `configure undo` first");
     }
-    let running: LocalConfig = desk.running();
-    match crate::save::save(&desk.facts.file, &running) {
+    match crate::save::save(&desk.facts.file, &desk.live()) {
         Ok(None) => Reply::done("the file has what runs already"),
         Ok(Some(old)) => {
             let (file, old) = (desk.facts.file.display(), old.display());

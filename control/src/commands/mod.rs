@@ -4,11 +4,13 @@ mod change;
 mod show;
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use atlas_dataplane::flight::{self, Kind};
 use serde_json::Value;
 
 use crate::desk::{Desk, Fault};
+use crate::limits::SHOWN_EVERY;
 use crate::protocol::Level;
 use crate::reply::{Reply, Status};
 use crate::session::Session;
@@ -138,8 +140,7 @@ pub(crate) async fn run(desk: &Rc<Desk>, session: &mut Session, text: &str) -> R
     if let Some(refusal) = refusal(command, session) {
         return refusal;
     }
-    let name = flight::event::word(command.name);
-    flight::note(Kind::Command, [session.level as u64, u64::from(session.uid), name]);
+    record(desk, session, command, arguments);
     match (command.name, arguments) {
         ("help", []) => all_help(session.level),
         ("help", [name]) => help(name),
@@ -182,6 +183,42 @@ pub(crate) async fn run(desk: &Rc<Desk>, session: &mut Session, text: &str) -> R
             Reply::new(Status::BYE, "bye")
         }
         _ => Reply::new(Status::ARGUMENT, format!("usage: {}", command.usage)),
+    }
+}
+
+/// Notes a command in the flight recorder: one that changes something by itself, those that show something by their number, so that who looks
+/// at things all the time pushes out nothing.
+fn record(desk: &Desk, session: &Session, command: &Command, arguments: &[&str]) {
+    let by = [session.level as u64, u64::from(session.uid)];
+    let of_operators = match (command.name, arguments) {
+        ("configure", [what, ..]) => *what != "check",
+        ("latency" | "log-level", [_, ..]) => true,
+        _ => false,
+    };
+    if command.level > Level::Viewer || (of_operators && session.level > Level::Viewer) {
+        return flight::note(Kind::Command, [by[0], by[1], flight::event::word(command.name)]);
+    }
+    if let Some(count) = desk.shown.borrow_mut().count(Instant::now()) {
+        flight::note(Kind::CommandsShown, [by[0], by[1], count]);
+    }
+}
+
+/// Commands that showed something and are in no event yet.
+#[derive(Debug, Default)]
+pub(crate) struct ShownCount {
+    count: u64,
+    told: Option<Instant>,
+}
+
+impl ShownCount {
+    /// One more; how many there are, where it is time to tell.
+    fn count(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        let is_due = self.told.is_none_or(|at| now.saturating_duration_since(at) >= SHOWN_EVERY);
+        is_due.then(|| {
+            self.told = Some(now);
+            std::mem::take(&mut self.count)
+        })
     }
 }
 
@@ -243,5 +280,19 @@ fn fault(fault: Fault) -> Reply {
             Reply::new(Status::BUSY, "the replica has as many orders as it takes in a second; again in a moment")
         }
         Fault::Late => Reply::new(Status::LATE, "the replica did not answer in time; whether it did it is not known"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_all_the_time_makes_an_event_in_ten_seconds() {
+        let (mut shown, start) = (ShownCount::default(), Instant::now());
+        assert_eq!(shown.count(start), Some(1));
+        assert!((0..5_000).all(|_| shown.count(start + SHOWN_EVERY / 2).is_none()));
+        assert_eq!(shown.count(start + SHOWN_EVERY), Some(5_001));
+        assert_eq!(shown.count(start + SHOWN_EVERY), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use atlas_dataplane::cluster::ReplicaConfig;
+use atlas_dataplane::cluster::placement::Live;
 use atlas_dataplane::cluster::settings::{HistoryConfig, LocalConfig, LogConfig, NetConfig, Setting};
 use atlas_dataplane::flight::Stage;
 use atlas_dataplane::histogram::{bucket_end_us, quantile_us};
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use super::fault;
 use crate::desk::{Desk, wall_ms};
 use crate::reply::{Reply, Status};
+use crate::trial::{CORE, HELPER_CORES, values};
 
 fn yes(value: u64) -> Value {
     (value != 0).into()
@@ -227,7 +229,7 @@ pub(super) fn latency(desk: &Rc<Desk>) -> Reply {
 }
 
 pub(super) fn cores(desk: &Rc<Desk>) -> Reply {
-    let (threads, more) = desk.threads.borrow_mut().look(desk.facts.config.core);
+    let (threads, more) = desk.threads.borrow_mut().look(desk.live().placement.core);
     let rows: Vec<Vec<Value>> = threads
         .into_iter()
         .map(|thread| {
@@ -272,24 +274,76 @@ pub(super) fn errors(desk: &Rc<Desk>) -> Reply {
     Reply::done(format!("{} kinds of errors", rows.len())).table(&["error", "count", "first", "last"], &rows, 0)
 }
 
-/// Section, table and values of every number of a replica's file.
-fn numbers(config: &ReplicaConfig) -> Vec<(&'static str, &'static Setting, u64)> {
-    fn of(
-        section: &'static str,
-        table: &'static [Setting],
-        values: impl Iterator<Item = (&'static str, u64)>,
-    ) -> impl Iterator<Item = (&'static str, &'static Setting, u64)> {
-        table.iter().zip(values).map(move |(setting, (_, value))| (section, setting, value))
+/// What is known of one setting.
+struct Shown {
+    /// As the file has it, with its section.
+    full: String,
+    key: &'static str,
+    value: Value,
+    default: Value,
+    bounds: [Value; 2],
+    unit: String,
+    what: String,
+    /// Whether it changes at once.
+    live: bool,
+}
+
+/// Every setting of a replica's file that is a number or a list of cores.
+fn settings(config: &ReplicaConfig) -> Vec<Shown> {
+    fn of(section: &str, table: &'static [Setting], values: impl Iterator<Item = (&'static str, u64)>) -> Vec<Shown> {
+        let shown = |(setting, (_, value)): (&'static Setting, (&str, u64))| Shown {
+            full: format!("{section}.{}", setting.key),
+            key: setting.key,
+            value: value.into(),
+            default: setting.default.into(),
+            bounds: [setting.min.into(), setting.max.into()],
+            unit: setting.unit.to_owned(),
+            what: setting.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "),
+            live: section == LocalConfig::SECTION,
+        };
+        table.iter().zip(values).map(shown).collect()
     }
-    let mut all: Vec<_> = of(LocalConfig::SECTION, LocalConfig::TABLE, config.local.numbers()).collect();
+    let mut all = of(LocalConfig::SECTION, LocalConfig::TABLE, config.local.numbers());
+    all.extend(placement(config));
     all.extend(of(LogConfig::SECTION, LogConfig::TABLE, config.log.numbers()));
     all.extend(of(NetConfig::SECTION, NetConfig::TABLE, config.net.numbers()));
     all.extend(of(HistoryConfig::SECTION, HistoryConfig::TABLE, config.history.numbers()));
     all
 }
 
+/// The settings of where threads run.
+fn placement(config: &ReplicaConfig) -> [Shown; 2] {
+    let values =
+        |name: &str| values(&config.live()).find(|(key, _)| *key == name).map_or(Value::Null, |(_, value)| value);
+    let shown = |key: &'static str, unit: String, what: &str| Shown {
+        full: key.to_owned(),
+        key,
+        value: values(key),
+        default: "none".into(),
+        bounds: [Value::Null, Value::Null],
+        unit,
+        what: what.to_owned(),
+        live: true,
+    };
+    let available = atlas_dataplane::cores::available();
+    [
+        shown(
+            CORE,
+            format!("a core of {available}, or none"),
+            "The core of the thread that orders and executes; it moves there, and all others keep off it. none: the system chooses.",
+        ),
+        shown(
+            HELPER_CORES,
+            format!("cores of {available}, or none"),
+            "Where all other threads run: the management plane, and those that write history, snapshots and segments. none: where the \
+             process was started.",
+        ),
+    ]
+}
+
 fn running(desk: &Desk) -> ReplicaConfig {
-    ReplicaConfig { local: desk.running(), ..desk.facts.config.clone() }
+    let Live { local, placement } = desk.live();
+    ReplicaConfig { local, core: placement.core, helper_cores: placement.helpers, ..desk.facts.config.clone() }
 }
 
 pub(super) fn config(desk: &Rc<Desk>) -> Reply {
@@ -304,15 +358,15 @@ pub(super) fn config(desk: &Rc<Desk>) -> Reply {
         Err(error) => return Reply::new(Status::FAILED, format!("the file cannot be read now: {error}")),
     };
     let mut differ = 0;
-    let pairs = numbers(&file).into_iter().zip(numbers(&running(desk)));
-    let row = |((section, setting, in_file), (_, _, runs)): ((&str, &Setting, u64), (&str, &Setting, u64))| {
-        differ += u64::from(in_file != runs);
-        let note = match (in_file == runs, section == LocalConfig::SECTION) {
+    let pairs = settings(&file).into_iter().zip(settings(&running(desk)));
+    let row = |(in_file, runs): (Shown, Shown)| {
+        differ += u64::from(in_file.value != runs.value);
+        let note = match (in_file.value == runs.value, runs.live) {
             (true, _) => "",
             (false, true) => "the file's at the next start; `save` writes what runs",
             (false, false) => "the file's at the next start",
         };
-        vec![format!("{section}.{}", setting.key).into(), in_file.into(), runs.into(), setting.unit.into(), note.into()]
+        vec![runs.full.into(), in_file.value, runs.value, runs.unit.into(), note.into()]
     };
     let mut rows: Vec<Vec<Value>> = pairs.map(row).collect();
     let (in_file, runs) = (file.control.log_level, atlas_dataplane::flight::lines::level());
@@ -325,31 +379,21 @@ pub(super) fn config(desk: &Rc<Desk>) -> Reply {
 }
 
 pub(super) fn params(desk: &Rc<Desk>, name: Option<&str>) -> Reply {
-    let all = numbers(&running(desk));
-    let full = |section: &str, setting: &Setting| format!("{section}.{}", setting.key);
-    let is_named = |section: &str, setting: &Setting| {
-        name.is_none_or(|name| setting.key == name || full(section, setting) == name)
+    let all = settings(&running(desk));
+    let wanted = name.map(|name| name.strip_prefix("placement.").unwrap_or(name));
+    let names: Vec<&'static str> = all.iter().map(|shown| shown.key).collect();
+    let row = |shown: Shown| {
+        let [min, max] = shown.bounds;
+        let when = if shown.live { "at once" } else { "at the next start" };
+        vec![shown.full.into(), shown.value, shown.default, min, max, shown.unit.into(), when.into(), shown.what.into()]
     };
-    let row = |(section, setting, value): (&str, &Setting, u64)| {
-        let when = if section == LocalConfig::SECTION { "at once" } else { "at the next start" };
-        vec![
-            full(section, setting).into(),
-            value.into(),
-            setting.default.into(),
-            setting.min.into(),
-            setting.max.into(),
-            setting.unit.into(),
-            when.into(),
-            setting.doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ").into(),
-        ]
-    };
-    let rows: Vec<Vec<Value>> =
-        all.iter().filter(|(section, setting, _)| is_named(section, setting)).map(|found| row(*found)).collect();
+    let is_wanted = |shown: &Shown| wanted.is_none_or(|name| shown.key == name || shown.full == name);
+    let rows: Vec<Vec<Value>> = all.into_iter().filter(is_wanted).map(row).collect();
     if rows.is_empty() {
-        let close = crate::trial::closest(name.unwrap_or(""), all.iter().map(|(_, setting, _)| setting.key));
+        let close = crate::trial::closest(name.unwrap_or(""), names.into_iter());
         let hint = close.map_or_else(|| "`params` lists all".to_owned(), |close| format!("did you mean {close}?"));
-        return Reply::new(Status::ARGUMENT, format!("no number of this name; {hint}"));
+        return Reply::new(Status::ARGUMENT, format!("no setting of this name; {hint}"));
     }
     let columns = ["name", "value", "default", "min", "max", "unit", "effect", "what"];
-    Reply::done(format!("{} numbers", rows.len())).table(&columns, &rows, 0)
+    Reply::done(format!("{} settings", rows.len())).table(&columns, &rows, 0)
 }

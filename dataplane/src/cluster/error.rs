@@ -111,6 +111,9 @@ pub enum Problem {
     /// The time has no offset from UTC or is out of range.
     #[error("a point in time such as 2026-01-31T12:00:00Z")]
     Time,
+    /// No list of cores.
+    #[error("{0:?} does not fit: cores are listed as numbers and ranges up to 1023, such as \"0-3,8\"")]
+    Cores(String),
     /// Cold storage is where the data is.
     #[error(
         "cold = {0:?} does not fit: a directory of its own, outside the replica's data, such as \"/archive/atlas\""

@@ -423,6 +423,8 @@ fn replica_text(index: usize, address: &Address) -> String {
          # listen = \"{address}\"\n\
          # Pins the data path to a core.\n\
          # core = 0\n\
+         # Where all other threads run, which keep off that core; without it on those that the process is started with.\n\
+         # helper_cores = \"1,3-5\"\n\
          \n\
          [{}]\n\
          # How the tail becomes durable: \"direct\" or \"mapped\".\n\

@@ -39,6 +39,7 @@ pub mod control;
 pub mod error;
 pub mod file;
 pub mod init;
+pub mod placement;
 pub mod policy;
 pub mod replica;
 pub mod roles;

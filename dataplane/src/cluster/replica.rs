@@ -9,6 +9,7 @@ use toml::{Spanned, Value};
 use super::control::{ControlConfig, RawControl};
 use super::error::{ConfigError, MAX_NAME, Problem, Source, read_bounded};
 use super::file::{Address, Cluster, Member, read_address};
+use super::placement::{CoreSet, Live, MAX_CORES, Placement};
 use super::settings::{
     HistoryConfig, LocalConfig, LogConfig, NetConfig, RawHistory, RawLocal, RawLog, RawNet, Setting,
 };
@@ -35,7 +36,7 @@ const CORE: Setting = Setting {
     doc: &["Pins the data path to this core; without it the system chooses."],
     default: 0,
     min: 0,
-    max: 4095,
+    max: MAX_CORES as u64 - 1,
     unit: "the core's number",
 };
 
@@ -56,6 +57,8 @@ pub struct ReplicaConfig {
     pub addresses: Vec<Address>,
     /// The core for the data path, if it is pinned.
     pub core: Option<usize>,
+    /// The cores for all other threads, where they are not those that the process is started with.
+    pub helper_cores: Option<CoreSet>,
     /// `[log]`.
     pub log: LogConfig,
     /// `[history]`.
@@ -77,6 +80,7 @@ struct RawReplica {
     keys: PathBuf,
     listen: Option<Spanned<String>>,
     core: Option<Spanned<Value>>,
+    helper_cores: Option<Spanned<String>>,
     #[serde(default)]
     log: RawLog,
     history: Option<Spanned<RawHistory>>,
@@ -173,6 +177,12 @@ fn no_such_replica(found: u64, n: usize) -> Problem {
 }
 
 impl ReplicaConfig {
+    /// What of it can change while the replica runs.
+    pub fn live(&self) -> Live {
+        let placement = Placement { core: self.core, helpers: self.helper_cores };
+        Live { local: self.local.clone(), placement }
+    }
+
     /// Reads the configuration at `path` and the cluster file that it names. Relative paths start at the file's
     /// directory.
     ///
@@ -202,6 +212,14 @@ impl ReplicaConfig {
             Some(core) => Some(CORE.read("", Some(core), source)? as usize),
             None => None,
         };
+        let helper_cores = match raw.helper_cores {
+            Some(cores) => {
+                let found = || Problem::Cores(cores.as_ref().chars().take(MAX_NAME).collect());
+                let set = cores.as_ref().parse::<CoreSet>();
+                Some(set.map_err(|_| source.error(cores.span().start, "helper_cores", found()))?)
+            }
+            None => None,
+        };
         let data = base.join(&raw.data);
         let control = ControlConfig::read(raw.control, base, &data, source)?;
         Ok(Self {
@@ -213,6 +231,7 @@ impl ReplicaConfig {
             listen,
             addresses: resolve_addresses(&raw.addresses, source, cluster)?,
             core,
+            helper_cores,
             log: LogConfig::read(raw.log, source)?,
             net: resolve_net(raw.net, source)?,
             local: LocalConfig::read(raw.local, source)?,

@@ -232,6 +232,36 @@ settings! {
         /// Before it sleeps for want of work it looks out for more for so long. It reacts sooner and uses its core the whole time: only for
         /// one that is its own. 0: it sleeps at once.
         spin_us = 0, 0..=10_000, "microseconds";
+        /// What votes wait for may itself wait so long for more to be written with it: fewer and larger writes to the disk, for so much
+        /// more latency of each commit. 0: it is written as soon as no other write is under way, which gathers enough under load.
+        group_commit_us = 0, 0..=2000, "microseconds";
+        /// Where the link to the leader is down it is left after this part of leader_timeout_ms.
+        link_down_percent = 20, 5..=100, "percent of leader_timeout_ms";
+        /// Where nothing is executed for this part of leader_timeout_ms, what clients sent here is sent on to the leader.
+        relay_percent = 25, 5..=50, "percent of leader_timeout_ms";
+        /// Under load a leader has up to so many times leader_timeout_ms: eight times the longest that executions took lately.
+        leader_load_factor = 4, 1..=16, "times leader_timeout_ms";
+        /// leader_timeout_ms doubles with each view in which nothing is executed, at most so often.
+        leader_doublings = 12, 4..=16, "doublings";
+        /// A leader that has work and nothing under way is overdue after so many times the pause that leaders made lately.
+        slow_pause_factor = 4, 2..=16, "times the expected pause";
+        /// With a backlog a leader is slow below this part of the best rate that is known: 8 is an eighth.
+        slow_rate_part = 8, 2..=64, "parts of the best rate";
+        /// A leader is replaced for being slow after so many bad periods in a row; a period is one leader_timeout_ms of waiting time.
+        slow_periods = 4, 2..=32, "periods";
+        /// So much waiting time at the beginning of a view is not held against a leader; doubled with each that was replaced for being slow.
+        slow_grace = 8, 2..=64, "times leader_timeout_ms";
+        /// A leader is replaced for being unfair when it passes over a client for so long.
+        unfair_factor = 8, 3..=64, "times leader_timeout_ms";
+        /// One client may use at most one part in so many of pool_mib, however few use it; beyond its share it is told "overloaded".
+        pool_shares = 8, 2..=64, "parts of pool_mib";
+        /// A turn, which also orders and executes, answers at most so many reads; the others wait for the next, clients taking turns.
+        reads_a_turn = 16, 1..=256, "reads";
+        /// And reads and answers at most so many bytes for them, a quarter of it for one client. A single larger answer is made all the same,
+        /// and its client waits for it.
+        reads_kib_a_turn = 512, 16..=4096, "KiB";
+        /// Of history, for exports, backups and audits that ask over the network, it sends at most so much in a second. 0: as fast as it goes.
+        export_mib_s = 0, 0..=65_536, "MiB/s";
     }
 }
 

@@ -513,7 +513,7 @@ fn every_error_of_a_replica_file_has_its_line_and_key() {
         ("keys = \"keys\"\n", "", 1, "keys", "missing field `keys`"),
         ("data", "dta", 4, "dta", "unknown field `dta`"),
         ("data", "listen = \"x\"\ndata", 4, "listen", "HOST:PORT"),
-        ("data", "core = 5000\ndata", 4, "core", "from 0 to 4095"),
+        ("data", "core = 5000\ndata", 4, "core", "from 0 to 1023"),
         ("\"/var/atlas\"", "\"d\"\n[log]\ndevice = \"disk\"", 6, "device", "expected `direct` or `mapped`"),
         ("\"/var/atlas\"", "\"d\"\n[log]\nsegment_mib = 0", 6, "log.segment_mib", "from 4 to 1024 (MiB)"),
         ("\"/var/atlas\"", "\"d\"\n[net]\nmax_clients = 60001", 6, "net.max_clients", "from 1 to 60000"),

@@ -15,8 +15,8 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rtrb::{Consumer, Producer, RingBuffer};
-use rustix::thread::CpuSet;
 
+use super::OwnCore;
 use crate::replica::Job;
 
 /// Jobs that a verifier has at most: one that it checks, and one so that it does not wait for the next round.
@@ -60,9 +60,8 @@ impl Verifiers {
             let (wake, ends) = (wake.clone(), Arc::clone(&ends));
             let (told, is_pinned) = mpsc::sync_channel(1);
             let work = move || {
-                // Beyond that the library has no place for it.
-                let set = core < CpuSet::MAX_CPU && core_affinity::set_for_current(core_affinity::CoreId { id: core });
-                let _ = told.send(set);
+                let own = OwnCore::take(core);
+                let _ = told.send(own.is_some());
                 check_jobs(todo, found, &ends, wake);
             };
             let thread = Builder::new().name(format!("verify-{place}")).spawn(work)?;

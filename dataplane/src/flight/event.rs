@@ -133,8 +133,15 @@ kinds! {
     VotesAgain = 38, "votes_again", INFO, false, ["", "", ""];
     /// A frame could not be sealed: a fault of this program.
     FrameNotSent = 39, "frame_not_sent", ERROR, false, ["kind", "", ""];
-    /// A command on a control socket: level, user, the first eight letters of the command ([`word`]).
+    /// A command on a control socket that changes something: level, user, the first eight letters of the command ([`word`]).
     Command = 40, "command", None, true, ["level", "uid", "command"];
+    /// Threads were moved: the replica's to a core (one more than its number, 0 for none), the others to so many (0 for any); whether the
+    /// system did it.
+    Placement = 41, "placement", DEBUG, false, ["core", "helper_cores", "done"];
+    /// They are as before: the change was not confirmed in time.
+    PlacementReverted = 42, "placement_reverted", WARN, false, ["core", "helper_cores", "done"];
+    /// Commands that only show something since the last such event, and the level and user of the last of them.
+    CommandsShown = 43, "commands_shown", None, false, ["level", "uid", "count"];
     /// A bundle that is followed came from its client.
     BundleArrived = 48, "bundle_arrived", None, false, ["bundle", "connection", "requests"];
     /// Its signature holds, and it waits to be ordered.
@@ -234,6 +241,8 @@ impl Event {
             Kind::SettingReverted => {
                 format!("{} is {c} again, and not {b}: the change was not confirmed in time", setting_name(a))
             }
+            Kind::Placement => placement(a, b, c),
+            Kind::PlacementReverted => format!("{} again: the change was not confirmed in time", placement(a, b, c)),
             Kind::Paused => format!("clients' bundles are {}", if a == 0 { "taken" } else { "refused" }),
             Kind::Abstains => {
                 "peers have votes of this replica that its log does not know: its disk was set back; it abstains until \
@@ -263,6 +272,7 @@ fn shown(kind: Kind, name: &str, value: u64) -> String {
         "cause" => Cause::of(value).map_or_else(|| value.to_string(), |cause| cause.name().to_owned()),
         "path" => ["fast", "slow", "told"].get(value as usize).map_or_else(|| value.to_string(), |it| (*it).to_owned()),
         "setting" => setting_name(value).to_owned(),
+        "core" => value.checked_sub(1).map_or_else(|| "any".to_owned(), |core| core.to_string()),
         "level" => crate::cluster::control::LEVELS
             .get(value as usize)
             .map_or_else(|| value.to_string(), |level| (*level).to_owned()),
@@ -289,6 +299,13 @@ fn stage_name(place: u64) -> &'static str {
 
 fn setting_name(place: u64) -> &'static str {
     LocalConfig::TABLE.get(place as usize).map_or("a setting", |setting| setting.key)
+}
+
+fn placement(core: u64, helpers: u64, done: u64) -> String {
+    let own = core.checked_sub(1).map_or_else(|| "any core".to_owned(), |core| format!("core {core}"));
+    let others = if helpers == 0 { "any".to_owned() } else { format!("the {helpers} of helper_cores") };
+    let refused = if done == 0 { ", and the system refuses that" } else { "" };
+    format!("the replica's thread belongs on {own}, all others on {others}{refused}")
 }
 
 fn misbehaviour(place: u64) -> &'static str {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! word  0  magic "ATLSFLIT"              8  when it was written, us since 1970; 0 in the file of a running replica
-//!       1  layout version, 1             9  bytes of the reason
+//!       1  layout version, 2             9  bytes of the reason
 //!       2  length of the file           10  XXH3-64 of all behind the header; 0 in the file of a running replica
 //!       3  pid                          11  0
 //!       4  replica's index              12  0
@@ -15,12 +15,15 @@
 //! rings from byte 128, 64 bytes each: name (16 bytes, zeros behind it), capacity in events (a power of two), place of the events in
 //!       the file, events begun, events done, 0, 0
 //! reason: 512 bytes of UTF-8, zeros behind it
+//! clock: 512 bytes, pairs of words: from this time of the events on, us, the wall clock's time 0 is that, us since 1970; zeros behind
+//!       them. It was set, or has drifted by 20 ms.
 //! events of each ring: 32 bytes each, number i at place i modulo the capacity: time in us << 16 | kind, three words
 //!       (`crate::flight::event`); a first word of 0: no event
 //! ```
 //!
 //! The running replica's file (`flight`) is written in place: first the number of events that are begun, then the events, then the
-//! number of those that are done. A reader takes those that nothing was begun over. Other files are written whole beside their names, then
+//! number of those that are done. A reader reads the numbers that are begun once more when it has read all else, and takes those events
+//! that nothing was begun over; it tries again where that leaves none. Other files are written whole beside their names, then
 //! renamed.
 //!
 //! # How many are kept
@@ -39,13 +42,14 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::clock::{Clock, MAX_STEPS};
 use super::{Event, Flight, MAX_RINGS, Ring, flight, wall_us};
 
 /// The first word.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"ATLSFLIT");
 
 /// The layout that this program writes and reads.
-pub const LAYOUT: u64 = 1;
+pub const LAYOUT: u64 = 2;
 
 /// The name of the running replica's file in its run directory.
 pub const LIVE: &str = "flight";
@@ -53,15 +57,19 @@ pub const LIVE: &str = "flight";
 /// Recordings of each sort that are kept.
 pub const KEPT: usize = 8;
 
-/// The largest ring of a file, events.
-const MAX_CAPACITY: u64 = 1 << 20;
+/// The largest ring of a file, events: twice what this program writes.
+const MAX_CAPACITY: u64 = 1 << 17;
 
-/// The longest file that is read, bytes.
-pub const MAX_FILE: u64 = 64 << 20;
+/// The longest file that is read, bytes: three times what this program writes. What is read of one takes some ten times as much memory.
+pub const MAX_FILE: u64 = 8 << 20;
+
+/// How often a running replica's file is read where all of a ring was written over meanwhile.
+const READS: usize = 5;
 
 const HEADER: usize = 128;
 const TABLE_ROW: usize = 64;
 const REASON: usize = 512;
+const CLOCK: usize = 16 * MAX_STEPS;
 const EVENT: usize = 32;
 
 /// Names in a directory that are looked at.
@@ -135,7 +143,8 @@ pub enum RecordingError {
 
 /// The bytes of header, table and reason; where each ring's events begin, and the length of the whole.
 fn front(flight: &Flight, rings: &[&Ring], why: Why, reason: &str) -> (Vec<u8>, u64) {
-    let events = HEADER + rings.len() * TABLE_ROW + REASON;
+    let clock = flight.look_at_clock();
+    let events = HEADER + rings.len() * TABLE_ROW + REASON + CLOCK;
     let length = events + rings.iter().map(|ring| ring.capacity() * EVENT).sum::<usize>();
     let mut cut = reason.len().min(REASON);
     while !reason.is_char_boundary(cut) {
@@ -148,7 +157,7 @@ fn front(flight: &Flight, rings: &[&Ring], why: Why, reason: &str) -> (Vec<u8>, 
         length as u64,
         u64::from(std::process::id()),
         flight.replica,
-        flight.epoch_us,
+        clock.epoch_us,
         rings.len() as u64,
         why as u64,
     ];
@@ -165,8 +174,15 @@ fn front(flight: &Flight, rings: &[&Ring], why: Why, reason: &str) -> (Vec<u8>, 
         place += ring.capacity() * EVENT;
     }
     bytes.extend(&reason.as_bytes()[..cut]);
-    bytes.resize(events, 0);
+    bytes.resize(events - CLOCK, 0);
+    bytes.extend(clock_bytes(&clock));
     (bytes, length as u64)
+}
+
+fn clock_bytes(clock: &Clock) -> Vec<u8> {
+    let mut bytes = bytes_of(&clock.steps.iter().flat_map(|(at, epoch)| [*at, *epoch]).collect::<Vec<_>>());
+    bytes.resize(CLOCK, 0);
+    bytes
 }
 
 fn bytes_of(words: &[u64]) -> Vec<u8> {
@@ -262,6 +278,8 @@ pub struct Mirror {
     rings: Vec<(&'static Ring, u64)>,
     path: PathBuf,
     first_event: u64,
+    /// What the file says of the wall clock.
+    clock: Option<Clock>,
 }
 
 impl Mirror {
@@ -293,7 +311,7 @@ impl Mirror {
         };
         let file = make().map_err(failed)?;
         let rings = rings.into_iter().map(|ring| (ring, 0)).collect();
-        let mut mirror = Self { file, rings, path: path.clone(), first_event };
+        let mut mirror = Self { file, rings, path: path.clone(), first_event, clock: None };
         mirror.refresh()?;
         Ok((mirror, kept))
     }
@@ -303,6 +321,11 @@ impl Mirror {
     /// # Errors
     /// [`RecordingError::Write`]; the next call tries again.
     pub fn refresh(&mut self) -> Result<(), RecordingError> {
+        let failed = |source| RecordingError::Write { file: self.path.clone(), source };
+        if let Some(clock) = flight().map(Flight::look_at_clock).filter(|clock| self.clock.as_ref() != Some(clock)) {
+            self.file.write_all_at(&clock_bytes(&clock), self.first_event - CLOCK as u64).map_err(failed)?;
+            self.clock = Some(clock);
+        }
         let mut place = self.first_event;
         let mut words = Vec::new();
         for (row, (ring, next)) in self.rings.iter_mut().enumerate() {
@@ -345,7 +368,7 @@ fn keep_old(dir: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
         Ok(_) => {}
     }
     // By the time when that process began; where that cannot be read, by the present.
-    let began = Recording::open(path).map_or_else(|_| wall_us(), |old| old.epoch_us);
+    let began = Recording::open(path).map_or_else(|_| wall_us(), |old| old.clock.epoch_us);
     let kept = free_name(dir, "killed", began);
     fs::rename(path, &kept)?;
     prune(dir);
@@ -370,8 +393,8 @@ pub struct Recording {
     pub pid: u64,
     /// Its index.
     pub replica: u64,
-    /// Wall clock at the time 0 of the events, us since 1970.
-    pub epoch_us: u64,
+    /// What the wall clock said.
+    pub clock: Clock,
     /// When it was written, us since 1970; none of a replica that runs or was killed.
     pub written_us: Option<u64>,
     /// Why it was written.
@@ -394,9 +417,18 @@ impl Recording {
         if !metadata.is_file() {
             return Err(RecordingError::Magic(path.to_owned()));
         }
-        let mut bytes = Vec::new();
-        File::open(path).map_err(read)?.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(read)?;
-        Self::parse(&bytes, path)
+        let mut left = READS;
+        loop {
+            left -= 1;
+            let file = File::open(path).map_err(read)?;
+            let mut bytes = Vec::new();
+            (&file).take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(read)?;
+            // What a killed replica left, or one that runs writes meanwhile.
+            let is_whole = overtaken(&mut bytes, &file).map_err(read)?;
+            if is_whole || left == 0 {
+                return Self::parse(&bytes, path);
+            }
+        }
     }
 
     /// What the bytes of a file hold; its path is for the error.
@@ -436,14 +468,16 @@ impl Recording {
             return Err(Fault::Damaged(format!("it states {} rings, there are {MAX_RINGS} at most", head[6])));
         }
         let rings = head[6] as usize;
+        let running = why == Why::Running;
         let reason_at = HEADER + rings * TABLE_ROW;
+        let clock = clock(bytes, reason_at + REASON, head[5], running)?;
         let Some(reason) = bytes.get(reason_at..reason_at + REASON) else { return damaged("its table is short") };
         let reason = reason.get(..head[9] as usize).and_then(|reason| std::str::from_utf8(reason).ok());
         let Some(reason) = reason else { return damaged("its reason is no text") };
         let mut tracks = Vec::new();
-        let mut place = (reason_at + REASON) as u64;
+        let mut place = (reason_at + REASON + CLOCK) as u64;
         for row in 0..rings {
-            tracks.push(track(bytes, HEADER + row * TABLE_ROW, &mut place, why == Why::Running)?);
+            tracks.push(track(bytes, HEADER + row * TABLE_ROW, &mut place, running)?);
         }
         if place != head[2] {
             return damaged("its parts do not make up its length");
@@ -451,8 +485,8 @@ impl Recording {
         Ok(Self {
             pid: head[3],
             replica: head[4],
-            epoch_us: head[5],
-            written_us: Some(head[8]).filter(|_| why != Why::Running),
+            clock,
+            written_us: Some(head[8]).filter(|_| !running),
             why,
             reason: reason.to_owned(),
             tracks,
@@ -475,6 +509,41 @@ fn checksum(bytes: &[u8]) -> u64 {
 fn words(bytes: &[u8], at: usize, count: usize) -> Option<Vec<u64>> {
     let bytes = bytes.get(at..at.checked_add(count * 8)?)?;
     Some(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
+}
+
+/// What the wall clock said. While it is written it may be of two times: then what makes no sense is left out.
+fn clock(bytes: &[u8], at: usize, epoch_us: u64, running: bool) -> Result<Clock, Fault> {
+    let words = words(bytes, at, CLOCK / 8).ok_or_else(|| Fault::Damaged("its table is short".to_owned()))?;
+    let pairs = words.as_chunks::<2>().0.iter().map(|[at, epoch]| (*at, *epoch));
+    let mut steps: Vec<(u64, u64)> = pairs.take_while(|pair| *pair != (0, 0)).collect();
+    if let Some(place) = steps.windows(2).position(|pair| pair[0].0 > pair[1].0) {
+        if !running {
+            return Err(Fault::Damaged("its times of the wall clock are not in order".to_owned()));
+        }
+        steps.truncate(place + 1);
+    }
+    Ok(Clock { epoch_us, steps })
+}
+
+/// Has the numbers of events that were begun while the bytes were read, where a running replica's file is read: what was written over
+/// meanwhile is left out. False where nothing is left of a ring.
+fn overtaken(bytes: &mut [u8], file: &File) -> io::Result<bool> {
+    let Some(head) = words(bytes, 0, HEADER / 8).filter(|head| head[7] == Why::Running as u64) else { return Ok(true) };
+    let mut is_whole = true;
+    for row in 0..head[6].min(MAX_RINGS as u64) as usize {
+        let at = HEADER + row * TABLE_ROW + 16;
+        let Some([capacity, _, _, done]) = words(bytes, at, 4).and_then(|counts| <[u64; 4]>::try_from(counts).ok())
+        else {
+            break;
+        };
+        let mut begun = [0; 8];
+        file.read_exact_at(&mut begun, at as u64 + 16)?;
+        let most = done.saturating_add(capacity);
+        let begun = u64::from_le_bytes(begun);
+        is_whole &= begun < most || done == 0;
+        bytes[at + 16..at + 24].copy_from_slice(&begun.min(most).to_le_bytes());
+    }
+    Ok(is_whole)
 }
 
 /// The ring of a row of the table, whose events begin at `place`.

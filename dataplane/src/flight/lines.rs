@@ -8,16 +8,18 @@
 //! # Limits
 //! [`MAX_QUEUED`] lines wait; more are counted and told as lost. [`BURST`] lines of one kind may come at once and [`PER_SECOND`] in a
 //! second after that; what is beyond is counted and told, so that nobody outside fills a disk or hides a line among thousands.
-//! A standard error that nobody reads holds up the printing thread alone, and the end of the process for [`AT_END`].
+//! A standard error that nobody reads holds up the printing thread alone, and the end of the process for [`AT_END`] or twice that.
+//! A printing thread that fails begins again ([`print_with`]), and says so.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::io::Write as _;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Event, Kind, Ring, flight, wall_us};
+use super::{Event, Kind, Ring, flight, stderr, wall_us};
 
 /// Lines that wait for the printer.
 pub const MAX_QUEUED: usize = 256;
@@ -30,6 +32,9 @@ pub const PER_SECOND: f64 = 3.0;
 
 /// How long the end of the process waits for its last lines.
 pub const AT_END: Duration = Duration::from_secs(1);
+
+/// A printing thread fails so often before it is given up.
+pub const MOST_FAILURES: u32 = 3;
 
 /// Between two looks at the recorder.
 const LOOK: Duration = Duration::from_millis(50);
@@ -136,9 +141,24 @@ pub fn say(level: Level, from: &'static str, text: &str) {
     }
 }
 
-/// A standard error that nobody reads any more ends nothing.
+/// A standard error that nobody reads any more ends nothing, and holds up nobody for longer than [`AT_END`].
 fn plain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = stderr::write_all(format!("{text}\n").as_bytes(), |waited| waited < AT_END);
+}
+
+/// The standard error for whoever prints: a write waits until there is room or the process ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Printer;
+
+impl io::Write for Printer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        stderr::write_all(bytes, |_| !shared().ending)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The printer's end.
@@ -164,14 +184,16 @@ impl Lines {
     /// Lines of the replica's events; how many events were missed.
     fn events(&mut self, lines: &mut Vec<Line>) -> u64 {
         let Some(flight) = flight() else { return 0 };
+        flight.look_at_clock();
         if self.ring.is_none() {
-            self.ring = flight.rings().first().map(|ring| (*ring, 0));
+            self.ring = flight.rings().first().map(|ring| (*ring, GIVEN.load(Ordering::Relaxed)));
         }
         let Some((ring, next)) = &mut self.ring else { return 0 };
         let mut words = Vec::new();
         let first = ring.read(*next, &mut words);
         let missed = first - *next;
         *next = first + words.len() as u64;
+        GIVEN.store(*next, Ordering::Relaxed);
         for event in words.into_iter().filter_map(|words| Event::of_words(words).ok().flatten()) {
             if let Some(level) = event.kind.level().filter(|level| *level <= self::level()) {
                 let at_us = flight.wall_us(&event);
@@ -226,6 +248,31 @@ impl Drop for Lines {
     }
 }
 
+/// Events of the replica's ring that were given to whoever prints: another goes on behind them.
+static GIVEN: AtomicU64 = AtomicU64::new(0);
+
+/// Prints until the process ends, on this thread. Where that panics it begins again, and says so: what was about to be printed is lost.
+/// After [`MOST_FAILURES`] only text is told, by those who say it.
+pub fn print_with(lines: Lines, print: impl Fn(Lines)) {
+    let mut next = Some(lines);
+    for failure in 1..=MOST_FAILURES {
+        let Some(lines) = next.take() else { return };
+        if catch_unwind(AssertUnwindSafe(|| print(lines))).is_ok() {
+            return;
+        }
+        next = Lines::attach();
+        let then = match failure {
+            MOST_FAILURES => "it does not begin again: what happens while this replica serves is not told any more",
+            _ => "it begins again, and what it was about to print is lost",
+        };
+        say(
+            Level::Error,
+            "log",
+            &format!("the thread that prints lines failed ({failure} of {MOST_FAILURES}): {then}"),
+        );
+    }
+}
+
 fn own(text: String) -> Line {
     Line { at_us: wall_us(), level: Level::Warn, from: "log", text, event: None }
 }
@@ -233,7 +280,8 @@ fn own(text: String) -> Line {
 /// Prints to the standard error without further ado, until the process ends: for a replica without a management plane.
 pub fn print_plainly(lines: Lines) {
     for lines in lines {
-        lines.iter().for_each(|line| plain(&line.text));
+        // Nobody is there to be told.
+        lines.iter().for_each(|line| drop(writeln!(Printer, "{}", line.text)));
     }
 }
 

@@ -27,9 +27,11 @@
 //! The thread that runs rounds also says what it works on ([`stage`]): the time of each part is added up, and a round that takes too long
 //! is told with the part that took most of it.
 
+pub mod clock;
 pub mod event;
 pub mod file;
 pub mod lines;
+pub mod stderr;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +40,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use clock::Clock;
 pub use event::{Event, Kind};
 
 /// Events that the ring of the replica's thread holds: 2 MiB.
@@ -168,8 +171,7 @@ pub struct Flight {
     /// The replica's index.
     pub replica: u64,
     epoch: Instant,
-    /// Wall clock at the time 0 of the events, us since 1970.
-    pub epoch_us: u64,
+    clock: Mutex<Clock>,
     rings: Mutex<Vec<&'static Ring>>,
 }
 
@@ -207,7 +209,7 @@ pub fn begin(replica: u64) -> &'static Flight {
     FLIGHT.get_or_init(|| Flight {
         replica,
         epoch: Instant::now(),
-        epoch_us: wall_us(),
+        clock: Mutex::new(Clock::new(wall_us())),
         rings: Mutex::new(Vec::with_capacity(MAX_RINGS)),
     })
 }
@@ -223,9 +225,16 @@ impl Flight {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The time of an event by the wall clock, us since 1970, by what the clock said when recording began.
+    /// The time of an event by the wall clock, us since 1970.
     pub fn wall_us(&self, event: &Event) -> u64 {
-        self.epoch_us.saturating_add(event.at_us)
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).wall_us(event.at_us)
+    }
+
+    /// Looks whether the wall clock has moved, and gives what is known of it. Not for the replica's thread: it takes a lock.
+    pub fn look_at_clock(&self) -> Clock {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        clock.look(self.epoch.elapsed().as_micros() as u64, wall_us());
+        clock.clone()
     }
 }
 

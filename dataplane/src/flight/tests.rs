@@ -164,8 +164,8 @@ fn refusals(path: &std::path::Path, dir: &std::path::Path) {
     longer.push(0);
     assert!(matches!(open(&longer), Err(RecordingError::Damaged { .. })));
     let mut layout = good.clone();
-    layout[8] = 2;
-    assert!(matches!(open(&layout), Err(RecordingError::Layout { found: 2, .. })));
+    layout[8] = 3;
+    assert!(matches!(open(&layout), Err(RecordingError::Layout { found: 3, .. })));
     for at in (16..good.len()).step_by(97) {
         let mut damaged = good.clone();
         damaged[at] ^= 0x10;

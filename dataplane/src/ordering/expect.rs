@@ -12,14 +12,14 @@
 //!   is executed, and the window has room. A correct leader proposes at once then, whatever the load. What takes long after a proposal
 //!   (votes, disks, execution) is no pause: that is not for the leader alone to answer for. What a client has sent
 //!   to this replica and not to the leader is sent on to all after half of the leader's *patience*, and a pause counts as *overdue*
-//!   from another half later on. The patience is [`PATIENCE`] times the expected pause, at least [`LEAST_PATIENCE`] of the timer and at
+//!   from another half later on. The patience is [`Factors::pause`] times the expected pause, at least [`LEAST_PATIENCE`] of the timer and at
 //!   most the timer. A period is bad if more than a third of it was overdue.
 //! * **Rate.** A leader may instead propose at once, and little. In periods in which all the time a bundle lay here that
-//!   had been sent on long ago, what was executed in waiting time is held against the expected rate: below [`RATE`] of it the
+//!   had been sent on long ago, what was executed in waiting time is held against the expected rate: below a [`Factors::rate_part`]th of it the
 //!   period is bad. Without such a backlog the clients decide what the rate is, and it says nothing.
 //!
-//! A bad period adds 2 to the leader's score, a good one takes 1 away; at [`LIMIT`] it is suspected: after four in a row, or where more
-//! than every third is bad for long. The first [`GRACE`] of a view does not count: there are choices to vote on, and clients come back.
+//! A bad period adds 2 to the leader's score, a good one takes 1 away; at twice [`Factors::bad_periods`] it is suspected: after four in a row, or where more
+//! than every third is bad for long. The first [`Factors::grace`] timers of a view do not count: there are choices to vote on, and clients come back.
 //!
 //! # What is expected
 //! Good periods teach: the expected pause goes to their mean pause, down by an eighth of the difference, up by a 32nd and in one
@@ -51,14 +51,10 @@
 //! from earlier views, the grace. Amir et al., "Prime" (TDSC 2011): to hold against a leader only what is its own, once it has what
 //! it needs.
 
+use super::Factors;
+
 /// A period, in timers.
 const PERIOD: u64 = 1;
-
-/// Waiting time at the beginning of a view that does not count, in timers; doubled with each fall.
-const GRACE: u64 = 8;
-
-/// A pause may be so many times the expected one.
-const PATIENCE: u64 = 4;
 
 /// The least patience, as a part of the timer: below it are the noise of shared processors and of networks.
 const LEAST_PATIENCE: u64 = 16;
@@ -66,14 +62,8 @@ const LEAST_PATIENCE: u64 = 16;
 /// The pause that is expected at first, as a part of the timer.
 const ASSUMED_PAUSE: u64 = 64;
 
-/// The rate with a backlog is to be at least this part of the best that is known. It depends on the kind of operations, too.
-const RATE: u64 = 8;
-
 /// A bundle costs as much as so many bytes beside its own: its signature, its place in the history.
 const BUNDLE_COST: u64 = 4_096;
-
-/// The score at which a leader is suspected; a bad period counts 2, a good one takes back 1.
-const LIMIT: u32 = 8;
 
 /// Doublings of the grace at most.
 const MOST_FALLS: u32 = 6;
@@ -126,6 +116,7 @@ struct Period {
 pub(super) struct Expect {
     /// The timer, us.
     timer_us: u64,
+    factors: Factors,
     /// The expected pause, and what it may rise to in this view, us.
     pause_us: u64,
     most_pause_us: u64,
@@ -148,10 +139,11 @@ pub(super) struct Expect {
 
 impl Expect {
     /// `timer_us` as in [`Timing::suspect_us`](super::Timing), batches of `batch_bytes`.
-    pub(super) fn new(timer_us: u64, batch_bytes: u64) -> Self {
+    pub(super) fn new(timer_us: u64, batch_bytes: u64, factors: Factors) -> Self {
         let timer_us = timer_us.max(LEAST_PATIENCE);
         let mut new = Self {
             timer_us,
+            factors,
             pause_us: timer_us / ASSUMED_PAUSE,
             most_pause_us: 0,
             rate: batch_bytes.saturating_mul(1_000_000) / timer_us,
@@ -169,14 +161,14 @@ impl Expect {
         new
     }
 
-    /// Another timer, us. What was learned of leaders' pauses and rates stays.
-    pub(super) fn set_timer(&mut self, timer_us: u64) {
-        self.timer_us = timer_us.max(LEAST_PATIENCE);
+    /// Another timer, us, and other factors. What was learned of leaders' pauses and rates stays.
+    pub(super) fn set_timer(&mut self, timer_us: u64, factors: Factors) {
+        (self.timer_us, self.factors) = (timer_us.max(LEAST_PATIENCE), factors);
     }
 
     /// A view ends: the next leader is judged by its own deeds.
     pub(super) fn end_view(&mut self) {
-        self.most_pause_us = (2 * self.pause_us).min(self.timer_us / PATIENCE);
+        self.most_pause_us = (2 * self.pause_us).min(self.timer_us / self.factors.pause.max(1));
         self.least_rate = self.rate / 2;
         (self.in_view_us, self.score, self.last, self.pause) = (0, 0, None, None);
         self.period = Period::default();
@@ -184,17 +176,22 @@ impl Expect {
 
     /// A leader is replaced for being slow.
     pub(super) fn fall(&mut self) {
-        self.pause_us = (2 * self.pause_us).min(self.timer_us / PATIENCE);
+        self.pause_us = (2 * self.pause_us).min(self.timer_us / self.factors.pause.max(1));
         self.rate /= 2;
         self.falls = (self.falls + 1).min(MOST_FALLS);
         self.good = 0;
+    }
+
+    /// The score at which a leader is suspected; a bad period counts 2, a good one takes back 1.
+    fn limit(&self) -> u32 {
+        self.factors.bad_periods.saturating_mul(2)
     }
 
     /// How long a pause may be, us.
     fn patience_us(&self) -> u64 {
         let lag_us = self.last.map_or(0, |last| last.lag_us).min(self.timer_us / 2);
         let least_us = self.timer_us / LEAST_PATIENCE;
-        ((PATIENCE * self.pause_us).max(least_us) + lag_us).min(self.timer_us)
+        ((self.factors.pause * self.pause_us).max(least_us) + lag_us).min(self.timer_us)
     }
 
     /// A bundle of this size that waited here was executed.
@@ -223,7 +220,7 @@ impl Expect {
 
     /// Whether a look now may be the one that suspects.
     pub(super) fn nears(&self, now_us: u64) -> bool {
-        self.score + 2 >= LIMIT && self.look_at_us().is_some_and(|at| at <= now_us)
+        self.score + 2 >= self.limit() && self.look_at_us().is_some_and(|at| at <= now_us)
     }
 
     /// Takes a look; whether the leader is to be replaced.
@@ -249,7 +246,7 @@ impl Expect {
             return false;
         }
         self.judge();
-        self.score >= LIMIT && look.waits
+        self.score >= self.limit() && look.waits
     }
 
     /// The time since the last look.
@@ -271,7 +268,7 @@ impl Expect {
     fn judge(&mut self) {
         let period = std::mem::take(&mut self.period);
         let Period { waited_us, missed_us, overdue_us, backlog_us, pauses, paused_us, cost } = period;
-        let is_grace = self.in_view_us < (GRACE * self.timer_us) << self.falls;
+        let is_grace = self.in_view_us < (self.factors.grace * self.timer_us) << self.falls;
         self.in_view_us += waited_us;
         if 2 * missed_us > waited_us {
             return;
@@ -279,7 +276,7 @@ impl Expect {
         let rate = cost.saturating_mul(1_000_000) / waited_us.max(1);
         // All the time but for what lies between two looks.
         let has_backlog = backlog_us >= waited_us / 8 * 7;
-        if 3 * overdue_us > waited_us || has_backlog && rate < self.rate / RATE {
+        if 3 * overdue_us > waited_us || has_backlog && rate < self.rate / self.factors.rate_part.max(1) {
             self.good = 0;
             self.score += if is_grace { 0 } else { 2 };
             return;

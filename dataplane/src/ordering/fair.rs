@@ -6,14 +6,14 @@
 //! holds up all alike is nothing against the leader's fairness. Each identity has an account under each leader: the time in which a
 //! bundle of it was passed over for long is put on it when that ends, and a [`LEAK`]th of the time that passes flows off. A
 //! leader is suspected when an identity's account and the wait of its oldest bundle that is passed over together reach
-//! [`Fair::limit_us`]: [`LIMIT`] timers, 1.2 s by default.
+//! [`Fair::limit_us`]: [`Factors::unfair`] timers, 1.2 s by default.
 //!
 //! So a leader that starves a client is replaced 1.35 s after the client's bundle came here, and one that lets each bundle through just before that is
 //! replaced at the second: what it gave its victim to wait for stays on the account.
 //!
 //! # Why a correct leader stays
 //! It proposes in order of arrival. Under a load beyond what the cluster bears all wait long, and so does the measure: a bundle is old, and the limit
-//! is reached, at [`LONG`] and [`LIMIT`] times the average delay where that is more than a timer. A client that sends to few, or to the leader late, gains
+//! is reached, at [`LONG`] and [`Factors::unfair`] times the average delay where that is more than a timer. A client that sends to few, or to the leader late, gains
 //! nothing: waits begin when this replica has sent the bundle to all. What nothing is left of is taken out of the pool
 //! first. A client that sends the leader so much that it refuses more, and these replicas other things, can make them wait in vain: so the limit
 //! doubles with each leader that is replaced, up to fourfold, and halves again with each [`FORGIVEN`].
@@ -24,10 +24,8 @@
 
 use std::collections::BTreeMap;
 
+use super::Factors;
 use crate::types::PublicKey;
-
-/// An identity may wait for so many timers.
-const LIMIT: u64 = 8;
 
 /// A bundle is old after so many times the average delay, where that is more than a timer; half of that is a long wait.
 const LONG: u64 = 4;
@@ -67,6 +65,7 @@ impl Account {
 pub(super) struct Fair {
     /// The timer, us.
     timer_us: u64,
+    factors: Factors,
     /// How long bundles take from their arrival to their execution on average, us.
     mean_us: u64,
     /// When the youngest bundle came that was executed in this view, us.
@@ -78,13 +77,13 @@ pub(super) struct Fair {
 }
 
 impl Fair {
-    pub(super) fn new(timer_us: u64) -> Self {
-        Self { timer_us, mean_us: 0, youngest_us: 0, accounts: BTreeMap::new(), falls: 0, fell_us: 0 }
+    pub(super) fn new(timer_us: u64, factors: Factors) -> Self {
+        Self { timer_us, factors, mean_us: 0, youngest_us: 0, accounts: BTreeMap::new(), falls: 0, fell_us: 0 }
     }
 
-    /// Another timer, us.
-    pub(super) fn set_timer(&mut self, timer_us: u64) {
-        self.timer_us = timer_us;
+    /// Another timer, us, and other factors.
+    pub(super) fn set_timer(&mut self, timer_us: u64, factors: Factors) {
+        (self.timer_us, self.factors) = (timer_us, factors);
     }
 
     /// A bundle that has waited for so long is sent on, us.
@@ -94,7 +93,7 @@ impl Fair {
 
     /// How long an identity may wait, us.
     fn limit_us(&self) -> u64 {
-        (LIMIT * self.timer_us.max(self.mean_us)) << self.falls
+        (self.factors.unfair * self.timer_us.max(self.mean_us)) << self.falls
     }
 
     /// The next leader begins with no account.
@@ -168,6 +167,7 @@ mod tests {
     use super::*;
 
     const TIMER_US: u64 = 150_000;
+    const LIMIT: u64 = 8;
     const VICTIM: PublicKey = PublicKey([1; 32]);
     const OTHER: PublicKey = PublicKey([2; 32]);
 
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_client_that_is_passed_over_has_so_many_timers() {
-        let mut fair = Fair::new(TIMER_US);
+        let mut fair = Fair::new(TIMER_US, Factors::default());
         serves(&mut fair, 0, 1_000_000);
         assert_eq!(suspected_us(&mut fair, 900_000, 1_000_000), Some(900_000 + LIMIT * TIMER_US));
         fair.fall(1_000_000);
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn to_let_one_through_just_before_the_limit_helps_once() {
-        let mut fair = Fair::new(TIMER_US);
+        let mut fair = Fair::new(TIMER_US, Factors::default());
         serves(&mut fair, 0, 2_000_000);
         // Two bundles wait side by side: the time counts once.
         fair.executed([(VICTIM, 850_000, Some(900_000)), (VICTIM, 860_000, Some(900_000))], 2_000_000);
@@ -206,15 +206,24 @@ mod tests {
     }
 
     #[test]
+    fn the_factor_says_for_how_long_a_client_may_be_passed_over() {
+        let mut fair = Fair::new(TIMER_US, Factors { unfair: 3, ..Factors::default() });
+        serves(&mut fair, 0, 1_000_000);
+        assert_eq!(suspected_us(&mut fair, 900_000, 1_000_000), Some(900_000 + 3 * TIMER_US));
+        fair.set_timer(TIMER_US, Factors::default());
+        assert_eq!(suspected_us(&mut fair, 900_000, 1_000_000), Some(900_000 + LIMIT * TIMER_US));
+    }
+
+    #[test]
     fn where_all_wait_alike_nobody_is_passed_over() {
-        let mut fair = Fair::new(TIMER_US);
+        let mut fair = Fair::new(TIMER_US, Factors::default());
         serves(&mut fair, 0, 1_000_000);
         assert_eq!(suspected_us(&mut fair, 1_000_000, 9_000_000), None);
     }
 
     #[test]
     fn under_a_load_beyond_measure_the_limit_grows() {
-        let mut fair = Fair::new(TIMER_US);
+        let mut fair = Fair::new(TIMER_US, Factors::default());
         // All take ever longer, up to 4 s.
         for now_us in (0..8_000_000).step_by(2_000) {
             fair.executed([(OTHER, now_us / 2, None)], now_us);
@@ -225,7 +234,7 @@ mod tests {
 
     #[test]
     fn there_is_a_limit_to_accounts() {
-        let mut fair = Fair::new(TIMER_US);
+        let mut fair = Fair::new(TIMER_US, Factors::default());
         serves(&mut fair, 0, 2_000_000);
         for client in 0..1_000u32 {
             let mut key = [0; 32];

@@ -92,6 +92,7 @@ mod contradiction;
 #[cfg(test)]
 mod contradiction_tests;
 mod expect;
+mod factors;
 mod fair;
 #[cfg(test)]
 mod late_body_tests;
@@ -114,9 +115,10 @@ use batch::Batch;
 use change::Leading;
 use checkpoint::{Certificate, SignedStatement, Statement};
 use choice::Held;
+pub use factors::Factors;
 use mutants::Mutant;
 pub use pool::BUNDLE_OVERHEAD;
-use pool::Pool;
+use pool::{Pool, SHARES};
 use record::{DurableVote, Record};
 use rejoin::Standing;
 use seal::Seals;
@@ -162,6 +164,10 @@ pub struct Timing {
     pub hint_us: u64,
     /// How long nothing may be executed before the leader is sent what clients sent here, us.
     pub relay_us: u64,
+    /// What makes a leader slow or unfair.
+    pub factors: Factors,
+    /// An identity may use at most one part in so many of the pool, however few use it.
+    pub pool_shares: usize,
 }
 
 impl Default for Timing {
@@ -177,6 +183,8 @@ impl Default for Timing {
             suspect_us: 150_000,
             hint_us: 30_000,
             relay_us: 40_000,
+            factors: Factors::default(),
+            pool_shares: SHARES,
         }
     }
 }
@@ -413,7 +421,7 @@ impl Ordering {
             accepted: 0,
             proposed_ms: i64::MIN,
             slots: BTreeMap::new(),
-            pool: Pool::new(timing.pool_bytes),
+            pool: Pool::new(timing.pool_bytes, timing.pool_shares),
             peers: vec![None; agreed.size.n()],
             effects: VecDeque::new(),
             votes: Vec::new(),
@@ -470,7 +478,7 @@ impl Ordering {
     /// Other local timing and resources, from now on. What waits stays, whatever the pool's new limit.
     pub fn retime(&mut self, timing: Timing) {
         self.timing = timing;
-        self.pool.set_limit(timing.pool_bytes);
+        self.pool.set_limit(timing.pool_bytes, timing.pool_shares);
         self.watch.retime(&timing);
     }
 

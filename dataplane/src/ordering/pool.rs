@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crate::types::{Code, Digest, PublicKey};
 use crate::wire::bundle::Bundle;
 
-/// An identity's share of the pool is at most one part in so many, however few use it: few together leave room for others.
-const SHARES: usize = 8;
+/// An identity's share of the pool is at most one part in so many, however few use it, unless local settings say otherwise: few
+/// together leave room for others.
+pub(super) const SHARES: usize = 8;
 
 /// Memory that a waiting bundle takes beside its bytes: its struct, its places in the tables.
 pub const BUNDLE_OVERHEAD: usize = 512;
@@ -47,6 +48,7 @@ pub(super) struct Oldest {
 #[derive(Debug)]
 pub(super) struct Pool {
     limit: usize,
+    shares_least: usize,
     bytes: usize,
     bundles: BTreeMap<Digest, Pooled>,
     shares: BTreeMap<PublicKey, usize>,
@@ -57,9 +59,10 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize, shares_least: usize) -> Self {
         Self {
             limit,
+            shares_least,
             bytes: 0,
             bundles: BTreeMap::new(),
             shares: BTreeMap::new(),
@@ -68,9 +71,9 @@ impl Pool {
         }
     }
 
-    /// Another limit in bytes; what is here stays.
-    pub(super) fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
+    /// Another limit in bytes, and another part of it for an identity; what is here stays.
+    pub(super) fn set_limit(&mut self, limit: usize, shares_least: usize) {
+        (self.limit, self.shares_least) = (limit, shares_least);
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -84,7 +87,7 @@ impl Pool {
     /// Keeps a bundle; one that is there already is there once.
     ///
     /// An identity may use the pool's bytes divided by the number of identities that use it, itself counted twice, and by
-    /// [`SHARES`] where those are fewer: so room is left for the next ones, and who fills the pool is the first to be refused.
+    /// [`Timing::pool_shares`](super::Timing) where those are fewer: so room is left for the next ones, and who fills the pool is the first to be refused.
     pub(super) fn insert(&mut self, bundle: Arc<Bundle>, now_us: u64) -> Result<(), Code> {
         let digest = bundle.digest();
         if self.bundles.contains_key(&digest) {
@@ -107,7 +110,7 @@ impl Pool {
         let cost = size + BUNDLE_OVERHEAD;
         let used = self.shares.get(key).copied().unwrap_or(0);
         let users = self.shares.len() + usize::from(used == 0);
-        used + cost <= self.limit / (users + 1).max(SHARES) && self.bytes + cost <= self.limit
+        used + cost <= self.limit / (users + 1).max(self.shares_least) && self.bytes + cost <= self.limit
     }
 
     pub(super) fn get(&self, digest: &Digest) -> Option<&Arc<Bundle>> {

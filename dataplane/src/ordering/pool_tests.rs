@@ -18,7 +18,7 @@ fn fill(pool: &mut Pool, identity: u8) -> usize {
 
 #[test]
 fn who_fills_the_pool_is_refused_and_its_neighbours_are_not() {
-    let mut pool = Pool::new(64_000);
+    let mut pool = Pool::new(64_000, SHARES);
     let alone = fill(&mut pool, 1);
     assert_eq!(alone, 64_000 / SHARES / (bundle(1, 0).size() + BUNDLE_OVERHEAD));
     assert_eq!(pool.insert(bundle(1, 5_000), 0), Err(Code::OVERLOADED));
@@ -26,4 +26,17 @@ fn who_fills_the_pool_is_refused_and_its_neighbours_are_not() {
     (2..SHARES as u8).for_each(|identity| assert!(fill(&mut pool, identity) > 0));
     assert!(pool.has_room(bundle(100, 0).key(), 4_096));
     assert!(fill(&mut pool, 100) > 0);
+}
+
+#[test]
+fn another_part_of_the_pool_holds_for_what_comes_next() {
+    let mut pool = Pool::new(64_000, SHARES);
+    let alone = fill(&mut pool, 1);
+    pool.set_limit(64_000, 2);
+    // Those that are there already are not refused.
+    let half = fill(&mut pool, 1);
+    assert!(half > 2 * alone);
+    pool.set_limit(64_000, 64);
+    assert_eq!(fill(&mut pool, 1), half, "what is here stays, and no more comes");
+    assert_eq!(fill(&mut pool, 2), 64_000 / 64 / (bundle(2, 0).size() + BUNDLE_OVERHEAD));
 }

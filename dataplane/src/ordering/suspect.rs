@@ -41,14 +41,8 @@ const MAX_OLD_RELAYED: usize = 8;
 /// What is old is looked for so many times in a timer, and what was sent on is not sent on again for one.
 const LOOKS: u64 = 8;
 
-/// A leader is given so many times the longest that executions took lately.
+/// A leader is given so many times the longest that executions took lately, up to [`Factors::load`](super::Factors) times the timer's least.
 const PACE: u64 = 8;
-
-/// And at most so many times the timer's least.
-const MAX_PACE: u64 = 4;
-
-/// Doublings of a timer at most.
-const MAX_DOUBLINGS: u32 = 12;
 
 /// Why a replica left its view on its own account.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,9 +97,9 @@ impl Pace {
         self.since_us = None;
     }
 
-    /// [`PACE`] times the longest wait lately, from `least_us` to [`MAX_PACE`] times that: a leader that gets slower and slower gains no more.
-    fn timeout_us(&self, least_us: u64) -> u64 {
-        (PACE * self.longest_us).clamp(least_us, MAX_PACE * least_us)
+    /// [`PACE`] times the longest wait lately, from `least_us` to `most` times that: a leader that gets slower and slower gains no more.
+    fn timeout_us(&self, least_us: u64, most: u64) -> u64 {
+        (PACE * self.longest_us).clamp(least_us, most.max(1) * least_us)
     }
 }
 
@@ -144,8 +138,8 @@ impl Watch {
             pace: Pace::default(),
             awake: Awake::default(),
             blind: false,
-            expect: Expect::new(timing.suspect_us, timing.batch_bytes as u64),
-            fair: Fair::new(timing.suspect_us),
+            expect: Expect::new(timing.suspect_us, timing.batch_bytes as u64, timing.factors),
+            fair: Fair::new(timing.suspect_us, timing.factors),
             served_now: BTreeSet::new(),
             served: Vec::new(),
             oldest: None,
@@ -159,8 +153,8 @@ impl Watch {
 
     /// Other local timing.
     pub(super) fn retime(&mut self, timing: &Timing) {
-        self.expect.set_timer(timing.suspect_us);
-        self.fair.set_timer(timing.suspect_us);
+        self.expect.set_timer(timing.suspect_us, timing.factors);
+        self.fair.set_timer(timing.suspect_us, timing.factors);
     }
 
     /// A view ends.
@@ -184,15 +178,15 @@ impl Ordering {
             || open.any(|(_, slot)| slot.is_open() || slot.voters() >= one_correct)
     }
 
-    fn suspect_timeout_us(&self) -> u64 {
-        let Timing { suspect_us, hint_us, .. } = self.timing;
+    pub(super) fn suspect_timeout_us(&self) -> u64 {
+        let Timing { suspect_us, hint_us, factors, .. } = self.timing;
         let leader_is_down = self.links_down & (1 << self.leader().0) != 0;
-        let base_us = if leader_is_down { hint_us } else { self.watch.pace.timeout_us(suspect_us) };
-        base_us << self.failures.min(MAX_DOUBLINGS)
+        let base_us = if leader_is_down { hint_us } else { self.watch.pace.timeout_us(suspect_us, factors.load) };
+        base_us << self.failures.min(factors.doublings)
     }
 
     pub(super) fn new_view_timeout_us(&self) -> u64 {
-        self.timing.suspect_us << self.failures.min(MAX_DOUBLINGS)
+        self.timing.suspect_us << self.failures.min(self.timing.factors.doublings)
     }
 
     /// When this replica leaves its view if nothing is executed until then, us.

@@ -608,3 +608,18 @@ fn a_bundle_that_nobody_orders_is_dropped_after_its_age() {
     core.flush();
     assert_eq!(core.ordering.pooled(), 0);
 }
+
+#[test]
+fn how_long_a_leader_has_follows_the_settings_in_force() {
+    let mut core = Core::new(1);
+    core.ordering.on_link(ReplicaId(0), false);
+    let due_us = |core: &Core| core.ordering.suspect_timeout_us();
+    assert_eq!(due_us(&core), 30_000);
+    core.ordering.retime(Timing { hint_us: 75_000, ..Timing::default() });
+    assert_eq!(due_us(&core), 75_000);
+    core.ordering.failures = 40;
+    assert_eq!(due_us(&core), 75_000 << 12);
+    let factors = super::Factors { doublings: 4, ..super::Factors::default() };
+    core.ordering.retime(Timing { factors, ..Timing::default() });
+    assert_eq!((due_us(&core), core.ordering.new_view_timeout_us()), (30_000 << 4, 150_000 << 4));
+}

@@ -16,7 +16,7 @@ use crate::ordering::batch::Batch;
 use crate::ordering::checkpoint::forged;
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
-use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN};
+use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN, ReadBudget};
 use crate::replica::{HostStatus, NodeConfig, NodeError};
 use crate::state::{Answer, Entries, Frozen, OperationContext, Outcome, StateError};
 use crate::types::{EntryIndex, ReplicaId, Signature};
@@ -144,6 +144,8 @@ fn node() -> TestNode {
         never_ran: true,
         transfer_bytes_per_second: 1 << 20,
         idle_write_us: 1_000_000,
+        group_commit_us: 0,
+        read_budget: ReadBudget::default(),
     };
     let disk = SimDisk::new(1, cluster.genesis(), MIN_SEGMENT_BYTES);
     Node::recover(config, execution, crate::transfer::Shelf::default(), disk, NOW).unwrap().0
@@ -574,3 +576,6 @@ fn a_replica_that_others_agree_with_certifies_its_history() {
     assert_eq!(certificate.head, Head { size: 1, root });
     assert!(certificate.note.starts_with(&format!("{ORIGIN}\n1\n")));
 }
+
+#[path = "tunables_tests.rs"]
+mod tunables;

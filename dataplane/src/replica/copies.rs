@@ -6,8 +6,9 @@
 //! is the one under the certified roots shows [`SnapshotCopy::check`], which restores it into an application.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 pub use super::snapshot_files::SnapshotError;
@@ -128,11 +129,11 @@ impl SnapshotCopy {
 
     /// Writes both files into a new directory and syncs them.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        fs::create_dir(dir)?;
+        DirBuilder::new().mode(0o700).create(dir)?;
         for (name, bytes) in self.files() {
-            let path = dir.join(name);
-            fs::write(&path, bytes)?;
-            File::open(&path)?.sync_all()?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(name))?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
         }
         File::open(dir)?.sync_all()
     }

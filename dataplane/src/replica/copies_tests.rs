@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 use crate::cluster::init::{InitOptions, init};
 use crate::cluster::{ReplicaKeys, ReplicaSetup};

@@ -1,17 +1,21 @@
 //! What a crash leaves behind, and crashes on purpose.
 //!
 //! A panic of any thread, and an error that ends the replica, write the flight recorder out ([`crate::flight::file`]): into the run
-//! directory, or beside the data where there is none.
+//! directory, or beside the data where there is none. What a panic says is printed by the bounded writer: a standard error that nobody
+//! reads does not keep a process from its end.
 //!
 //! Crash points for whole-system tests: `ATLAS_CRASH_AT=STEP:N` aborts the process when it takes that step the N-th time. Built with debug
 //! assertions only: a release build never looks at the variable.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::telling::{alarm, report};
 use crate::flight::file::{self, Why};
+use crate::flight::lines::AT_END;
+use crate::flight::stderr;
 
 /// Writes the flight recorder out, and tells where to.
 pub(super) fn write_out(data: &Path, run: &Path, why: Why, reason: &str) {
@@ -26,13 +30,18 @@ type PanicHook = Arc<dyn Fn(&panic::PanicHookInfo<'_>) + Send + Sync>;
 /// The panic hook that was there comes back when this is dropped.
 pub(super) struct Hook(Option<PanicHook>);
 
-/// A panic of any thread writes the flight recorder out from now on, before the hook that was there has its turn.
+/// A panic of any thread writes the flight recorder out from now on, and is then told as the standard library tells it, which would wait for
+/// a reader for ever.
 pub(super) fn write_out_panics(data: &Path, run: &Path) -> Hook {
     let before: PanicHook = Arc::from(panic::take_hook());
-    let (data, run, then) = (data.to_owned(), run.to_owned(), Arc::clone(&before));
+    let (data, run) = (data.to_owned(), run.to_owned());
     panic::set_hook(Box::new(move |info| {
         write_out(&data, &run, Why::Panic, &info.to_string());
-        then(info);
+        let thread = std::thread::current();
+        let trace = Backtrace::capture();
+        let trace = if trace.status() == BacktraceStatus::Captured { format!("\n{trace}") } else { String::new() };
+        let text = format!("thread '{}' {info}{trace}\n", thread.name().unwrap_or("without a name"));
+        let _ = stderr::write_all(text.as_bytes(), |waited| waited < AT_END);
     }));
     Hook(Some(before))
 }

@@ -71,6 +71,7 @@ mod verifying;
 pub use counters::Counters;
 pub use node::{ClientId, HostStatus, Node, NodeConfig, Recovery, Shell};
 pub use node_error::NodeError;
+pub use reads::ReadBudget;
 pub use snapshots::Save;
 pub(crate) use space::Gauge;
 pub use start::recover;

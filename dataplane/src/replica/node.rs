@@ -11,7 +11,7 @@ use super::node_error::NodeError;
 use super::noted;
 use super::outgoing::encode;
 use super::proofs::Proofs;
-use super::reads::Reads;
+use super::reads::{ReadBudget, Reads};
 use super::replay::{Replay, statement};
 use super::snapshots::{Begun, Save, Snapshots};
 use super::space::Full;
@@ -149,6 +149,10 @@ pub struct NodeConfig {
     pub transfer_bytes_per_second: u64,
     /// How long staged decisions may wait for another record to be written with, us.
     pub idle_write_us: u64,
+    /// How long what votes wait for may wait for more to be written with it, us; 0: not at all.
+    pub group_commit_us: u64,
+    /// What reads may take of a turn.
+    pub read_budget: ReadBudget,
 }
 
 /// What a start found in the log.
@@ -177,6 +181,8 @@ pub struct Node<A: Application, S: EntryStore, D: Device> {
     pub(super) backlog: VecDeque<Record>,
     /// The last record that something waits for.
     urgent: Lsn,
+    /// Until when it may wait for more to be written with it, us; none where a write is due as soon as the log is free.
+    gathers_until_us: Option<u64>,
     /// When something was staged that nothing waits for, us.
     lazy_since_us: Option<u64>,
     /// Bundles whose signatures are to be checked at the end of the round.
@@ -273,6 +279,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             execution,
             backlog: VecDeque::new(),
             urgent: Lsn::default(),
+            gathers_until_us: None,
             lazy_since_us: None,
             inbox: Inbox::default(),
             routes: BTreeMap::new(),
@@ -338,7 +345,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.cosigned_durable(head, now);
         }
         while let Some(record) = self.backlog.pop_front() {
-            if !self.stage(record)? {
+            if !self.stage(record, now)? {
                 break;
             }
         }
@@ -372,14 +379,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
         self.told.fill(Told::default());
         self.relayed.fill(0);
         let idle = self.lazy_since_us.is_some_and(|since| now.mono_us >= since + self.config.idle_write_us);
+        self.gathers_until_us = self.gathers_until_us.filter(|until| now.mono_us < *until);
+        let is_urgent = self.log.durable() < self.urgent && self.gathers_until_us.is_none();
         // A full buffer must go before there is room, whether or not somebody waits for what is in it.
-        let is_due =
-            self.log.durable() < self.urgent || idle || !self.backlog.is_empty() || self.cosigning.must_write(now);
+        let is_due = is_urgent || idle || !self.backlog.is_empty() || self.cosigning.must_write(now);
         if is_due && now.mono_us >= self.write_again_us() {
             self.start_write(now, shell)?;
             // What no write took, since one is in flight or its segment is being made, is looked at again later.
             let took_all = self.log.last() <= self.log.written() && self.backlog.is_empty();
             self.lazy_since_us = (!took_all).then_some(now.mono_us);
+            self.gathers_until_us = self.gathers_until_us.filter(|_| !took_all);
             self.cosigning.wrote(took_all, now);
         }
         // The disk works meanwhile.
@@ -401,12 +410,13 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     pub fn next_deadline_us(&self) -> u64 {
         let idle_write = self.lazy_since_us.map(|since| since + self.config.idle_write_us);
         let idle_write = idle_write.map(|due| due.max(self.write_again_us()));
+        let gathered = self.gathers_until_us.map(|due| due.max(self.write_again_us()));
         let reads = self.reads.next_deadline_us();
         let promise = self.cosigning.write_by_us().map(|due| due.max(self.write_again_us()));
         let wanted = self.proofs.wait_beyond(self.cosigning.certified_size(), self.execution.size());
         let history = self.cosigning.due_us(self.ordering.may_cosign(), wanted).min(self.proofs.due_us());
         let ordering = self.ordering.next_deadline_us().min(history);
-        let deadlines = [Some(ordering), idle_write, promise, Some(reads), Some(self.snapshots.due_us())];
+        let deadlines = [Some(ordering), idle_write, gathered, promise, Some(reads), Some(self.snapshots.due_us())];
         deadlines.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -493,7 +503,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.lazy_since_us.get_or_insert(now.mono_us);
         }
         if self.backlog.is_empty() {
-            self.stage(record).map(drop)
+            self.stage(record, now).map(drop)
         } else {
             self.backlog.push_back(record);
             Ok(())
@@ -501,11 +511,16 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
     }
 
     /// Stages a record, or keeps it for when the write in flight makes room.
-    fn stage(&mut self, record: Record) -> Result<bool, NodeError> {
+    fn stage(&mut self, record: Record, now: Now) -> Result<bool, NodeError> {
         let urgent = record.is_urgent();
         match self.log.append(record) {
             Ok(lsn) => {
                 if urgent {
+                    // The first that no write has taken begins the wait; one that is due stays due, whatever comes behind it.
+                    let is_first = self.log.written() >= self.urgent && self.gathers_until_us.is_none();
+                    if is_first && self.config.group_commit_us > 0 {
+                        self.gathers_until_us = Some(now.mono_us + self.config.group_commit_us);
+                    }
                     self.urgent = lsn;
                 }
                 Ok(true)

@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 use super::cosigning::NEVER_US;
 use super::links::Links;
 use super::node::Node;
+use super::reads::ReadBudget;
 use super::space::{Gauge, SpaceWatch};
 use super::start::FileNode;
 use super::telemetry::{Board, IDLE_PUBLISH_US, PUBLISH_US, Vitals};
 use super::tried::Tried;
+use crate::cluster::placement::{CoreSet, Live};
 use crate::cluster::settings::LocalConfig;
 use crate::cluster::{Cluster, ReplicaConfig};
+use crate::cores::PlaceError;
 use crate::evidence::EvidenceFile;
 use crate::flight::lines::Lines;
 use crate::flight::{self, Kind as Noted, Stage};
@@ -23,7 +26,7 @@ use crate::histogram::Histogram;
 use crate::history::store::EntryStore;
 use crate::log::Device;
 use crate::net::{Reactor, Waker};
-use crate::ordering::{Suspicion, Timing};
+use crate::ordering::{Factors, Suspicion, Timing};
 use crate::state::Application;
 use crate::types::{Code, Now, ReplicaId, Sequence, View};
 
@@ -42,13 +45,11 @@ pub const MAX_ROWS: usize = 256;
 /// What a replica is told to do, or asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// Changes a local setting, on trial: unless [`Order::Keep`] comes in time, what was in force before the first such change is again,
+    /// Changes a setting, on trial: unless [`Order::Keep`] comes in time, what was in force before the first such change is again,
     /// whether or not anybody manages the replica by then.
     Try {
-        /// The setting's key.
-        name: &'static str,
-        /// Its value, within its bounds.
-        value: u64,
+        /// What of them.
+        change: Change,
         /// How long the trial takes from now on, us.
         for_us: u64,
     },
@@ -58,6 +59,8 @@ pub enum Order {
     Keep,
     /// What was in force before the trial is again.
     Undo,
+    /// Tells the settings in force.
+    Settings,
     /// Refuses clients' bundles, or takes them again.
     Pause(bool),
     /// Asks for the next view, if it leads.
@@ -72,13 +75,52 @@ pub enum Order {
     Counters,
 }
 
+/// Another value of one setting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// A number of `[local]`: its key, and a value within its bounds.
+    Number(&'static str, u64),
+    /// The core of the replica's thread.
+    Core(Option<usize>),
+    /// The cores of all other threads.
+    Helpers(Option<CoreSet>),
+}
+
+impl Change {
+    /// Settings with it; `None` where there is no such key.
+    pub fn of(&self, live: &Live) -> Option<Live> {
+        let mut changed = live.clone();
+        match self {
+            Self::Number(name, value) => changed.local = live.local.with(name, *value)?,
+            Self::Core(core) => changed.placement.core = *core,
+            Self::Helpers(cores) => changed.placement.helpers = *cores,
+        }
+        Some(changed)
+    }
+}
+
+/// The settings in force after an order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InForce {
+    /// What is in force.
+    pub settings: Live,
+    /// What was when the order was looked at.
+    pub was: Live,
+    /// What comes back when the open trial ends, and in how long, us; none where nothing is on trial.
+    pub before: Option<(Live, u64)>,
+}
+
 /// What it says to that.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// It is so.
     Done,
-    /// Nothing is on trial, or not any more.
-    NothingOnTrial,
+    /// It runs with these settings.
+    Settings(Box<InForce>),
+    /// Nothing is on trial, or not any more; it runs with these settings.
+    NothingOnTrial(Box<InForce>),
+    /// It cannot, and nothing has changed.
+    Refused(PlaceError),
     /// It asks for this view.
     Leaves(View),
     /// The checkpoint at this sequence comes, or is there.
@@ -185,7 +227,7 @@ impl Oversight {
         Self {
             management,
             board,
-            settings: Tried::new(config.local.clone()),
+            settings: Tried::new(config.live()),
             published_us: 0,
             is_dirty: true,
             has_more: false,
@@ -237,7 +279,7 @@ impl Oversight {
         if self.settings.is_over(now.mono_us) {
             let before = self.settings.running().clone();
             self.settings.undo();
-            self.run_with(&before, replica, Noted::SettingReverted);
+            self.run_with(&before, replica, [Noted::SettingReverted, Noted::PlacementReverted]);
         }
         for taken in 0..=ORDERS_A_ROUND {
             if taken == ORDERS_A_ROUND {
@@ -255,13 +297,19 @@ impl Oversight {
         }
     }
 
-    /// Runs with the settings in force from now on, and no longer with these.
-    fn run_with<A: Application>(&mut self, before: &LocalConfig, replica: &mut Replica<'_, A>, noted: Noted) {
-        let settings = self.settings.running();
-        for (place, ((_, old), (_, new))) in before.numbers().zip(settings.numbers()).enumerate() {
+    /// Runs with the settings in force from now on, and no longer with these; the threads are where they belong, or are moved.
+    fn run_with<A: Application>(&mut self, before: &Live, replica: &mut Replica<'_, A>, noted: [Noted; 2]) {
+        let Live { local: settings, placement } = self.settings.running();
+        for (place, ((_, old), (_, new))) in before.local.numbers().zip(settings.numbers()).enumerate() {
             if old != new {
-                flight::note(noted, [place as u64, old, new]);
+                flight::note(noted[0], [place as u64, old, new]);
             }
+        }
+        if before.placement != *placement {
+            let helpers = placement.helpers.map_or(0, |cores| cores.len() as u64);
+            // What was possible before is possible again, unless the core was taken away meanwhile.
+            let done = crate::cores::placed() == *placement || crate::cores::place(placement).is_ok();
+            flight::note(noted[1], [placement.core.map_or(0, |core| core as u64 + 1), helpers, done.into()]);
         }
         replica.node.retime(settings);
         replica.gauge.set_mark(settings.low_space_mib << 20);
@@ -303,20 +351,8 @@ impl Oversight {
 
     fn carry_out<A: Application>(&mut self, order: &Order, replica: &mut Replica<'_, A>, now: Now) -> Answer {
         match order {
-            Order::Try { name, value, for_us } => {
-                let before = self.settings.running().clone();
-                let end_us = now.mono_us.saturating_add(*for_us);
-                let changed = self.settings.change(name, *value, end_us).is_some();
-                self.run_with(&before, replica, Noted::Setting);
-                done(changed)
-            }
-            Order::Extend(for_us) => done(self.settings.extend(now.mono_us.saturating_add(*for_us))),
-            Order::Keep => done(self.settings.keep()),
-            Order::Undo => {
-                let before = self.settings.running().clone();
-                let undone = self.settings.undo();
-                self.run_with(&before, replica, Noted::Setting);
-                done(undone)
+            Order::Try { .. } | Order::Extend(_) | Order::Keep | Order::Undo | Order::Settings => {
+                self.change(order, replica, now)
             }
             Order::Pause(paused) => {
                 replica.node.set_paused(*paused);
@@ -331,6 +367,32 @@ impl Oversight {
                 rows(counters.len(), counters.into_iter().map(|counter| vec![counter.name, counter.value.to_string()]))
             }
         }
+    }
+
+    /// Carries out an order that is about the settings.
+    fn change<A: Application>(&mut self, order: &Order, replica: &mut Replica<'_, A>, now: Now) -> Answer {
+        let was = self.settings.running().clone();
+        let done = match order {
+            Order::Try { change, for_us } => {
+                let Some(changed) = change.of(&was) else {
+                    return Answer::NothingOnTrial(self.settings.in_force(was, now.mono_us));
+                };
+                if changed.placement != was.placement
+                    && let Err(error) = crate::cores::place(&changed.placement)
+                {
+                    return Answer::Refused(error);
+                }
+                self.settings.change(changed, now.mono_us.saturating_add(*for_us));
+                true
+            }
+            Order::Extend(for_us) => self.settings.extend(now.mono_us.saturating_add(*for_us)),
+            Order::Keep => self.settings.keep(),
+            Order::Undo => self.settings.undo(),
+            _ => true,
+        };
+        self.run_with(&was, replica, [Noted::Setting, Noted::Placement]);
+        let in_force = self.settings.in_force(was, now.mono_us);
+        if done { Answer::Settings(in_force) } else { Answer::NothingOnTrial(in_force) }
     }
 
     fn publish<A: Application>(&mut self, replica: &Replica<'_, A>, now: Now) {
@@ -349,13 +411,9 @@ impl Oversight {
         vitals.stage_us = self.stages.map(|stage| stage.busy_ns / 1_000);
         vitals.stalls = self.stages.map(|stage| stage.stalls);
         (vitals.sync, vitals.turn) = (Some(&self.sync), Some(&self.turn));
-        vitals.settings = self.settings.running().numbers().collect();
+        vitals.settings = self.settings.running().local.numbers().collect();
         self.board.store(&vitals);
     }
-}
-
-fn done(holds: bool) -> Answer {
-    if holds { Answer::Done } else { Answer::NothingOnTrial }
 }
 
 /// The first of `count` rows; the others are not even made.
@@ -377,6 +435,11 @@ fn micros(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What reads may take of a turn by local settings.
+pub(super) fn read_budget(local: &LocalConfig) -> ReadBudget {
+    ReadBudget { reads: local.reads_a_turn as usize, bytes: (local.reads_kib_a_turn as usize) << 10 }
+}
+
 /// The timing that local settings stand for.
 pub(super) fn timing(local: &LocalConfig) -> Timing {
     Timing {
@@ -385,8 +448,18 @@ pub(super) fn timing(local: &LocalConfig) -> Timing {
         pool_bytes: (local.pool_mib as usize) << 20,
         busy_status_us: local.status_interval_ms * 1_000,
         suspect_us: local.leader_timeout_ms * 1_000,
-        hint_us: local.leader_timeout_ms * 200,
-        relay_us: local.leader_timeout_ms * 250,
+        hint_us: local.leader_timeout_ms * local.link_down_percent * 10,
+        relay_us: local.leader_timeout_ms * local.relay_percent * 10,
+        factors: Factors {
+            doublings: local.leader_doublings as u32,
+            load: local.leader_load_factor,
+            pause: local.slow_pause_factor,
+            rate_part: local.slow_rate_part,
+            grace: local.slow_grace,
+            bad_periods: local.slow_periods as u32,
+            unfair: local.unfair_factor,
+        },
+        pool_shares: local.pool_shares as usize,
         ..Timing::default()
     }
 }
@@ -400,6 +473,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             self.cosigning.cosigner_mut().set_interval(local.cosign_interval_ms * 1_000);
         }
         self.set_transfer_rate(local.transfer_mib_s << 20);
+        self.config.group_commit_us = local.group_commit_us;
+        self.config.read_budget = read_budget(local);
+        self.proofs.set_rate(local.export_mib_s << 20);
     }
 
     fn step_down(&mut self) -> Answer {

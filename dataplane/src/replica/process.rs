@@ -201,9 +201,12 @@ fn run_with<A: Application>(
     hostility: Option<&Hostility>,
     management: Option<Box<dyn Management>>,
 ) -> Result<(), RunError> {
-    if let Some(core) = setup.config.core.filter(|core| !crate::cores::pin(*core)) {
-        report(&format!("warning: cannot pin to core {core}: the system decides where this replica runs"));
+    let mut setup = setup;
+    let (placement, problem) = crate::cores::begin(&setup.config.live().placement);
+    if let Some(problem) = problem {
+        report(&format!("warning: {problem}; without that the system decides where this replica runs"));
     }
+    (setup.config.core, setup.config.helper_cores) = (placement.core, placement.helpers);
     flight::begin(u64::from(setup.config.replica.0));
     flight::attach("replica", flight::EVENTS);
     let (data, run) = (setup.config.data.clone(), setup.config.control.directory.clone());
@@ -431,6 +434,8 @@ impl<A: Application> Process<A> {
             never_ran: false,
             transfer_bytes_per_second: config.local.transfer_mib_s << 20,
             idle_write_us: IDLE_WRITE_US,
+            group_commit_us: config.local.group_commit_us,
+            read_budget: oversight::read_budget(&config.local),
         };
         let liar = hostility.map(|hostility| {
             let Hostility { tactics, seed, operation } = hostility.clone();
@@ -448,6 +453,7 @@ impl<A: Application> Process<A> {
         if without_history {
             node.execution_mut().forget_history();
         }
+        node.proofs.set_rate(config.local.export_mib_s << 20);
         let (evidence, book, warning) = EvidenceFile::open(&config.data, cluster.genesis());
         node.set_evidence(book);
         warning.into_iter().for_each(|warning| report(&warning));

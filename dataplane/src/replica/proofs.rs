@@ -9,7 +9,7 @@
 //! # Limits
 //! [`MAX_ASKED`] questions of one key and [`MAX_ASKED_IN_ALL`] altogether wait; more are answered OVERLOADED. A turn answers
 //! [`ANSWERS_A_TURN`], and takes [`TAKEN_AT_ONCE`] states from the trees of a STATE entry, with at most [`ANSWER_BYTES`] of entries or hashes each. A wait is at most
-//! [`MAX_WAIT_MS`](super::MAX_WAIT_MS).
+//! [`MAX_WAIT_MS`](super::MAX_WAIT_MS). Runs of history keep to a rate where local settings have one (`export_mib_s`): they wait here for their turn.
 
 use std::collections::VecDeque;
 
@@ -63,6 +63,10 @@ pub(super) struct Proofs {
     is_new: bool,
     /// Looked through under a certificate of so many entries.
     seen: EntryIndex,
+    /// Bytes of history that are sent in a second at most; 0: as fast as it goes.
+    export_rate: u64,
+    /// When the next may be sent, us.
+    export_at_us: u64,
 }
 
 impl Proofs {
@@ -73,8 +77,23 @@ impl Proofs {
 
     /// When the next turn has something to do here, us.
     pub(super) fn due_us(&self) -> u64 {
-        let until_us = self.asked.iter().map(|asked| asked.until_us).min().unwrap_or(u64::MAX);
+        let due_us = |asked: &Asked| if asked.is_export() { self.export_at_us } else { asked.until_us };
+        let until_us = self.asked.iter().map(due_us).min().unwrap_or(u64::MAX);
         if self.is_new && !self.asked.is_empty() { 0 } else { until_us }
+    }
+
+    /// History is sent at another rate from now on, bytes a second; 0: as fast as it goes.
+    pub(super) fn set_rate(&mut self, bytes_per_second: u64) {
+        if self.export_rate != bytes_per_second {
+            (self.export_rate, self.export_at_us, self.is_new) = (bytes_per_second, 0, true);
+        }
+    }
+
+    /// So much history was sent: the next waits until that is within the rate.
+    fn exported(&mut self, bytes: usize, now_us: u64) {
+        if let Some(us) = (bytes as u64).saturating_mul(1_000_000).checked_div(self.export_rate) {
+            self.export_at_us = self.export_at_us.max(now_us) + us;
+        }
     }
 
     pub(super) fn forget(&mut self, client: ClientId) {
@@ -83,6 +102,11 @@ impl Proofs {
 }
 
 impl Asked {
+    /// Whether it asks for a run of history, which keeps to a rate.
+    fn is_export(&self) -> bool {
+        matches!(self.what, ASKS_ENTRIES | ASKS_LEAVES)
+    }
+
     /// The size that a certificate must have at least.
     fn needs(&self) -> EntryIndex {
         match self.what {
@@ -186,6 +210,10 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             if !shell.takes(asked.client) {
                 continue;
             }
+            if asked.is_export() && self.proofs.export_at_us > now.mono_us {
+                self.proofs.asked.push_back(asked);
+                continue;
+            }
             let (code, body) = match self.execution.identities().may(&asked.key, self.execution.time_ms()) {
                 Err(code) => (code, Vec::new()),
                 Ok(_) => match self.look_at(&asked) {
@@ -198,6 +226,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
                 },
             };
             answers += 1;
+            if asked.is_export() {
+                self.proofs.exported(body.len(), now.mono_us);
+            }
             self.answer_proof(asked.client, asked.id, code, body, shell);
         }
     }

@@ -16,14 +16,36 @@ use crate::wire::message::{self, ArchivedQuery, StatusAnswer};
 /// Reads of one key that wait for their turn; beyond it a read is answered OVERLOADED.
 pub(super) const MAX_QUEUED_READS: usize = 64;
 
-/// Reads that a turn answers; the rest come at the next, which follows at once.
+/// Reads that a turn answers unless local settings say otherwise; the rest come at the next, which follows at once.
 pub(super) const READS_A_TURN: usize = 16;
 
-/// Bytes of entries read and of answers made after which a turn answers no more reads.
+/// Bytes of entries read and of answers made after which a turn answers no more reads, unless local settings say otherwise.
 const BYTES_A_TURN: usize = 512 << 10;
 
-/// Of these, what one key may use in each turn. A read that takes more keeps its key waiting for the turns that it has used up.
-const KEY_BYTES_A_TURN: usize = 128 << 10;
+/// Of these one key may use one part in so many in each turn. A read that takes more keeps its key waiting for the turns that it has used up.
+const KEY_SHARES: usize = 4;
+
+/// What reads may take of a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadBudget {
+    /// So many are answered.
+    pub reads: usize,
+    /// Bytes of entries read and of answers made after which no more are.
+    pub bytes: usize,
+}
+
+impl Default for ReadBudget {
+    fn default() -> Self {
+        Self { reads: READS_A_TURN, bytes: BYTES_A_TURN }
+    }
+}
+
+impl ReadBudget {
+    /// What one key may use of it, bytes.
+    fn of_key(self) -> usize {
+        (self.bytes / KEY_SHARES).max(1)
+    }
+}
 
 /// The least and the most time between two computations of a status's digests, us: they cost more than other answers. In
 /// between it is [`STATUS_PART`] times what the last one cost. Who asks earlier waits, since a status tells what is, not what was.
@@ -119,9 +141,9 @@ impl Reads {
     }
 
     /// A turn begins: every key gets its share of it.
-    fn begin(&mut self, size: u64, now_us: u64) {
+    fn begin(&mut self, budget: ReadBudget, size: u64, now_us: u64) {
         self.used.retain(|_, used| {
-            *used = used.saturating_sub(KEY_BYTES_A_TURN);
+            *used = used.saturating_sub(budget.of_key());
             *used > 0
         });
         if let Some(facts) = self.status.as_mut().filter(|facts| facts.next_us.is_none()) {
@@ -181,8 +203,8 @@ impl Reads {
     }
 
     /// The next read, one key after the other; none of a key that has used its share of the turn.
-    fn next(&mut self) -> Option<Read> {
-        let may = |key: &PublicKey| self.used.get(key).is_none_or(|used| *used < KEY_BYTES_A_TURN);
+    fn next(&mut self, budget: ReadBudget) -> Option<Read> {
+        let may = |key: &PublicKey| self.used.get(key).is_none_or(|used| *used < budget.of_key());
         let after = self.last.and_then(|last| {
             let range = (std::ops::Bound::Excluded(last), std::ops::Bound::Unbounded);
             self.queued.range(range).map(|(key, _)| *key).find(may)
@@ -241,13 +263,14 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// Answers what is due, as far as a turn's budget goes.
     pub(super) fn answer_reads(&mut self, now: Now, shell: &mut impl Shell<D>) {
-        self.reads.begin(self.execution.size(), now.mono_us);
+        let budget = self.config.read_budget;
+        self.reads.begin(budget, self.execution.size(), now.mono_us);
         let mut bytes = 0;
-        for _ in 0..READS_A_TURN {
-            if bytes >= BYTES_A_TURN {
+        for _ in 0..budget.reads {
+            if bytes >= budget.bytes {
                 return;
             }
-            let Some(read) = self.reads.next() else { return };
+            let Some(read) = self.reads.next(budget) else { return };
             // Who does not take answers gets none: it asks again when it does.
             if shell.takes(read.client) {
                 let key = read.key;

@@ -10,7 +10,7 @@
 //! Everything is written into `DIR/restore.part` and synced while the directory's lock is held. Then, in this order: the mark
 //! goes, the log is moved aside, state and history are moved aside, history and state take their places, each step durable before
 //! the next. From the second step on there is no log; so a crash anywhere leaves a directory on which a replica abstains, with
-//! the old or the new state or none. Nothing is deleted but an earlier `restore.part`.
+//! the old or the new state or none. Nothing is deleted but `restore.part`: that of an earlier restore, and this one's where it is refused.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -49,7 +49,8 @@ pub struct Restoring {
     data: PathBuf,
     keys: PathBuf,
     part: PathBuf,
-    store: FileStore,
+    /// Until it has its place.
+    store: Option<FileStore>,
     tree: HistoryTree,
     snapshot: bool,
     _lock: Box<dyn std::any::Any>,
@@ -81,7 +82,7 @@ impl Restoring {
         DirBuilder::new().mode(0o700).create(&part).map_err(log_fault(&part, "create"))?;
         let mut layout = Layout::new(&part.join("history"), genesis);
         layout.segment_bytes = config.history.segment_mib << 20;
-        let store = FileStore::open_at(&layout)?;
+        let store = Some(FileStore::open_at(&layout)?);
         let (tree, keys) = (HistoryTree::new(), config.keys.clone());
         Ok(Self { data, keys, part, store, tree, snapshot: false, _lock: lock })
     }
@@ -103,12 +104,15 @@ impl Restoring {
     /// The file system's.
     pub fn append(&mut self, entry: &[u8], time_ms: TimeMs) -> Result<(), StoreError> {
         let nodes = self.tree.append(entry);
-        self.store.append(entry, time_ms, &nodes).map(|_| ())
+        match &mut self.store {
+            Some(store) => store.append(entry, time_ms, &nodes).map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     /// Entries so far.
     pub fn size(&self) -> EntryIndex {
-        self.store.size()
+        self.store.as_ref().map_or(0, |store| store.size())
     }
 
     /// The root over them.
@@ -140,10 +144,11 @@ impl Restoring {
     /// # Errors
     /// The file system's. See the module for what is there then.
     pub fn finish(mut self) -> Result<Vec<PathBuf>, RunError> {
-        for file in self.store.written_files()? {
-            File::open(&file).and_then(|file| file.sync_all()).map_err(log_fault(&file, "sync"))?;
+        if let Some(mut store) = self.store.take() {
+            for file in store.written_files()? {
+                File::open(&file).and_then(|file| file.sync_all()).map_err(log_fault(&file, "sync"))?;
+            }
         }
-        drop(self.store);
         sync(&self.part)?;
         start::forget_never_ran(&self.keys)?;
         let mut aside = Vec::new();
@@ -159,6 +164,14 @@ impl Restoring {
         fs::remove_dir(&self.part).map_err(log_fault(&self.part, "remove"))?;
         sync(&self.data)?;
         Ok(aside)
+    }
+}
+
+impl Drop for Restoring {
+    fn drop(&mut self) {
+        // What was refused leaves nothing behind; what cannot be removed now the next restore removes.
+        drop(self.store.take());
+        let _ = fs::remove_dir_all(&self.part);
     }
 }
 

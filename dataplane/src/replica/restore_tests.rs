@@ -74,6 +74,7 @@ fn one_that_was_broken_off_leaves_all_as_it_was() {
     let locked = Restoring::begin(&config, genesis).unwrap_err();
     assert!(matches!(locked, RunError::Log(LogError::Locked { .. })), "{locked}");
     drop(restoring);
+    assert!(!config.data.join(PART).exists(), "nothing half done stays");
     assert!(config.data.join("log").exists() && !config.data.join("history").exists());
     assert!(config.keys.join(NEVER_RAN).exists());
     let mut again = Restoring::begin(&config, genesis).unwrap();

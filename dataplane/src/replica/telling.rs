@@ -22,7 +22,7 @@ pub(super) fn print_lines(config: &ReplicaConfig, management: Option<&mut (dyn M
     match management {
         Some(management) => management.begins(config, all),
         None => {
-            if let Err(error) = crate::cores::spawn("log", move || lines::print_plainly(all)) {
+            if let Err(error) = crate::cores::spawn("log", move || lines::print_with(all, lines::print_plainly)) {
                 report(&format!(
                     "warning: no thread prints lines, what happens while this replica serves is not told: {error}"
                 ));

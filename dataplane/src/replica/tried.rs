@@ -4,33 +4,38 @@
 //! thread looks at that, so what is not confirmed is undone even where nothing of the management lives any more. Each further change
 //! begins the time anew; what comes back is what was in force before the first.
 
-use crate::cluster::settings::LocalConfig;
+use super::oversight::InForce;
+use crate::cluster::placement::Live;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Tried {
-    running: LocalConfig,
+    running: Live,
     /// What was in force before the trial, and when it ends, us.
-    before: Option<(LocalConfig, u64)>,
+    before: Option<(Live, u64)>,
 }
 
 impl Tried {
-    pub(super) fn new(running: LocalConfig) -> Self {
+    pub(super) fn new(running: Live) -> Self {
         Self { running, before: None }
     }
 
     /// What is in force.
-    pub(super) fn running(&self) -> &LocalConfig {
+    pub(super) fn running(&self) -> &Live {
         &self.running
     }
 
-    /// Changes a setting; `None` where there is none of that name.
-    pub(super) fn change(&mut self, name: &str, value: u64, end_us: u64) -> Option<&LocalConfig> {
-        let changed = self.running.with(name, value)?;
+    /// What is in force, and what is on trial of it; `was` before the order that this answers.
+    pub(super) fn in_force(&self, was: Live, now_us: u64) -> Box<InForce> {
+        let before = self.before.as_ref().map(|(before, end_us)| (before.clone(), end_us.saturating_sub(now_us)));
+        Box::new(InForce { settings: self.running.clone(), was, before })
+    }
+
+    /// Runs with other settings, on trial.
+    pub(super) fn change(&mut self, changed: Live, end_us: u64) {
         let running = std::mem::replace(&mut self.running, changed);
         let before = self.before.take().map_or(running, |(before, _)| before);
         self.before = Some((before, end_us));
-        Some(&self.running)
     }
 
     /// The open trial ends then; false where none is.
@@ -63,28 +68,47 @@ impl Tried {
 mod tests {
     use super::*;
 
+    fn changed(tried: &mut Tried, name: &str, value: u64, end_us: u64) {
+        let running = tried.running();
+        let changed = Live { local: running.local.with(name, value).unwrap(), ..running.clone() };
+        tried.change(changed, end_us);
+    }
+
     #[test]
     fn what_nobody_keeps_is_undone_as_a_whole_when_its_time_is_up() {
-        let mut tried = Tried::new(LocalConfig::default());
+        let mut tried = Tried::new(Live::default());
         assert!(!tried.is_over(u64::MAX - 1) && !tried.undo() && !tried.keep() && !tried.extend(5));
-        tried.change("leader_timeout_ms", 777, 100).unwrap();
-        tried.change("pool_mib", 9, 150).unwrap();
-        assert!(tried.change("no_such", 1, 900).is_none());
-        assert_eq!((tried.running().leader_timeout_ms, tried.running().pool_mib), (777, 9));
+        changed(&mut tried, "leader_timeout_ms", 777, 100);
+        changed(&mut tried, "pool_mib", 9, 150);
+        assert_eq!((tried.running().local.leader_timeout_ms, tried.running().local.pool_mib), (777, 9));
         assert!(!tried.is_over(149) && tried.is_over(150));
         assert!(tried.extend(400) && !tried.is_over(399));
         assert!(tried.undo());
-        assert_eq!(tried.running(), &LocalConfig::default());
+        assert_eq!(tried.running(), &Live::default());
         assert!(!tried.is_over(u64::MAX - 1));
     }
 
     #[test]
+    fn an_answer_carries_what_is_in_force_and_what_was() {
+        let mut tried = Tried::new(Live::default());
+        changed(&mut tried, "leader_timeout_ms", 777, 100);
+        let said = tried.in_force(Live::default(), 40);
+        assert_eq!((said.settings.local.leader_timeout_ms, said.was.local.leader_timeout_ms), (777, 150));
+        assert_eq!(said.before, Some((Live::default(), 60)));
+        let was = tried.running().clone();
+        tried.undo();
+        let said = tried.in_force(was, 50);
+        assert_eq!((said.settings, said.before), (Live::default(), None));
+        assert_eq!(said.was.local.leader_timeout_ms, 777);
+    }
+
+    #[test]
     fn what_was_kept_is_what_the_next_trial_comes_back_to() {
-        let mut tried = Tried::new(LocalConfig::default());
-        tried.change("leader_timeout_ms", 400, 100).unwrap();
+        let mut tried = Tried::new(Live::default());
+        changed(&mut tried, "leader_timeout_ms", 400, 100);
         assert!(tried.keep() && !tried.keep());
-        tried.change("leader_timeout_ms", 500, 200).unwrap();
+        changed(&mut tried, "leader_timeout_ms", 500, 200);
         assert!(tried.undo());
-        assert_eq!(tried.running().leader_timeout_ms, 400);
+        assert_eq!(tried.running().local.leader_timeout_ms, 400);
     }
 }

@@ -17,7 +17,7 @@ use crate::history::notary::Notary;
 use crate::log::SimDisk;
 use crate::ordering::Agreed;
 use crate::ordering::seal::Seals;
-use crate::replica::NodeConfig;
+use crate::replica::{NodeConfig, ReadBudget};
 use crate::types::ReplicaId;
 
 pub(super) fn machine(
@@ -81,6 +81,8 @@ pub(super) fn node_config(
         never_ran,
         transfer_bytes_per_second: 64 << 20,
         idle_write_us: 100_000,
+        group_commit_us: 0,
+        read_budget: ReadBudget::default(),
     })
 }
 
