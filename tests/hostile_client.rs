@@ -216,7 +216,30 @@ fn refusal(cluster: &Cluster, index: usize, bundle: &Bundle) -> Code {
 /// key, is refused by every replica.
 #[test]
 fn original_mistake_signatures_are_not_checked() {
-    let cluster = Cluster::start();
+    nothing_forged_is_executed(&Cluster::start());
+}
+
+/// The same of a replica whose signatures other threads check.
+#[test]
+fn nothing_forged_passes_verifiers() {
+    nothing_forged_is_executed(&with_verifiers());
+}
+
+/// A cluster whose replicas have signatures checked on threads of their own.
+fn with_verifiers() -> Cluster {
+    let cluster = Cluster::start_with(|file| {
+        let text = std::fs::read_to_string(file).unwrap();
+        std::fs::write(file, format!("verify_cores = \"0-1\"\n{text}")).unwrap();
+    });
+    for index in ALL {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", cluster.local.pid(index).unwrap())).unwrap();
+        let names = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+        assert_eq!(names.filter(|name| name.starts_with("verify-")).count(), 2);
+    }
+    cluster
+}
+
+fn nothing_forged_is_executed(cluster: &Cluster) {
     let mut client = cluster.client();
     let session = client.open();
     let (next, operation) = (client.next, set("test/forged", fresh_value()));
@@ -231,7 +254,7 @@ fn original_mistake_signatures_are_not_checked() {
         |_| *good.signature(),
     );
     let elsewhere = client.sign_for("atlas.example/elsewhere", Some(session), next, std::slice::from_ref(&operation));
-    let gateway = Client::new(&cluster, "gateway");
+    let gateway = Client::new(cluster, "gateway");
     let others = gateway.sign(Some(session), next, std::slice::from_ref(&operation));
     let unknown = SecretKey::generate().unwrap();
     let sign = |bytes: &[u8]| unknown.sign(bytes);
@@ -244,14 +267,14 @@ fn original_mistake_signatures_are_not_checked() {
         (unknown.unwrap(), Code::UNKNOWN_IDENTITY),
     ] {
         for index in ALL {
-            assert_eq!(refusal(&cluster, index, &bundle), code, "replica {index}, {bundle:?}");
+            assert_eq!(refusal(cluster, index, &bundle), code, "replica {index}, {bundle:?}");
             assert!(cluster.counter(index, &format!("refused.{}", code.0)) > 0);
         }
     }
     // Requests that are not those under the signed root.
     let mut changed = wire(&good);
     changed.requests[0] = set("test/forged", fresh_value());
-    let mut link = Link::client(&cluster, 0, cluster.identity(cluster.client_key("operator"))).unwrap();
+    let mut link = Link::client(cluster, 0, cluster.identity(cluster.client_key("operator"))).unwrap();
     link.send_message(&Submit { bundle: changed }).unwrap();
     until("the changed bundle is refused", || {
         link.poll(Duration::from_millis(100)).unwrap();
@@ -326,7 +349,15 @@ fn original_mistake_a_restart_of_the_client_wipes_replay_protection() {
 
 #[test]
 fn a_flood_of_bad_signatures_leaves_honest_clients_served() {
-    let cluster = Cluster::start();
+    honest_clients_are_served_in_a_flood(&Cluster::start());
+}
+
+#[test]
+fn a_flood_of_bad_signatures_at_verifiers_leaves_honest_clients_served() {
+    honest_clients_are_served_in_a_flood(&with_verifiers());
+}
+
+fn honest_clients_are_served_in_a_flood(cluster: &Cluster) {
     let mut client = cluster.client();
     let session = client.open();
     let gateway = cluster.client_key("gateway");
@@ -353,7 +384,7 @@ fn a_flood_of_bad_signatures_leaves_honest_clients_served() {
     std::thread::scope(|scope| {
         let end = StopOnDrop(&stop);
         for index in ALL {
-            let (cluster, bundles, stop) = (&cluster, &bundles, &stop);
+            let (bundles, stop) = (&bundles, &stop);
             scope.spawn(move || {
                 let identity = cluster.identity(cluster.client_key("gateway"));
                 let stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);

@@ -114,6 +114,12 @@ pub enum Problem {
     /// No list of cores.
     #[error("{0:?} does not fit: cores are listed as numbers and ranges up to 1023, such as \"0-3,8\"")]
     Cores(String),
+    /// Two threads on a core.
+    #[error("core {core} is the data path's: name others, or another as core")]
+    CoreTaken {
+        /// The core.
+        core: usize,
+    },
     /// Cold storage is where the data is.
     #[error(
         "cold = {0:?} does not fit: a directory of its own, outside the replica's data, such as \"/archive/atlas\""

@@ -425,6 +425,8 @@ fn replica_text(index: usize, address: &Address) -> String {
          # core = 0\n\
          # Where all other threads run, which keep off that core; without it on those that the process is started with.\n\
          # helper_cores = \"1,3-5\"\n\
+         # Checks clients' signatures on cores of their own, a thread each, beside the data path's core; without it the data path does.\n\
+         # verify_cores = \"2-3\"\n\
          \n\
          [{}]\n\
          # How the tail becomes durable: \"direct\" or \"mapped\".\n\

@@ -59,6 +59,8 @@ pub struct ReplicaConfig {
     pub core: Option<usize>,
     /// The cores for all other threads, where they are not those that the process is started with.
     pub helper_cores: Option<CoreSet>,
+    /// The cores on each of which a thread checks clients' signatures; where there are none the data path does.
+    pub verify_cores: CoreSet,
     /// `[log]`.
     pub log: LogConfig,
     /// `[history]`.
@@ -81,6 +83,7 @@ struct RawReplica {
     listen: Option<Spanned<String>>,
     core: Option<Spanned<Value>>,
     helper_cores: Option<Spanned<String>>,
+    verify_cores: Option<Spanned<String>>,
     #[serde(default)]
     log: RawLog,
     history: Option<Spanned<RawHistory>>,
@@ -176,6 +179,17 @@ fn no_such_replica(found: u64, n: usize) -> Problem {
     Problem::Number { found: found.to_string(), unit: REPLICA.unit, min: 0, max: n as u64 - 1 }
 }
 
+fn read_cores(
+    cores: Option<Spanned<String>>,
+    key: &'static str,
+    source: &Source<'_>,
+) -> Result<Option<CoreSet>, ConfigError> {
+    let Some(cores) = cores else { return Ok(None) };
+    let found = || Problem::Cores(cores.as_ref().chars().take(MAX_NAME).collect());
+    let set = cores.as_ref().parse::<CoreSet>();
+    set.map(Some).map_err(|_| source.error(cores.span().start, key, found()))
+}
+
 impl ReplicaConfig {
     /// What of it can change while the replica runs.
     pub fn live(&self) -> Live {
@@ -212,14 +226,12 @@ impl ReplicaConfig {
             Some(core) => Some(CORE.read("", Some(core), source)? as usize),
             None => None,
         };
-        let helper_cores = match raw.helper_cores {
-            Some(cores) => {
-                let found = || Problem::Cores(cores.as_ref().chars().take(MAX_NAME).collect());
-                let set = cores.as_ref().parse::<CoreSet>();
-                Some(set.map_err(|_| source.error(cores.span().start, "helper_cores", found()))?)
-            }
-            None => None,
-        };
+        let helper_cores = read_cores(raw.helper_cores, "helper_cores", source)?;
+        let at = raw.verify_cores.as_ref().map_or(0, |cores| cores.span().start);
+        let verify_cores = read_cores(raw.verify_cores, "verify_cores", source)?.unwrap_or(CoreSet::EMPTY);
+        if let Some(core) = core.filter(|core| verify_cores.has(*core)) {
+            return Err(source.error(at, "verify_cores", Problem::CoreTaken { core }));
+        }
         let data = base.join(&raw.data);
         let control = ControlConfig::read(raw.control, base, &data, source)?;
         Ok(Self {
@@ -232,6 +244,7 @@ impl ReplicaConfig {
             addresses: resolve_addresses(&raw.addresses, source, cluster)?,
             core,
             helper_cores,
+            verify_cores,
             log: LogConfig::read(raw.log, source)?,
             net: resolve_net(raw.net, source)?,
             local: LocalConfig::read(raw.local, source)?,

@@ -5,6 +5,10 @@
 //! signals. A round takes what completed, feeds the node, ends with [`Node::turn`](super::Node::turn), queues what is to be sent and starts the
 //! log's write; the next wait hands all of it to the kernel with one system call.
 //!
+//! # Placement `dedicated`
+//! With `core` that thread has a core for itself, where `spin_us` lets it look out for work without sleeping, and with `verify_cores` clients'
+//! signatures are checked on others ([`crate::cores::verify`]). The node is the same: it asks its shell who checks.
+//!
 //! # Links
 //! Of two replicas the one with the higher index dials, with back-off; the link serves both directions. A second link of the
 //! same peer replaces the first: the peer knows best that the first is dead. Clients dial every replica. Whoever connects has
@@ -36,11 +40,14 @@ use super::snapshots::Save;
 use super::space::{Gauge, SpaceWatch};
 use super::start::{self, FileNode};
 use super::telling::{LastLines, print_lines, report};
+use super::verifying::Job;
 
 use super::strangers::MAX_UNPROVED;
 use crate::adversary::{Adversary, Hostility, Plot, Sent, Tactic};
 use crate::cluster::file::{self, Address};
+use crate::cluster::placement::CoreSet;
 use crate::cluster::{ConfigError, ReplicaSetup};
+use crate::cores::verify::Verifiers;
 use crate::crypto::link::LinkError;
 use crate::evidence::EvidenceFile;
 use crate::execution::ExecutionError;
@@ -50,7 +57,7 @@ use crate::flight::{self, Kind as Noted, Stage};
 use crate::history::notary::Notary;
 use crate::history::store::StoreError;
 use crate::log::{FileDevice, LOG_WRITE, Log, LogError, Method, ReactorWriter};
-use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig};
+use crate::net::{ConnectionId, Event, MAX_CONNECTIONS, NetError, Reactor, ReactorConfig, Waker};
 use crate::ordering::Agreed;
 use crate::ordering::checkpoint::Certificate;
 use crate::ordering::record::Record;
@@ -106,6 +113,14 @@ pub enum RunError {
     /// The thread that writes snapshots cannot be started.
     #[error("cannot start the thread that writes snapshots: {0}")]
     Thread(std::io::Error),
+    /// A thread that checks signatures cannot be started.
+    #[error("cannot start a thread that checks signatures, of which verify_cores asks for one a core: {0}")]
+    Verifiers(std::io::Error),
+    /// Such a thread ended.
+    #[error(
+        "a thread that checks signatures ended, and what it had is lost: a fault of this program; its panic was told above"
+    )]
+    Verifier,
     /// The genesis cannot be appended.
     #[error(transparent)]
     Execution(#[from] ExecutionError),
@@ -260,6 +275,7 @@ struct Process<A: Application> {
     space: SpaceWatch,
     gauge: Gauge,
     cold: ColdStorage,
+    verifiers: Option<Verifiers>,
     /// The view that people were told of last, and whether this replica took part in it.
     told_view: (View, bool),
     /// The same of abstaining.
@@ -286,6 +302,7 @@ struct ProcessShell<'a> {
     evidence: &'a EvidenceFile,
     snapshots: &'a mut SnapshotFiles,
     space: &'a SpaceWatch,
+    verifiers: Option<&'a mut Verifiers>,
     /// The device carried a write out.
     written: bool,
 }
@@ -367,6 +384,16 @@ impl Shell<FileDevice> for ProcessShell<'_> {
 
     fn keep_evidence(&mut self, record: Vec<u8>) {
         self.evidence.append(record);
+    }
+
+    fn verifiers(&self) -> Option<usize> {
+        self.verifiers.as_ref().map(|verifiers| verifiers.free())
+    }
+
+    fn verify(&mut self, job: Job) {
+        if let Some(verifiers) = &mut self.verifiers {
+            verifiers.check(job);
+        }
     }
 
     fn evidence_lost(&self) -> u64 {
@@ -486,6 +513,7 @@ impl<A: Application> Process<A> {
         let links = Links::new(&config, cluster, keys.link, reactor.waker())?;
         let outbox = Outbox::new((config.net.send_queue_kib as usize) << 10);
         let crash = CrashPoint::from_environment();
+        let verifiers = start_verifiers(&config.verify_cores, reactor.waker())?;
         let told_view = (node.ordering().view(), node.ordering().is_active());
         let told_abstains = node.ordering().abstains();
         let (ending, writing, synced) = (None, false, false);
@@ -506,6 +534,7 @@ impl<A: Application> Process<A> {
             space,
             gauge,
             cold,
+            verifiers,
             told_view,
             told_abstains,
             told_taking: None,
@@ -545,12 +574,25 @@ impl<A: Application> Process<A> {
         self.look_at_space();
         self.look_at_snapshots(now)?;
         self.cold.show(&mut self.node);
+        self.take_verified(now)?;
         for _ in 0..HANDSHAKES_A_ROUND {
             let Some((connection, mut bytes)) = self.links.next_early(&mut self.reactor, now) else { break };
             self.receive(connection, &mut bytes, now);
         }
         self.links.keep_up(&mut self.reactor, now);
         self.turn(now)
+    }
+
+    /// Takes what verifiers found.
+    fn take_verified(&mut self, now: Now) -> Result<(), RunError> {
+        while let Some(job) = self.verifiers.as_mut().and_then(Verifiers::done) {
+            let (node, mut shell) = self.shell();
+            node.verified(job, now, &mut shell);
+        }
+        match &self.verifiers {
+            Some(verifiers) if verifiers.has_failed() => Err(RunError::Verifier),
+            _ => Ok(()),
+        }
     }
 
     /// Shows its management what is, and does what it says.
@@ -706,6 +748,7 @@ impl<A: Application> Process<A> {
             evidence: &self.evidence,
             snapshots: &mut self.snapshots,
             space: &self.space,
+            verifiers: self.verifiers.as_mut(),
             written: false,
         };
         (&mut self.node, shell)
@@ -755,12 +798,32 @@ impl<A: Application> Process<A> {
             evidence: &self.evidence,
             snapshots: &mut self.snapshots,
             space: &self.space,
+            verifiers: self.verifiers.as_mut(),
             written: false,
         };
         self.links.received(connection, bytes, now, &mut self.node, &mut shell);
         self.links.after_receive(&mut self.reactor, connection, &mut self.node, now);
         self.links.send(&mut self.reactor, &mut self.outbox);
     }
+}
+
+/// A thread for each core, where there are any; helpers then keep off them.
+fn start_verifiers(cores: &CoreSet, waker: Waker) -> Result<Option<Verifiers>, RunError> {
+    let cores: Vec<usize> = cores.iter().collect();
+    if cores.is_empty() {
+        return Ok(None);
+    }
+    let (verifiers, refused) = Verifiers::start(&cores, move || waker.wake()).map_err(RunError::Verifiers)?;
+    for core in refused {
+        report(&format!(
+            "warning: this process may not use core {core} of verify_cores; the system decides where that thread runs"
+        ));
+    }
+    // Those that there are move off these cores.
+    if crate::cores::place(&crate::cores::placed()).is_err() {
+        report("warning: the system does not let threads keep off verify_cores");
+    }
+    Ok(Some(verifiers))
 }
 
 fn now(started: Instant) -> Now {
