@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::changes::{PageDecoder, Stream};
 use super::limits::{MAX_READS, MAX_SUBSCRIPTIONS, RESEND_FIRST_MS, RESEND_LONGEST_MS};
 use super::read::{Asked, Heard, OpenRead};
+use super::readers::Readers;
 use super::submit::{Submission, Submits};
 use super::types::{
     ClientError, ClientMessage, Completion, CoreConfig, Output, ProofQuestion, ReadOptions, ReplicaSet, ReplicaStatus,
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     /// Replicas with a link.
     pub(super) links: u32,
     pub(super) outputs: VecDeque<Output>,
+    pub(super) readers: Readers,
     timers: BTreeSet<(u64, Timer)>,
     lies: Vec<u64>,
     next_id: u64,
@@ -76,6 +78,7 @@ impl Shared {
     pub(super) fn lie(&mut self, replica: usize) {
         if let Some(count) = self.lies.get_mut(replica) {
             *count += 1;
+            self.readers.lied(replica);
         }
     }
 
@@ -146,6 +149,7 @@ impl ClientCore {
             faults: config.faults(),
             links: 0,
             outputs: VecDeque::new(),
+            readers: Readers::new(replicas, config.faults() + 1),
             timers: BTreeSet::new(),
             lies: vec![0; replicas],
             next_id: 0,
@@ -316,6 +320,10 @@ impl ClientCore {
         }
         if !up {
             self.shared.links &= !bit;
+            self.shared.readers.links(self.shared.links);
+            for (id, read) in self.reads.iter_mut().filter(|(_, read)| read.lacks(bit)) {
+                read.widen(*id, now, &mut self.shared);
+            }
             self.polls.retain(|_, (_, asked)| *asked != replica.0);
             for stream in self.streams.values_mut() {
                 stream.link_down(replica.index(), &mut self.shared);
@@ -323,6 +331,7 @@ impl ClientCore {
             return;
         }
         self.shared.links |= bit;
+        self.shared.readers.links(self.shared.links);
         self.submits.resend_to(bit, &mut self.shared);
         for read in self.reads.values() {
             read.resend_to(bit, &mut self.shared);
@@ -346,6 +355,7 @@ impl ClientCore {
         if replica >= self.shared.replicas {
             return;
         }
+        self.shared.readers.speaks(replica);
         match message {
             ClientMessage::Replies(replies) => self.submits.on_replies(replica, replies, &mut self.shared),
             ClientMessage::Refused(refused) => self.submits.on_refused(replica, refused, now, &mut self.shared),

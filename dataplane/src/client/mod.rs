@@ -52,6 +52,7 @@ pub mod changes;
 mod core;
 pub mod limits;
 mod read;
+mod readers;
 mod submit;
 mod tally;
 #[cfg(test)]

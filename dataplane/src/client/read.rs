@@ -1,4 +1,9 @@
 //! A matching read: f+1 replicas with the same answer. Why that makes it true stands in the module doc of the client.
+//!
+//! # Who is asked
+//! f+1 replicas, in turn, since each that is asked costs it and the client the same. The others are asked too as soon as those do not
+//! match, or one of them takes longer than answers do lately, or its link ends. Who was slow is not among the first again before it has
+//! answered something, and who lied never; where too few are left all are asked at once.
 
 use std::sync::Arc;
 
@@ -24,6 +29,10 @@ pub(super) struct OpenRead {
     /// What each replica said: size and code.
     said: Vec<Option<(u64, Code)>>,
     answered: u32,
+    /// Who was asked.
+    asked_of: u32,
+    /// When it was asked first, us.
+    since_us: u64,
     /// Different answers that may be true, and who gave each; `size` is the smallest of theirs.
     tallies: Vec<(u32, ReadResult)>,
     round: u32,
@@ -43,17 +52,24 @@ fn is_excuse(code: Code) -> bool {
 }
 
 impl OpenRead {
-    /// Asks all replicas.
+    /// Asks f+1 replicas in the first round, else all.
     pub(super) fn ask(id: u64, asked: Asked, round: u32, now: Now, shared: &mut Shared) -> Self {
         let query = Query { id, min_size: asked.min_size, wait_ms: asked.wait_ms, query: asked.query };
         let mut body = Vec::new();
         message::encode(&query, &mut body);
         let asked = Asked { query: query.query, ..asked };
         let body: Arc<[u8]> = body.into();
-        shared.send(u32::MAX, Kind::Query, &body);
-        let said = vec![None; shared.replicas];
-        let mut read = Self { asked, body, said, answered: 0, tallies: Vec::new(), round, attempt: 0, due_us: 0 };
-        read.schedule_resend(id, now, shared);
+        let asked_of = if round == 0 { shared.readers.next() } else { u32::MAX };
+        shared.send(asked_of, Kind::Query, &body);
+        let (said, tallies, since_us) = (vec![None; shared.replicas], Vec::new(), now.mono_us);
+        let (answered, attempt, due_us) = (0, 0, 0);
+        let mut read = Self { asked, body, said, answered, asked_of, since_us, tallies, round, attempt, due_us };
+        if read.asks_all() {
+            read.schedule_resend(id, now, shared);
+        } else {
+            let due = now.mono_us + shared.readers.pause_us();
+            shared.reschedule(Timer::Read(id), &mut read.due_us, due);
+        }
         read
     }
 
@@ -66,11 +82,33 @@ impl OpenRead {
         Self::ask(id, asked, self.round + 1, now, shared)
     }
 
-    pub(super) fn resend_to(&self, replicas: u32, shared: &mut Shared) {
-        shared.send(replicas & !self.answered, Kind::Query, &self.body);
+    fn asks_all(&self) -> bool {
+        self.asked_of == u32::MAX
     }
 
+    /// Asks those who were not asked yet.
+    pub(super) fn widen(&mut self, id: u64, now: Now, shared: &mut Shared) {
+        shared.send(!self.asked_of, Kind::Query, &self.body);
+        self.asked_of = u32::MAX;
+        self.schedule_resend(id, now, shared);
+    }
+
+    /// A link came up.
+    pub(super) fn resend_to(&self, replicas: u32, shared: &mut Shared) {
+        shared.send(replicas & self.asked_of & !self.answered, Kind::Query, &self.body);
+    }
+
+    /// A link is gone: true where its replica owes an answer that others may give.
+    pub(super) fn lacks(&self, replicas: u32) -> bool {
+        !self.asks_all() && self.asked_of & !self.answered & replicas != 0
+    }
+
+    /// It is due: whoever was asked did not answer in time.
     pub(super) fn resend(&mut self, id: u64, now: Now, shared: &mut Shared) {
+        if !self.asks_all() {
+            shared.readers.are_slow(self.asked_of & !self.answered);
+            return self.widen(id, now, shared);
+        }
         self.resend_to(u32::MAX, shared);
         self.attempt += 1;
         self.schedule_resend(id, now, shared);
@@ -107,10 +145,13 @@ impl OpenRead {
                 shared.lie(replica);
             } else if let Some(truth) = self.count(replica_bit, code, size, valid_from, answer.body.as_slice(), shared)
             {
+                shared.readers.took(now.mono_us.saturating_sub(self.since_us));
                 return Heard::Truth(truth);
             }
         }
-        if self.is_hopeless(shared) {
+        if !self.asks_all() && self.answered & self.asked_of == self.asked_of {
+            self.widen(id, now, shared);
+        } else if self.is_hopeless(shared) {
             let pause = pause_us(REASK_FIRST_MS, REASK_LONGEST_MS, self.round);
             let due = self.due_us.min(now.mono_us + pause);
             shared.reschedule(Timer::Read(id), &mut self.due_us, due);

@@ -506,12 +506,71 @@ fn a_read_holds_at_the_smallest_of_the_matching_sizes() {
     answer(&mut hand, 1, id, 1 << 50, 3, b"true");
     answer(&mut hand, 1, id, 20, 3, b"old");
     answer(&mut hand, 2, id, 9, 9, b"true");
-    assert!(hand.outputs().is_empty());
+    assert!(!hand.outputs().iter().any(|output| matches!(output, Output::Done { .. })));
     answer(&mut hand, 3, id, 12, 3, b"true");
     let read = ReadResult { code: Code::DONE, size: 12, valid_from: 3, body: b"true".to_vec() };
     assert_eq!(hand.result(ticket), Ok(Completion::Read(read)));
     assert_eq!(hand.core.highest_size(), 12, "no single replica can move it");
     assert_eq!(hand.core.lies(), [0, 0, 1, 0]);
+}
+
+/// Who was asked with the outputs since the last look, as bits.
+fn readers(hand: &mut Hand) -> Vec<u32> {
+    let to = |output| match output {
+        Output::Send { to, kind: Kind::Query, .. } => Some(to.iter().map(|replica| 1 << replica.0).sum()),
+        _ => None,
+    };
+    hand.outputs().into_iter().filter_map(to).collect()
+}
+
+#[test]
+fn a_read_asks_as_many_as_must_agree_and_the_others_once_that_does_not_do() {
+    let mut hand = Hand::opened(64);
+    let begin = |hand: &mut Hand| {
+        let ticket = hand.core.query(b"x", &ReadOptions::default(), hand.now).unwrap();
+        let outputs = hand.outputs();
+        let asked = outputs.iter().find_map(|output| match output {
+            Output::Send { to, kind: Kind::Query, .. } => Some(to.iter().map(|replica| replica.index()).collect()),
+            _ => None,
+        });
+        (ticket, query_id(&outputs).0, asked.unwrap())
+    };
+    let say = |hand: &mut Hand, replica: usize, id, text| answer(hand, replica as u8, id, 20, 3, text);
+    // Two that agree are enough, and nobody else is troubled.
+    let (ticket, id, asked): (_, _, Vec<usize>) = begin(&mut hand);
+    assert_eq!(asked.len(), 2);
+    asked.iter().for_each(|replica| say(&mut hand, *replica, id, b"true"));
+    assert!(matches!(hand.result(ticket).unwrap(), Completion::Read(read) if read.body == b"true"));
+    assert_eq!(readers(&mut hand), [] as [u32; 0]);
+    // Two that do not: the others are asked at once.
+    let (ticket, id, asked) = begin(&mut hand);
+    say(&mut hand, asked[0], id, b"true");
+    say(&mut hand, asked[1], id, b"false");
+    let others = 0b1111 & !asked.iter().map(|replica| 1 << replica).sum::<u32>();
+    assert_eq!(readers(&mut hand), [others]);
+    say(&mut hand, others.trailing_zeros() as usize, id, b"true");
+    assert!(matches!(hand.result(ticket).unwrap(), Completion::Read(read) if read.body == b"true"));
+    // One that stays silent: the others are asked when that is longer than answers take, and it is passed over from then on.
+    let (ticket, id, asked) = begin(&mut hand);
+    say(&mut hand, asked[0], id, b"true");
+    hand.wait(30);
+    let others = 0b1111 & !asked.iter().map(|replica| 1 << replica).sum::<u32>();
+    assert_eq!(readers(&mut hand), [others]);
+    say(&mut hand, others.trailing_zeros() as usize, id, b"true");
+    assert!(hand.result(ticket).is_ok());
+    for _ in 0..8 {
+        let (_, id, chosen) = begin(&mut hand);
+        assert!(!chosen.contains(&asked[1]), "{chosen:?}");
+        chosen.iter().for_each(|replica| say(&mut hand, *replica, id, b"true"));
+    }
+    // A link that ends is as good as silence.
+    let (ticket, id, asked) = begin(&mut hand);
+    hand.core.on_link(ReplicaId(asked[1] as u8), false, hand.now);
+    assert_eq!(readers(&mut hand).len(), 1);
+    say(&mut hand, asked[0], id, b"true");
+    let third = (0..4).find(|replica| !asked.contains(replica)).unwrap();
+    say(&mut hand, third, id, b"true");
+    assert!(hand.result(ticket).is_ok());
 }
 
 #[test]
