@@ -20,6 +20,8 @@ const WORK: &[(&str, &str)] = &[
     ("control-accept", "accepts connections of the control sockets"),
     ("control", "control sockets, metrics, the flight recorder's file"),
     ("log", "prints lines"),
+    ("verify", "checks clients' signatures"),
+    ("placement", "moves threads to other cores"),
     ("iou-", "the kernel's io_uring workers"),
 ];
 

@@ -40,7 +40,7 @@ static OWN: Mutex<Vec<(Pid, usize)>> = Mutex::new(Vec::new());
 static PLACED: Mutex<Placement> = Mutex::new(Placement { core: None, helpers: None });
 
 /// Why threads cannot be placed so; nothing has changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlaceError {
     /// The core is not there, or not for this process.
     #[error("this process may not use core {core}; it may use {}", shown(available))]
@@ -48,15 +48,15 @@ pub enum PlaceError {
         /// The core.
         core: usize,
         /// Those that there are.
-        available: CoreSet,
+        available: Box<CoreSet>,
     },
     /// Some of the helpers' are not.
     #[error("this process may not use cores {missing}; it may use {}", shown(available))]
     Helpers {
         /// Those that are not there.
-        missing: CoreSet,
+        missing: Box<CoreSet>,
         /// Those that there are.
-        available: CoreSet,
+        available: Box<CoreSet>,
     },
     /// Nothing is left for helpers.
     #[error("core {core} is the replica's own, and no other is left for its helpers: name more helper_cores")]
@@ -120,7 +120,7 @@ fn find_available() -> CoreSet {
 pub fn check(placement: &Placement) -> Result<(), PlaceError> {
     let available = available();
     if let Some(core) = placement.core.filter(|core| !available.has(*core)) {
-        return Err(PlaceError::Core { core, available });
+        return Err(PlaceError::Core { core, available: Box::new(available) });
     }
     if let Some(core) = placement.core.filter(|core| own().iter().any(|(_, taken)| taken == core)) {
         return Err(PlaceError::Taken { core });
@@ -128,7 +128,7 @@ pub fn check(placement: &Placement) -> Result<(), PlaceError> {
     let Some(mut helpers) = placement.helpers else { return Ok(()) };
     let missing = helpers.without(&available);
     if !missing.is_empty() {
-        return Err(PlaceError::Helpers { missing, available });
+        return Err(PlaceError::Helpers { missing: Box::new(missing), available: Box::new(available) });
     }
     placement.core.into_iter().for_each(|core| helpers.remove(core));
     match placement.core {

@@ -68,19 +68,19 @@ pub(crate) const COMMANDS: &[Command] = &[
         "config",
         "config",
         Level::Viewer,
-        "Every local number: in the file, as it runs, and from when the file's holds.",
+        "Every local setting: in the file, as it runs, and from when the file's holds.",
     ),
     command(
         "params",
         "params [NAME]",
         Level::Viewer,
-        "Every number with default, bounds, unit, when a change takes effect, and what it does.",
+        "Every setting with default, bounds, unit, when a change takes effect, and what it does.",
     ),
     command(
         "set",
         "set NAME VALUE",
         Level::Operator,
-        "Changes a number of [local] at once, on trial: it is undone by itself unless `configure confirm` comes in time.",
+        "Changes a number of [local], core or helper_cores at once, on trial: it is undone by itself unless `configure confirm` comes in time.",
     ),
     command(
         "configure",

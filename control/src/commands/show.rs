@@ -395,5 +395,6 @@ pub(super) fn params(desk: &Rc<Desk>, name: Option<&str>) -> Reply {
         return Reply::new(Status::ARGUMENT, format!("no setting of this name; {hint}"));
     }
     let columns = ["name", "value", "default", "min", "max", "unit", "effect", "what"];
-    Reply::done(format!("{} settings", rows.len())).table(&columns, &rows, 0)
+    let settings = if rows.len() == 1 { "setting" } else { "settings" };
+    Reply::done(format!("{} {settings}", rows.len())).table(&columns, &rows, 0)
 }

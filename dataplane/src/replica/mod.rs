@@ -29,8 +29,8 @@
 //! most 256 bundles of one key, and none for which the pool has no room; a client whose bundle has a bad signature is told so and
 //! disconnected: the key is that of its own link, so nobody else can have done it. One peer is sent at most
 //! [`MAX_BODIES_PER_ROUND`] bodies and [`MAX_TOLD_PER_ROUND`] other messages. A turn answers at most 16 reads, and
-//! reads and answers half a MiB, one key after the other, 128 KiB of it for one key: who takes more at once waits as many
-//! turns. When a read comes, its key may have 63 others queued. Parked reads: [`MAX_PARKED`] in all and
+//! reads and answers half a MiB (local settings say otherwise), one key after the other, a quarter of it for one key: who takes more at
+//! once waits as many turns. When a read comes, its key may have 63 others queued. Parked reads: [`MAX_PARKED`] in all and
 //! [`MAX_PARKED_PER_CLIENT`] a key; questions for the status wait one a connection, their digests take a twentieth of the time.
 //! Routes from bundles to connections: pruned to what the core still holds.
 
