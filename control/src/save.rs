@@ -81,13 +81,13 @@ fn edit(text: &str, settings: &Live) -> String {
     for (setting, (_, value)) in LocalConfig::TABLE.iter().zip(settings.local.numbers()) {
         let end = lines.iter().skip(start + 1).position(|line| line.trim_start().starts_with('['));
         let end = end.map_or(lines.len(), |length| start + 1 + length);
-        put(&mut lines, start + 1, end, setting.key, Some(value.to_string()), Some(setting.default.to_string()));
+        put(&mut lines, start + 1, end, setting.key, Some(value.to_string()), Some(&setting.default.to_string()));
     }
     lines.join("\n") + "\n"
 }
 
 /// Puts a value behind its key between two lines; without one the key has none, and what stood there becomes a comment.
-fn put(lines: &mut Vec<String>, first: usize, end: usize, key: &str, value: Option<String>, default: Option<String>) {
+fn put(lines: &mut Vec<String>, first: usize, end: usize, key: &str, value: Option<String>, default: Option<&str>) {
     let names = |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim() == key);
     let own = first + lines[first..end].iter().position(|line| names(line)).unwrap_or(end - first);
     let Some(value) = value else {
@@ -99,7 +99,7 @@ fn put(lines: &mut Vec<String>, first: usize, end: usize, key: &str, value: Opti
     if own < end {
         let comment = lines[own].split_once('#').map_or_else(String::new, |(_, comment)| format!("  #{comment}"));
         lines[own] = format!("{key} = {value}{comment}");
-    } else if Some(&value) != default.as_ref() {
+    } else if Some(value.as_str()) != default {
         let is_commented = |line: &String| line.trim_start().strip_prefix('#').is_some_and(&names);
         // Behind the line that shows the default, or at once behind the section's head.
         let place = lines[first..end].iter().position(is_commented).map_or(first, |place| first + place + 1);
