@@ -94,6 +94,21 @@ fn a_recording_tells_every_stage_and_is_had_on_request() {
     assert!(order.map(place).is_sorted(), "{own:?}");
     let only = trace(&file, &["--kind", "executed", "--last", "3"]);
     assert!(only.len() == 3 && only.iter().all(|event| event["kind"] == "executed"), "{only:?}");
+    // The same while it runs, without a file.
+    let shown = ask(&mut operator, "latency");
+    for stage in ["arrived to verified", "to proposed", "to vote durable", "to decided", "to executed", "to replied"] {
+        let row = shown.lines.iter().find(|line| line.starts_with(&format!("stage {stage} ")));
+        let count =
+            row.and_then(|row| row.split("  ").filter(|cell| !cell.is_empty()).nth(1)?.trim().parse::<u64>().ok());
+        assert!(count >= Some(20), "{stage}: {shown:?}");
+    }
+    assert_eq!(ask(&mut operator, "latency reset").code, 200);
+    assert!(
+        ask(&mut operator, "latency")
+            .lines
+            .iter()
+            .any(|line| line.starts_with("stage to replied") && line.contains(" 0 "))
+    );
     let stages = trace(&file, &["--stages"]);
     assert!(stages.iter().all(|stage| stage["count"].as_u64().unwrap() >= 20), "{stages:?}");
     // As people see it.

@@ -133,7 +133,9 @@ fn votes_that_wait_for_others_make_commits_later_and_none_is_lost() {
     let mut operators: Vec<Ctl> = (0..4).map(|index| connect(&cluster, index, "operator")).collect();
     operators.iter_mut().for_each(|operator| drop(done(operator, "configure confirm")));
     operators.iter_mut().for_each(|operator| drop(done(operator, "latency reset")));
-    (0..60).for_each(|_| drop(client.write_one()));
+    for _ in 0..60 {
+        client.write_one();
+    }
     for operator in &mut operators {
         let commits = rows(operator, "latency", "what").remove("atlas_commit_seconds").unwrap();
         // What was published last may lack the newest.

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use atlas_dataplane::cluster::ReplicaConfig;
 use atlas_dataplane::cluster::placement::Live;
 use atlas_dataplane::cluster::settings::LocalConfig;
+use atlas_dataplane::flight::stages::Stages;
+use atlas_dataplane::flight::{self, Event};
 use atlas_dataplane::replica::oversight::{Answer, InForce, Order};
 use atlas_dataplane::replica::telemetry::{Board, Label};
 use glommio::sync::Semaphore;
@@ -162,6 +164,8 @@ pub(crate) struct Desk {
     pub(crate) threads: RefCell<crate::threads::Used>,
     /// When a recording was asked for last.
     pub(crate) dumped: Cell<Option<Instant>>,
+    /// How long the bundles that the recorder follows take from stage to stage, and the number of the next event of it.
+    pub(crate) stages: RefCell<(Stages, u64)>,
     /// Commands that are in no event of the flight recorder yet.
     pub(crate) shown: RefCell<crate::commands::ShownCount>,
 }
@@ -204,6 +208,7 @@ impl Desk {
             rates: RefCell::default(),
             threads: RefCell::default(),
             dumped: Cell::new(None),
+            stages: RefCell::default(),
             shown: RefCell::default(),
         })
     }
@@ -365,6 +370,20 @@ impl Desk {
                 (seen.count, seen.last_ms) = (count, at_ms);
             }
         }
+    }
+
+    /// Takes what the recorder has of the bundles that it follows since the last look.
+    pub(crate) fn look_at_stages(&self) {
+        // The replica's thread was the first to record.
+        let Some(ring) = flight::flight().and_then(|flight| flight.rings().first().copied()) else { return };
+        let (stages, next) = &mut *self.stages.borrow_mut();
+        let mut words = Vec::new();
+        let first = ring.read(*next, &mut words);
+        *next = first + words.len() as u64;
+        words
+            .into_iter()
+            .filter_map(|words| Event::of_words(words).ok().flatten())
+            .for_each(|event| stages.feed(&event));
     }
 
     /// Requests executed in a second, over the last seconds.

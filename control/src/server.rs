@@ -226,6 +226,7 @@ async fn refresh(desk: Rc<Desk>, mut writer: Writer, mut mirror: Option<Mirror>)
         if let Some(mirror) = &mut mirror {
             flight.tell("the file of the flight recorder", mirror.refresh());
         }
+        desk.look_at_stages();
         let over = desk.trial.borrow().is_over(desk.now_us());
         if over {
             match desk.undo().await {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use atlas_dataplane::cluster::control::RUN_DIRECTORY;
 use atlas_dataplane::flight::file::{LIVE, Recording, RecordingError};
+use atlas_dataplane::flight::stages::{Path as Stamps, STAGES, WHOLE, took};
 use atlas_dataplane::flight::{Event, Kind};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -173,19 +174,9 @@ fn title(recording: &Recording) -> String {
     format!("replica {replica} (pid {pid}), {end}{reason}")
 }
 
-/// The stages of a bundle, each with the kind of event that ends it.
-const STAGES: [(&str, Kind); 6] = [
-    ("arrived to verified", Kind::BundleVerified),
-    ("to proposed", Kind::BundleProposed),
-    ("to vote durable", Kind::AcceptedDurable),
-    ("to decided", Kind::Decided),
-    ("to executed", Kind::BundleExecuted),
-    ("to replied", Kind::BundleReplied),
-];
-
 /// When each sampled bundle came, and when each of its stages ended, us.
-fn paths(recording: &Recording) -> Vec<[Option<u64>; STAGES.len() + 1]> {
-    let mut bundles: BTreeMap<u64, ([Option<u64>; STAGES.len() + 1], Option<u64>)> = BTreeMap::new();
+fn paths(recording: &Recording) -> Vec<Stamps> {
+    let mut bundles: BTreeMap<u64, (Stamps, Option<u64>)> = BTreeMap::new();
     let mut sequences: BTreeMap<(u64, Kind), u64> = BTreeMap::new();
     for event in recording.tracks.iter().flat_map(|track| &track.events) {
         let place = STAGES.iter().position(|(_, kind)| *kind == event.kind).map(|place| place + 1);
@@ -206,7 +197,7 @@ fn paths(recording: &Recording) -> Vec<[Option<u64>; STAGES.len() + 1]> {
             _ => {}
         }
     }
-    let join = |(mut path, sequence): ([Option<u64>; STAGES.len() + 1], Option<u64>)| {
+    let join = |(mut path, sequence): (Stamps, Option<u64>)| {
         for (place, (_, kind)) in STAGES.iter().enumerate() {
             path[place + 1] = path[place + 1].or_else(|| sequences.get(&(sequence?, *kind)).copied());
         }
@@ -217,17 +208,17 @@ fn paths(recording: &Recording) -> Vec<[Option<u64>; STAGES.len() + 1]> {
 
 fn stages(args: &TraceArgs, recording: &Recording, out: &mut impl Write, style: Style) -> Result<(), CliError> {
     let paths = paths(recording);
-    let mut rows: Vec<(&str, Vec<u64>)> = Vec::new();
-    for (place, (name, _)) in STAGES.iter().enumerate() {
-        // A backup may learn that a batch is decided before its own vote is durable: that took no time.
-        let took = paths.iter().filter_map(|path| Some(path[place + 1]?.saturating_sub(path[place]?)));
-        rows.push((name, took.collect()));
-    }
-    let whole = paths.iter().filter_map(|path| Some(path[STAGES.len()]?.saturating_sub(path[0]?)));
-    rows.push(("arrived to replied", whole.collect()));
+    let taken: Vec<_> = paths.iter().map(took).collect();
+    let names = STAGES.iter().map(|(name, _)| *name).chain([WHOLE]).enumerate();
+    let rows: Vec<(&str, Vec<u64>)> =
+        names.map(|(place, name)| (name, taken.iter().filter_map(|took| took[place]).collect())).collect();
     if !args.format.json {
         writeln!(out, "{}", style.paint(Colour::Bold, &title(recording)))?;
-        writeln!(out, "{} bundles were followed (`trace_sampling`)", paths.len())?;
+        let hint = match paths.len() {
+            0 => ": one of `trace_sampling` is; `atlas ctl 'set trace_sampling 1'` follows all",
+            _ => " (one of `trace_sampling`)",
+        };
+        writeln!(out, "{} bundles were followed{hint}", paths.len())?;
     }
     let mut cells = Vec::new();
     for (name, mut took) in rows {

@@ -215,6 +215,8 @@ pub(super) fn reset_latency(desk: &Rc<Desk>, session: &Session) -> Reply {
     if let Some(refusal) = needs(Level::Operator, session) {
         return refusal;
     }
+    desk.look_at_stages();
+    desk.stages.borrow_mut().0.reset();
     *desk.baseline.borrow_mut() = Some((desk.board.values(), wall_ms()));
     Reply::done("latencies are counted from now on")
 }

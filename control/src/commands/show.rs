@@ -205,6 +205,17 @@ fn histogram(desk: &Desk, name: &str) -> Vec<u64> {
     series.map_or_else(|| vec![0, 0], |series| desk.board.of(series))
 }
 
+/// A row of times: count, mean, quantiles and the longest, us.
+fn times(what: &str, sum_us: u64, buckets: &[u64]) -> Vec<Value> {
+    let count: u64 = buckets.iter().sum();
+    let most = buckets.iter().rposition(|count| *count > 0);
+    let most = most.and_then(|place| bucket_end_us(place).map(|end| end - 1));
+    let mut row: Vec<Value> = vec![what.into(), count.into(), sum_us.checked_div(count).into()];
+    row.extend([0.5, 0.9, 0.99, 0.999].map(|part| Value::from(quantile_us(buckets, part))));
+    row.push(most.into());
+    row
+}
+
 pub(super) fn latency(desk: &Rc<Desk>) -> Reply {
     let baseline = desk.baseline.borrow();
     let mut rows = Vec::new();
@@ -214,18 +225,18 @@ pub(super) fn latency(desk: &Rc<Desk>) -> Reply {
             let before = before.get(series.first..series.first + series.values()).unwrap_or_default();
             values.iter_mut().zip(before).for_each(|(value, before)| *value = value.wrapping_sub(*before));
         }
-        let (sum, buckets) = (values[0], &values[1..]);
-        let count: u64 = buckets.iter().sum();
-        let most = buckets.iter().rposition(|count| *count > 0);
-        let most = most.and_then(|place| bucket_end_us(place).map(|end| end - 1));
-        let mut row: Vec<Value> = vec![series.family.name.into(), count.into(), sum.checked_div(count).into()];
-        row.extend([0.5, 0.9, 0.99, 0.999].map(|part| Value::from(quantile_us(buckets, part))));
-        row.push(most.into());
-        rows.push(row);
+        rows.push(times(series.family.name, values[0], &values[1..]));
     }
+    desk.look_at_stages();
+    let stages = desk.stages.borrow();
+    rows.extend(stages.0.times().map(|(name, taken)| times(&format!("stage {name}"), taken.sum_us(), taken.buckets())));
     let since = baseline.as_ref().map_or_else(|| "the start".to_owned(), |(_, ms)| time(*ms));
     let columns = ["what", "count", "mean_us", "p50_us", "p90_us", "p99_us", "p999_us", "max_us"];
-    Reply::done(format!("times since {since}; quantiles are at most 1/16 above")).table(&columns, &rows, 0)
+    let text = format!(
+        "times since {since}; quantiles are at most 1/16 above; stages are those of one bundle of {}",
+        desk.running().trace_sampling
+    );
+    Reply::done(text).table(&columns, &rows, 0)
 }
 
 pub(super) fn cores(desk: &Rc<Desk>) -> Reply {

@@ -31,6 +31,7 @@ pub mod clock;
 pub mod event;
 pub mod file;
 pub mod lines;
+pub mod stages;
 pub mod stderr;
 #[cfg(test)]
 mod tests;
