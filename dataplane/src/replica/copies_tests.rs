@@ -108,3 +108,17 @@ fn the_newest_that_is_whole_and_certified_is_found() {
     fs::write(&damaged, bytes).unwrap();
     assert_eq!(newest(), Some(128));
 }
+
+#[test]
+fn a_copy_that_is_put_in_place_is_nobody_elses_to_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (cluster, keys) = cluster(&dir.path().join("plant"));
+    let of = statement(64, cluster.genesis());
+    let copy = SnapshotCopy::from_bytes(file(&cluster, of), &certificate(&cluster, &keys, of, &[0, 1, 2]), &cluster);
+    let place = dir.path().join("state");
+    copy.unwrap().write(&place).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let files = names(64).map(|name| place.join(name));
+    assert_eq!((mode(&place), files.each_ref().map(|path| mode(path))), (0o700, [0o600; 2]));
+}
