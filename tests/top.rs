@@ -179,7 +179,7 @@ fn ctl_at_a_terminal_completes_what_the_replica_takes_and_keeps_a_history() {
     let line = format!("\"{}\" ctl --replica \"{}\"", env!("CARGO_BIN_EXE_atlas"), file.display());
     let Some(mut terminal) = Terminal::start(&line, &home) else { return };
     terminal.wait_for("admin> ");
-    terminal.type_in("set lea\t", "leader_timeout_ms ");
+    terminal.type_in("set leader_t\t", "leader_timeout_ms ");
     terminal.type_in("444\r", "leader_timeout_ms is 444");
     terminal.wait_for("150 again");
     // Of two that fit the first Tab completes what both begin with, which is there already, and the second lists them.
