@@ -196,7 +196,8 @@ fn check_filled(result: Result<Completion, Error>) -> Result<(), BenchError> {
     }
 }
 
-fn drive(
+/// Drives the load of the settings through clients that are connected; also when it began.
+pub(super) fn drive(
     driver: &mut Driver,
     clients: &[ClientId],
     generator: &mut Generator,

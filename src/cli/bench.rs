@@ -20,12 +20,18 @@ use crate::local::{LocalCluster, LocalOptions};
 
 mod failover;
 mod history;
+mod model;
+mod overload;
 mod transfer;
 
 pub use failover::FailoverArgs;
 use failover::failover;
 pub use history::HistoryArgs;
 use history::history;
+pub use model::ModelArgs;
+use model::model;
+pub use overload::OverloadArgs;
+use overload::overload;
 pub use transfer::TransferArgs;
 use transfer::transfer;
 
@@ -70,6 +76,10 @@ pub enum What {
     History(HistoryArgs),
     /// How fast a replica that lost its disk comes back, and what the others notice
     Transfer(TransferArgs),
+    /// What happens to work beyond the peak, and to honest work beside forgers
+    Overload(OverloadArgs),
+    /// What clusters of 4, 7 and 10 should reach here and on servers, from what each stage costs on this host
+    Model(ModelArgs),
 }
 
 /// Where a bench finds or makes what it measures.
@@ -185,6 +195,8 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
         What::Failover(args) => failover(args, out),
         What::History(args) => history(args, out),
         What::Transfer(args) => transfer(args, out),
+        What::Overload(args) => overload(args, out),
+        What::Model(args) => model(args, out),
     }
 }
 

@@ -9,8 +9,8 @@ use super::read::{Asked, Heard, OpenRead};
 use super::readers::Readers;
 use super::submit::{Submission, Submits};
 use super::types::{
-    ClientError, ClientMessage, Completion, CoreConfig, Output, ProofQuestion, ReadOptions, ReplicaSet, ReplicaStatus,
-    Said, Signer, SubmitError, SubmitOptions, Subscription, Ticket, bit,
+    ClientError, ClientMessage, Completion, CoreConfig, Output, ProofQuestion, ReadOptions, Refusals, ReplicaSet,
+    ReplicaStatus, Said, Signer, SubmitError, SubmitOptions, Subscription, Ticket, bit,
 };
 use crate::types::{Code, Now, Position, ReplicaId};
 use crate::wire::frame::Kind;
@@ -310,6 +310,11 @@ impl ClientCore {
     /// Answers by each replica that contradict what f+1 others said, or itself.
     pub fn lies(&self) -> &[u64] {
         &self.shared.lies
+    }
+
+    /// How often replicas refused this core's bundles since this was asked last, by code. A bundle that is sent again may be refused again.
+    pub fn take_refusals(&mut self) -> BTreeMap<Code, Refusals> {
+        self.submits.take_refusals()
     }
 
     /// A link to a replica stands, or is gone.

@@ -26,3 +26,5 @@ pub const UNKNOWN_SESSION_WORDS: u8 = 3;
 pub const POLL_MS: u32 = 1_000;
 /// How long beyond [`POLL_MS`] the answer to a poll is waited for before it is asked again, ms.
 pub const POLL_GRACE_MS: u64 = 2_000;
+/// Codes of refusals that are counted apart; those beyond, which only liars send, are not counted.
+pub const MAX_REFUSAL_CODES: usize = 64;

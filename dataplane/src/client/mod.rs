@@ -63,6 +63,6 @@ pub use self::core::ClientCore;
 pub use changes::{Page, PageDecoder};
 pub use types::{
     ClientError, ClientMessage, Completion, CoreConfig, Evidence, NotAfter, Output, ProofQuestion, ReadOptions,
-    ReadResult, ReplicaSet, ReplicaStatus, RequestResult, Said, Signer, SubmitError, SubmitOptions, Subscription,
-    Ticket,
+    ReadResult, Refusals, ReplicaSet, ReplicaStatus, RequestResult, Said, Signer, SubmitError, SubmitOptions,
+    Subscription, Ticket,
 };

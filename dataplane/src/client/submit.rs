@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::core::{Shared, Timer, resend_us};
-use super::limits::{RETRY_MS, UNKNOWN_SESSION_WORDS};
+use super::limits::{MAX_REFUSAL_CODES, RETRY_MS, UNKNOWN_SESSION_WORDS};
 use super::tally::{Counted, Open, Word};
-use super::types::{ClientError, CoreConfig, NotAfter, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit};
+use super::types::{
+    ClientError, CoreConfig, NotAfter, Refusals, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit,
+};
 use crate::types::{Code, Digest, Now, Position, TimeMs};
 use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use crate::wire::error::BundleError;
@@ -105,6 +107,7 @@ pub(super) struct Submits {
     queue: VecDeque<(u64, Submission)>,
     queued_requests: u64,
     news: VecDeque<(u64, News)>,
+    refusals: BTreeMap<Code, Refusals>,
 }
 
 impl Submits {
@@ -123,7 +126,12 @@ impl Submits {
             queue: VecDeque::new(),
             queued_requests: 0,
             news: VecDeque::new(),
+            refusals: BTreeMap::new(),
         }
+    }
+
+    pub(super) fn take_refusals(&mut self) -> BTreeMap<Code, Refusals> {
+        std::mem::take(&mut self.refusals)
     }
 
     pub(super) fn next_news(&mut self) -> Option<(u64, News)> {
@@ -348,6 +356,9 @@ impl Submits {
         let Some(bundle) = self.bundles.get_mut(&id) else { return };
         let (code, retry_ms) = (Code(message.code.to_native()), u64::from(message.retry_after_ms.to_native()));
         bundle.replicas[replica].refused = Some(code);
+        if self.refusals.len() < MAX_REFUSAL_CODES || self.refusals.contains_key(&code) {
+            self.refusals.entry(code).or_default().add(message.retry_after_ms.to_native());
+        }
         if retry_ms > 0
             || matches!(
                 code,
