@@ -13,6 +13,8 @@
 //!
 //! What it takes to bring back a replica without its disk is measured by [`transfer`].
 //!
+//! What a replica takes while it has nothing to do is measured by [`idle`].
+//!
 //! What becomes of work beyond the peak, and of honest work beside forgers, is measured by [`overload`].
 //!
 //! What a cluster should reach elsewhere is worked out by [`model`] from what each stage costs here.
@@ -23,6 +25,7 @@
 pub mod failover;
 pub mod floor;
 pub mod history;
+pub mod idle;
 pub mod load;
 pub mod model;
 pub mod overload;

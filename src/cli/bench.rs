@@ -20,6 +20,7 @@ use crate::local::{LocalCluster, LocalOptions};
 
 mod failover;
 mod history;
+mod idle;
 mod model;
 mod overload;
 mod transfer;
@@ -28,6 +29,8 @@ pub use failover::FailoverArgs;
 use failover::failover;
 pub use history::HistoryArgs;
 use history::history;
+pub use idle::IdleArgs;
+use idle::idle;
 pub use model::ModelArgs;
 use model::model;
 pub use overload::OverloadArgs;
@@ -76,6 +79,8 @@ pub enum What {
     History(HistoryArgs),
     /// How fast a replica that lost its disk comes back, and what the others notice
     Transfer(TransferArgs),
+    /// What a replica takes while nobody asks anything of it: CPU, wake-ups, memory
+    Idle(IdleArgs),
     /// What happens to work beyond the peak, and to honest work beside forgers
     Overload(OverloadArgs),
     /// What clusters of 4, 7 and 10 should reach here and on servers, from what each stage costs on this host
@@ -195,6 +200,7 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
         What::Failover(args) => failover(args, out),
         What::History(args) => history(args, out),
         What::Transfer(args) => transfer(args, out),
+        What::Idle(args) => idle(args, out),
         What::Overload(args) => overload(args, out),
         What::Model(args) => model(args, out),
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use atlas_control::mapped::Reading;
+use atlas_control::mapped::{Measured, Reading};
 use atlas_dataplane::cluster::control::{METRICS_FILE, RUN_DIRECTORY};
 use clap::Args;
 
@@ -12,7 +12,8 @@ use super::{MAX_CLIENTS, ONE_AT_A_TIME, PlaceArgs, SATURATING, bench_error, fail
 use crate::bench::model::measure::{BUNDLES, SIZES, measure};
 use crate::bench::model::report::{Asked, Report};
 use crate::bench::report::Environment;
-use crate::bench::run::{self, Measured, Settings};
+use crate::bench::report::Report as LoadReport;
+use crate::bench::run::{self, Settings};
 use crate::bench::workload::{MAX_PAYLOAD, MIN_PAYLOAD};
 use crate::cli::args::seconds;
 use crate::cli::error::CliError;
@@ -105,8 +106,8 @@ pub(super) fn model(args: &ModelArgs, out: &mut impl Write) -> Result<(), CliErr
         for bundle in BUNDLES {
             let (throughput, batch) = load(args, &place, bundle, false, &interrupt)?;
             let (latency, _) = load(args, &place, bundle, true, &interrupt)?;
-            let alone_us = latency.report.p50_us;
-            report.check(CHECKED, bundle, throughput.report.ops_per_s, batch, alone_us);
+            let alone_us = latency.p50_us;
+            report.check(CHECKED, bundle, throughput.ops_per_s, batch, alone_us);
         }
     }
     if args.json {
@@ -124,7 +125,7 @@ fn load(
     bundle: usize,
     alone: bool,
     interrupt: &Interrupt,
-) -> Result<(Measured, f64), CliError> {
+) -> Result<(LoadReport, f64), CliError> {
     let (clients, in_flight, _) = if alone { ONE_AT_A_TIME } else { SATURATING };
     let clients = if alone { usize::from(clients) } else { usize::from(args.clients) };
     let in_flight = if alone { usize::from(in_flight) } else { (args.under_way as usize).div_ceil(clients) };
@@ -142,20 +143,31 @@ fn load(
     let temporary = place.make()?;
     let floor = run::measure_floor(temporary.path(), CHECKED).map_err(bench_error)?;
     let (mut local, target) = place.start(&temporary, clients, Vec::new(), interrupt)?;
-    let measured = run::run(target, &settings, floor, interrupt);
+    let data = temporary.path().join("cluster/replica-0/data");
+    let mut before = Ok(Counts::default());
+    let measured = run::run_filled(target, &settings, floor, interrupt, || before = Counts::read(&data));
     local.check().map_err(failed)?;
     let measured = measured.map_err(bench_error)?;
     local.stop().map_err(failed)?;
-    let batch = bundles_a_sequence(&temporary.path().join("cluster/replica-0/data"))?;
-    Ok((measured, batch))
+    let (before, after) = (before?, Counts::read(&data)?);
+    let batches = after.batches.saturating_sub(before.batches).max(1);
+    Ok((measured.report, after.bundles.saturating_sub(before.bundles) as f64 / batches as f64))
 }
 
-/// What a replica published last, which stays when it ends.
-fn bundles_a_sequence(data: &Path) -> Result<f64, CliError> {
-    let reading = Reading::open(&data.join(RUN_DIRECTORY).join(METRICS_FILE)).map_err(failed)?;
-    let count = |name: &str| {
-        let series = reading.series.iter().find(|series| series.name == name);
-        series.map_or(0.0, |series| series.value() as f64)
-    };
-    Ok(count("atlas_executed_bundles_total") / count("atlas_executed_batches_total").max(1.0))
+/// What a replica executed, as it published last, a tenth of a second ago at most; the file stays when it ends.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    batches: u64,
+    bundles: u64,
+}
+
+impl Counts {
+    fn read(data: &Path) -> Result<Self, CliError> {
+        let reading = Reading::open(&data.join(RUN_DIRECTORY).join(METRICS_FILE)).map_err(failed)?;
+        let count = |name: &str| {
+            let series = reading.series.iter().find(|series| series.name == name).map(Measured::value);
+            series.ok_or_else(|| CliError::Failed(format!("replica 0 publishes no {name}; is it of another version?")))
+        };
+        Ok(Self { batches: count("atlas_executed_batches")?, bundles: count("atlas_executed_bundles")? })
+    }
 }
