@@ -49,14 +49,17 @@
 //!
 //! # Latency of one bundle at a time
 //! Four hops (request, proposal, vote, reply), one sync, and no second: the fast path. `hop` is half a round trip of one frame between
-//! two sleeping threads on this host, `wake` what of it is neither sending nor receiving.
+//! two sleeping threads on two cores of this host, `wake` what of it is neither sending nor receiving.
 //! ```text
 //! a server each   sign + 4 (hop + rtt / 2) + request bits / link + (4n - 5) send + (n - 1) receive    (frames beside the four hops')
 //!                 + read + signature + order + log + execute + reply + tally + sync
 //! shared          4 wake + sync + (sign + tally + M (send + receive) + n (the same stages)) / C       M = n + (n-1) + n(n-1) + n
 //! ```
-//! At half of the peak the thread's queue is added, as M/D/1 has it at a load of one half, with the h bundles that are in a sequence then:
-//! `h = min(B, max(1, peak / 2 * alone / OPEN))`, and `half = alone + (h - 1) service + h service / 2`. At the peak `W / peak` (Little).
+//! The sync is the slowest of the n that are under way side by side, median: the fast path waits for all.
+//!
+//! At half of the peak the bottleneck's queue is added, as M/D/1 has it at a load of one half, with the h bundles that are in a sequence
+//! then: `service = 1 / peak`, `h = min(B, max(1, peak / 2 * alone / OPEN))`, and `half = alone + (h - 1) service + h service / 2`. At the peak
+//! `W / peak` (Little).
 //!
 //! # What is left out
 //! View changes, checkpoints' signatures and cosignatures (a few a second), snapshots, metrics; contention of the caches and the
@@ -76,7 +79,7 @@ mod way;
 
 use serde::Serialize;
 
-use costs::{BundleCosts, Costs};
+use costs::{BundleCosts, Costs, Sync};
 
 /// Batches that a leader keeps open: the default of [`atlas_dataplane::ordering::Timing`].
 pub const OPEN: f64 = 4.0;
@@ -182,7 +185,7 @@ pub fn expect(costs: &Costs, bundle: &BundleCosts, cluster: &Cluster) -> Expecte
     let batch = cluster.batch.unwrap_or_else(|| batch(bundle, cluster.under_way)).max(1.0);
     let (bottleneck, bundles_per_s) = peak(costs, bundle, cluster, batch);
     let alone_us = alone(costs, bundle, cluster);
-    let service = demand(costs, bundle, cluster, batch, true).sum();
+    let service = 1e6 / bundles_per_s;
     let gathered = (bundles_per_s / 2.0 * alone_us / 1e6 / OPEN).clamp(1.0, batch);
     Expected {
         batch,
@@ -270,13 +273,12 @@ fn peak(costs: &Costs, bundle: &BundleCosts, cluster: &Cluster, batch: f64) -> (
 /// Bundles a second that the disk takes.
 fn disk(costs: &Costs, bundle: &BundleCosts, cluster: &Cluster, batch: f64) -> f64 {
     let bundles = GROUP * batch;
-    bundles * 1e6 / sync(costs, cluster, bundles * bundle.request_bytes)
+    let sync = sync(costs, cluster);
+    bundles * 1e6 / (cluster.disk_us.unwrap_or(sync.fixed_us) + sync.byte_us * bundles * bundle.request_bytes)
 }
 
-fn sync(costs: &Costs, cluster: &Cluster, bytes: f64) -> f64 {
-    let logs = if cluster.placement == Placement::Shared { cluster.n } else { 1 };
-    let sync = costs.sync_of(logs);
-    cluster.disk_us.unwrap_or(sync.fixed_us) + sync.byte_us * bytes
+fn sync(costs: &Costs, cluster: &Cluster) -> Sync {
+    costs.sync_of(if cluster.placement == Placement::Shared { cluster.n } else { 1 })
 }
 
 /// Bundles a second that the leader's link takes.
@@ -302,7 +304,8 @@ fn alone(costs: &Costs, bundle: &BundleCosts, cluster: &Cluster) -> f64 {
         + bundle.reply_us;
     let (send, receive) = (costs.link.send.of(1.0, 1.0, VOTE_BYTES), costs.link.receive.of(1.0, 1.0, VOTE_BYTES));
     let ends = bundle.submit_us + bundle.tally_us;
-    let sync = sync(costs, cluster, bundle.request_bytes);
+    let sync = sync(costs, cluster);
+    let sync = cluster.disk_us.unwrap_or(sync.slowest_of(cluster.n)) + sync.byte_us * bundle.request_bytes;
     if cluster.placement == Placement::Shared {
         let messages = n + (n - 1.0) + n * (n - 1.0) + n;
         let wake = (costs.link.hop_us - send - receive).max(0.0);

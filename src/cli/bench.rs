@@ -56,8 +56,11 @@ Examples:
   atlas bench latency
   atlas bench throughput --seconds 30 --json
   atlas bench failover --svg failover.svg
+  atlas bench overload --forged
+  atlas bench model --check --link-gbit 25 --rtt-us 30
 
-Each starts replica processes of its own in a temporary directory, and removes all at the end.")]
+Each starts replica processes of its own in a temporary directory, and removes all at the end. `model` works out what others
+should reach from what each stage costs here; scripts/bench-peers sets one write at a time beside etcd.")]
 pub struct BenchArgs {
     /// What to measure.
     #[command(subcommand)]

@@ -362,7 +362,7 @@ impl ClientCore {
         }
         self.shared.readers.speaks(replica);
         match message {
-            ClientMessage::Replies(replies) => self.submits.on_replies(replica, replies, &mut self.shared),
+            ClientMessage::Replies(replies) => self.submits.on_replies(replica, replies, now, &mut self.shared),
             ClientMessage::Refused(refused) => self.submits.on_refused(replica, refused, now, &mut self.shared),
             ClientMessage::Answer(answer) => self.on_answer(replica, answer, now),
             ClientMessage::Status(answer) => self.on_status(replica, answer),

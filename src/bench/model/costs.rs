@@ -27,7 +27,7 @@ pub struct LinkCosts {
     pub send: Transport,
     /// From one.
     pub receive: Transport,
-    /// Half a round trip of one frame between two threads that sleep: sending, waking, receiving.
+    /// Half a round trip of one frame between two threads that sleep, on two cores: sending, waking, receiving.
     pub hop_us: f64,
 }
 
@@ -62,13 +62,24 @@ pub struct LogCosts {
     pub call_us: f64,
 }
 
-/// How long a durable write takes.
+/// The slowest of several syncs.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Slowest {
+    /// How many.
+    pub of: usize,
+    /// Median.
+    pub us: f64,
+}
+
+/// How long a durable write takes.
+#[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Sync {
     /// Logs that write to the disk at once.
     pub logs: usize,
     /// The smallest write, median.
     pub fixed_us: f64,
+    /// The slowest of several such at once, median, by how many.
+    pub slowest: Vec<Slowest>,
     /// Each byte more.
     pub byte_us: f64,
 }
@@ -117,6 +128,14 @@ pub struct Costs {
     pub checkpoint_us: f64,
 }
 
+impl Sync {
+    /// The slowest of `n`, or of the next larger number that was measured.
+    pub fn slowest_of(&self, n: usize) -> f64 {
+        let found = self.slowest.iter().find(|slowest| slowest.of >= n).or(self.slowest.last());
+        found.map_or(self.fixed_us, |slowest| slowest.us)
+    }
+}
+
 impl Costs {
     /// A signature in a batch of so many: on a line between the measured sizes by the logarithm of the size, and as the smallest or
     /// largest beyond them.
@@ -142,6 +161,6 @@ impl Costs {
     /// A sync beside so many logs, or the next larger number that was measured.
     pub fn sync_of(&self, logs: usize) -> Sync {
         let found = self.syncs.iter().find(|sync| sync.logs >= logs).or(self.syncs.last());
-        found.copied().unwrap_or(Sync { logs, fixed_us: 0.0, byte_us: 0.0 })
+        found.cloned().unwrap_or(Sync { logs, fixed_us: 0.0, slowest: Vec::new(), byte_us: 0.0 })
     }
 }

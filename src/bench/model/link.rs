@@ -12,6 +12,7 @@ use atlas_dataplane::crypto::session::{Session, frame_bytes};
 use atlas_dataplane::net::{ConnectionId, Event, Reactor, ReactorConfig};
 use atlas_dataplane::types::{Digest, PublicKey};
 use atlas_dataplane::wire::frame::{Kind, Sender};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::costs::{LinkCosts, Transport};
 use super::measure::{MeasureError, Times};
@@ -168,7 +169,19 @@ fn together(
     Ok((sending.median(), receiving.median()))
 }
 
-/// Half a round trip between two sleeping threads, us.
+/// Keeps this thread on one of the cores that it may use, where there are several and the system lets it.
+fn keep_to(place: usize) {
+    let Ok(all) = sched_getaffinity(None) else { return };
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core));
+    if let Some(core) = cores.nth(place) {
+        let mut one = CpuSet::new();
+        one.set(core);
+        // Where it is refused both may share a core: a hop is then cheaper than one across.
+        let _ = sched_setaffinity(None, &one);
+    }
+}
+
+/// Half a round trip between two sleeping threads, on two cores where there are two, us.
 fn hop(budget: Duration) -> Result<f64, MeasureError> {
     let identity = Arc::new(LinkIdentity::new(SecretKey::generate()?, Digest::NULL)?);
     let expected = identity.public();
@@ -176,6 +189,7 @@ fn hop(budget: Duration) -> Result<f64, MeasureError> {
     thread::scope(|scope| {
         // A reactor stays on its thread, so the far end is made there.
         let echo = scope.spawn(move || -> Result<(), MeasureError> {
+            keep_to(0);
             let (mut end, address) = far(identity)?;
             tell.send(address).map_err(|_| MeasureError::Stalled)?;
             let mut echoed = 0;
@@ -190,7 +204,9 @@ fn hop(budget: Duration) -> Result<f64, MeasureError> {
                 }
             }
         });
-        let measured = told.recv_timeout(PATIENCE).map_err(|_| MeasureError::Stalled).and_then(|address| {
+        let asks = scope.spawn(move || -> Result<f64, MeasureError> {
+            keep_to(1);
+            let address = told.recv_timeout(PATIENCE).map_err(|_| MeasureError::Stalled)?;
             let mut end = near(address, expected)?;
             let start = Instant::now();
             while !end.session.is_established() && start.elapsed() < PATIENCE {
@@ -207,6 +223,7 @@ fn hop(budget: Duration) -> Result<f64, MeasureError> {
             }
             Ok(times.median() / 2.0)
         });
+        let measured = asks.join().map_err(|_| MeasureError::Stalled)?;
         echo.join().map_err(|_| MeasureError::Stalled)??;
         measured
     })

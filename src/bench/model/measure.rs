@@ -119,9 +119,19 @@ impl Times {
 
     /// The median in microseconds; 0 of none.
     pub(super) fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// The median of the slowest of `n` that are like these: the share of `0.5^(1/n)` takes no longer.
+    pub(super) fn slowest_of(&self, n: usize) -> f64 {
+        self.quantile(0.5f64.powf(1.0 / n as f64))
+    }
+
+    fn quantile(&self, share: f64) -> f64 {
         let mut times = self.0.clone();
         times.sort_unstable();
-        times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+        let place = (times.len() as f64 * share) as usize;
+        times.get(place.min(times.len().saturating_sub(1))).map_or(0.0, |time| time.as_secs_f64() * 1e6)
     }
 }
 

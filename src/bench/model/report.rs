@@ -240,7 +240,9 @@ fn costs(f: &mut fmt::Formatter<'_>, costs: &Costs) -> fmt::Result {
     )?;
     for sync in &costs.syncs {
         let name = format!("log: sync, {} at once", sync.logs);
-        writeln!(f, "  {name:<22} {:.0}, and {:.2} a KiB", sync.fixed_us, sync.byte_us * 1024.0)?;
+        let slowest: Vec<String> = sync.slowest.iter().map(|it| format!("{:.0} of {}", it.us, it.of)).collect();
+        let (slowest, byte_us) = (slowest.join(", "), sync.byte_us * 1024.0);
+        writeln!(f, "  {name:<22} {:.0}, the slowest {slowest}; and {byte_us:.2} a KiB", sync.fixed_us)?;
     }
     for bundle in &costs.bundles {
         let name = format!("bundle of {}", bundle.operations);

@@ -11,8 +11,8 @@ use atlas_dataplane::ordering::record::Record;
 use atlas_dataplane::types::Digest;
 use atlas_dataplane::wire::bundle::Bundle;
 
-use super::costs::{LogCosts, Sync};
-use super::measure::{MeasureError, Times};
+use super::costs::{LogCosts, Slowest, Sync};
+use super::measure::{MeasureError, SIZES, Times};
 
 /// Bytes of a segment.
 const SEGMENT_BYTES: u32 = 8 << 20;
@@ -85,13 +85,15 @@ pub(super) fn measure(
     let more = large.bytes() - small.bytes();
     let stage_byte_us = ((many.stage.median() - few.stage.median()) / more).max(0.0);
     let stage_record_us = (few.stage.median() - stage_byte_us * small.bytes()).max(0.0);
-    let sync = sync_of(1, few.sync.median(), many.sync.median(), small, large);
+    let sync = sync_of(1, &few.sync, &many.sync, small, large);
     Ok((LogCosts { stage_record_us, stage_byte_us, call_us: few.call.median() }, sync))
 }
 
-fn sync_of(logs: usize, few: f64, many: f64, small: &Sample, large: &Sample) -> Sync {
-    let byte_us = ((many - few) / (large.bytes() - small.bytes())).max(0.0);
-    Sync { logs, fixed_us: (few - byte_us * small.bytes()).max(0.0), byte_us }
+fn sync_of(logs: usize, few: &Times, many: &Times, small: &Sample, large: &Sample) -> Sync {
+    let byte_us = ((many.median() - few.median()) / (large.bytes() - small.bytes())).max(0.0);
+    let without_bytes = |us: f64| (us - byte_us * small.bytes()).max(0.0);
+    let slowest = SIZES.iter().map(|&of| Slowest { of, us: without_bytes(few.slowest_of(of)) }).collect();
+    Sync { logs, fixed_us: without_bytes(few.median()), slowest, byte_us }
 }
 
 /// Syncs of several logs that write at once.
@@ -125,5 +127,5 @@ pub(super) fn shared(
         }
         Ok::<_, MeasureError>((few, many))
     })?;
-    Ok(sync_of(logs, few.median(), many.median(), small, large))
+    Ok(sync_of(logs, &few, &many, small, large))
 }

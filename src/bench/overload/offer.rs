@@ -157,6 +157,8 @@ impl Offer {
         interrupt: &Interrupt,
     ) -> Result<Offered, BenchError> {
         let mut book = Book::new(*self, clients.len())?;
+        // Operations under way of each client; its session's window is told by the client too, which counts gaps as well.
+        let (mut open, window) = (vec![0; clients.len()], driver.session_window());
         let places: HashMap<ClientId, usize> = clients.iter().copied().zip(0..).collect();
         let mut under_way: HashMap<(ClientId, Ticket), u64> = HashMap::new();
         // What was refused before is no news.
@@ -169,9 +171,17 @@ impl Offer {
             }
             for _ in 0..SENT_A_TURN {
                 let Some((client, due_ns)) = book.take(now_ns()) else { break };
+                // What cannot be sent is not made: a load that works for nothing takes the replicas' cores.
+                if open[client] + self.bundle as u64 > window {
+                    book.turned_away(due_ns);
+                    continue;
+                }
                 let operations: Vec<Vec<u8>> = (0..self.bundle).map(|_| generator.operation()).collect();
                 match driver.submit(clients[client], &operations, &options()) {
-                    Ok(ticket) => drop(under_way.insert((clients[client], ticket), due_ns)),
+                    Ok(ticket) => {
+                        open[client] += self.bundle as u64;
+                        under_way.insert((clients[client], ticket), due_ns);
+                    }
                     Err(Error::Submit(SubmitError::WindowFull { .. })) => book.turned_away(due_ns),
                     Err(Error::Submit(error)) => return Err(BenchError::Submit(error)),
                     Err(error) => return Err(error.into()),
@@ -182,6 +192,7 @@ impl Offer {
             while let Some(done) = driver.next_done() {
                 if let Some(due_ns) = under_way.remove(&(done.client, done.ticket)) {
                     let client = places.get(&done.client).copied().unwrap_or_default();
+                    open[client] = open[client].saturating_sub(self.bundle as u64);
                     book.ended(client, due_ns, end(&done.result), now_ns());
                 }
             }
