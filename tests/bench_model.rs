@@ -39,9 +39,9 @@ fn it_measures_every_stage_predicts_every_cluster_and_is_held_against_four_repli
             assert!(positive(&bundle[cost]), "{cost} in {bundle}");
         }
     }
-    // Two sizes of bundles, three of clusters; this host, and four servers as built and not.
+    // Two sizes of bundles, three of clusters; this host, and four servers by default, with verify_cores, and as it is not built.
     let lines = report["lines"].as_array().unwrap();
-    assert_eq!(lines.len(), 2 * 3 * 9);
+    assert_eq!(lines.len(), 2 * 3 * 13);
     for line in lines {
         assert!(
             ["ops_per_s", "alone_us", "half_us", "peak_us", "batch"].iter().all(|field| positive(&line[*field])),

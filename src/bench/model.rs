@@ -6,9 +6,9 @@
 //!
 //! # Who does what today
 //! A replica has ONE data thread, which runs net, verify, order, the log's staging and execution to completion. Helpers (the history's
-//! files, new segments, snapshots, management) run on other cores. So today's program gains nothing from a third core, and the figures for 8
-//! to 64 cores say so. Beside them stands what the same costs would give with **stages on cores of their own: that is not built**, and
-//! labelled so.
+//! files, new segments, snapshots, management) run on other cores. So by default it gains nothing from a third core, and the figures for 8
+//! to 64 cores say so. With `verify_cores` in its configuration, threads of their own check signatures: built, and off by default. Beside
+//! them stands what the same costs would give with **all stages on cores of their own: that is not built**, and labelled so.
 //!
 //! # Batches
 //! W bundles are under way (`--under-way`), a leader keeps [`OPEN`] batches open and puts at most [`BATCH_BYTES`] into one. Bundles a
@@ -25,7 +25,8 @@
 //! net     = receive(c, 1, request) + send(c, 1, reply)
 //!           + [ leader:  send(2(n-1), 2(n-1), proposal and vote) + receive(n-1, n-1, vote)
 //!               backup:  send(n-1, n-1, vote) + receive(n, n, proposal and votes) ] / B
-//! verify  = read + signature in a batch of B
+//! read    = parsing, hashing and checking, all but the signature
+//! verify  = a signature in a batch of B
 //! order   = order_bundle + order_sequence(n) / B
 //! log     = stage_byte * request + (stage_record + call / GROUP) / B
 //! execute = execute + reply + checkpoint / (K B)
@@ -36,10 +37,12 @@
 //! The least of its bounds, which is named as the bottleneck:
 //! ```text
 //! shared, C cores, everything on one machine   cores: (C 10^6 - n roots) / (leader + (n-1) backup + n helpers + client)
-//! shared; and a server each, as built          data thread: (10^6 - roots) / (sum of the leader's five stages)
+//! shared; and a server each, by default        data thread: (10^6 - roots) / (sum of the leader's stages)
+//! a server each, verify_cores                  data thread: (10^6 - roots) / (that sum - verify); verify: V 10^6 / verify,
+//!                                              V = C - 2 cores (the data thread's, the helpers'); below 3 cores as by default
 //! a server each, stages on cores, NOT BUILT    net, order, log: 10^6 / its own; execute: (10^6 - roots) / its own;
-//!                                              verify: V 10^6 / its own, V = C - 5 cores (four for the others, one for
-//!                                              helpers); below 6 cores as built
+//!                                              verify: V 10^6 / (read + verify), V = C - 5 cores (four for the others, one for
+//!                                              helpers); below 6 cores as by default
 //! every one                                    disk: GROUP B / sync(GROUP B request bytes)
 //! a server each                                link: bits a second / (8 WIRE max(bytes in, bytes out of the leader a bundle))
 //! client = sign + n (send(c, 1, request) + receive(c, 1, reply) + tally);   sync(x) = fixed + x * byte
@@ -98,6 +101,8 @@ const PROPOSAL_BYTES: f64 = 160.0;
 const DIGEST_BYTES: f64 = 32.0;
 /// Cores that are not for verifying where every stage has its own: net, order, log, execute, helpers.
 const OTHER_CORES: usize = 5;
+/// Cores that are not for verifying beside one data thread: that thread's, and the helpers'.
+const THREAD_CORES: usize = 2;
 
 /// What runs where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -105,8 +110,10 @@ const OTHER_CORES: usize = 5;
 pub enum Placement {
     /// All replicas, their disk and the load on one machine, a data thread for each replica.
     Shared,
-    /// A server for each replica, with one data thread: today's program.
+    /// A server for each replica, with one data thread: what the program does by default.
     OneThread,
+    /// A server for each replica, with one data thread and signatures on `verify_cores`.
+    VerifyCores,
     /// A server for each replica, with every stage on cores of its own: NOT BUILT.
     StagesOnCores,
 }
@@ -146,7 +153,9 @@ pub struct Cluster {
 pub struct Demand {
     /// Receiving, opening, sealing, sending.
     pub net: f64,
-    /// Reading the bundle, and its share of the signatures' batch.
+    /// Parsing, hashing and checking the bundle.
+    pub read: f64,
+    /// Its share of the signatures' batch.
     pub verify: f64,
     /// The ordering state machine.
     pub order: f64,
@@ -159,7 +168,7 @@ pub struct Demand {
 impl Demand {
     /// All of it, as one thread has it.
     pub fn sum(&self) -> f64 {
-        self.net + self.verify + self.order + self.log + self.execute
+        self.net + self.read + self.verify + self.order + self.log + self.execute
     }
 }
 
@@ -218,7 +227,8 @@ pub fn demand(costs: &Costs, bundle: &BundleCosts, cluster: &Cluster, batch: f64
     let with_client = receive.of(calls, 1.0, bundle.request_bytes) + send.of(calls, 1.0, bundle.reply_bytes);
     Demand {
         net: with_client + with_peers / batch,
-        verify: bundle.read_us + costs.signature_us(batch),
+        read: bundle.read_us,
+        verify: costs.signature_us(batch),
         order: order.bundle_us + order.sequence_us / batch,
         log: costs.log.stage_byte_us * bundle.request_bytes
             + (costs.log.stage_record_us + costs.log.call_us / GROUP) / batch,
@@ -251,20 +261,28 @@ fn peak(costs: &Costs, bundle: &BundleCosts, cluster: &Cluster, batch: f64) -> (
             ));
             bounds.push(thread);
         }
-        Placement::OneThread => bounds.extend([thread, ("link", link(bundle, cluster, batch))]),
-        Placement::StagesOnCores if cluster.cores <= OTHER_CORES => {
-            bounds.extend([thread, ("link", link(bundle, cluster, batch))]);
+        Placement::VerifyCores if cluster.cores > THREAD_CORES => {
+            let verifiers = (cluster.cores - THREAD_CORES) as f64;
+            bounds.extend([
+                ("data thread", executing / (leader.sum() - leader.verify)),
+                ("verify", verifiers * 1e6 / leader.verify),
+                ("link", link(bundle, cluster, batch)),
+            ]);
         }
-        Placement::StagesOnCores => {
+        Placement::StagesOnCores if cluster.cores > OTHER_CORES => {
             let verifiers = (cluster.cores - OTHER_CORES) as f64;
             bounds.extend([
                 ("net", 1e6 / leader.net),
-                ("verify", verifiers * 1e6 / leader.verify),
+                ("verify", verifiers * 1e6 / (leader.read + leader.verify)),
                 ("order", 1e6 / leader.order),
                 ("log", 1e6 / leader.log),
                 ("execute", executing / leader.execute),
                 ("link", link(bundle, cluster, batch)),
             ]);
+        }
+        // Too few cores for more than a thread.
+        Placement::OneThread | Placement::VerifyCores | Placement::StagesOnCores => {
+            bounds.extend([thread, ("link", link(bundle, cluster, batch))]);
         }
     }
     bounds.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or(thread)

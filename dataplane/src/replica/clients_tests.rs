@@ -497,7 +497,7 @@ fn a_bundle_that_is_refused_before_ordering_ends_its_ticket() {
     core.submit(&[vec![2], vec![2]], &SubmitOptions::default(), NOW).unwrap();
     let opening = submitted(&mut core);
     let opening = message::access::<Submit>(&opening).unwrap();
-    let bundle = crate::crypto::hash::sha256(&[&opening.bundle.cose]).0;
+    let bundle = sha256(&[&opening.bundle.cose]).0;
     let reply = |number: u64| Reply {
         session: 7,
         number,

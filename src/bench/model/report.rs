@@ -97,7 +97,8 @@ impl Report {
     /// Works out every line.
     pub fn new(asked: Asked, costs: Costs, sizes: &[usize], environment: Environment) -> Self {
         let mut lines = Vec::new();
-        let placements = [(Placement::OneThread, SERVERS), (Placement::StagesOnCores, SERVERS)];
+        let placements =
+            [Placement::OneThread, Placement::VerifyCores, Placement::StagesOnCores].map(|it| (it, SERVERS));
         for bundle in &costs.bundles {
             for &n in sizes {
                 let shared = asked.cluster(n, environment.cpus, Placement::Shared);
@@ -160,7 +161,7 @@ impl fmt::Display for Report {
         let Environment { cpus, kernel } = &self.environment;
         writeln!(f, "costs measured on this host just now: {cpus} cores, Linux {kernel}\n")?;
         costs(f, &self.costs)?;
-        for placement in [Placement::Shared, Placement::OneThread, Placement::StagesOnCores] {
+        for placement in [Placement::Shared, Placement::OneThread, Placement::VerifyCores, Placement::StagesOnCores] {
             let lines: Vec<&Line> = self.lines.iter().filter(|line| line.placement == placement).collect();
             writeln!(f, "\n{}", title(placement))?;
             writeln!(
@@ -187,7 +188,10 @@ fn title(placement: Placement) -> &'static str {
     match placement {
         Placement::Shared => "this host: all replicas, one disk and the load on it (as built)",
         Placement::OneThread => {
-            "a server for each replica, ONE data thread each (as built: more cores than two gain nothing)"
+            "a server for each replica, ONE data thread each (as built, the default: more cores than two gain nothing)"
+        }
+        Placement::VerifyCores => {
+            "a server for each replica, one data thread each, signatures on verify_cores (as built, where configured)"
         }
         Placement::StagesOnCores => {
             "a server for each replica, each stage on cores of its own: NOT BUILT, what the same costs would give"
@@ -262,7 +266,7 @@ fn costs(f: &mut fmt::Formatter<'_>, costs: &Costs) -> fmt::Result {
 fn assumptions(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(
         f,
-        "\nassumed: net, verify, order, the log's staging and execution share one data thread (today's program); four batches open, two a\n\
+        "\nassumed: net, verify, order, the log's staging and execution share one data thread (today's default); four batches open, two a\n\
          sync; fast path, no view change; frames for one client travel together; caches are not contended. Not counted: cosignatures,\n\
          snapshots, metrics. Formulas: the documentation of atlas::bench::model. --check holds it against this host."
     )

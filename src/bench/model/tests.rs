@@ -73,7 +73,8 @@ fn the_demand_of_the_leader_and_of_a_backup_by_hand() {
     // Client: half a call a bundle each way (2 clients, 4 bundles), one frame: 0.5*4+1 + 0.5*8+1 = 8. Peers a sequence: 6 sends of
     // 9, 3 receives of 5: 69, a quarter of it a bundle.
     close(leader.net, 8.0 + 69.0 / 4.0);
-    close(leader.verify, 10.0 + 30.0);
+    close(leader.read, 10.0);
+    close(leader.verify, 30.0);
     close(leader.order, 1.0 + 20.0 / 4.0);
     close(leader.log, (2.0 + 4.0 / 2.0) / 4.0);
     close(leader.execute, 15.0 + 5.0 + 2_560.0 / 256.0 / 4.0);
@@ -93,6 +94,14 @@ fn the_peak_is_the_least_bound_and_named() {
     assert_eq!(one.bottleneck, "data thread");
     close(one.ops_per_s, 10.0 * 990_000.0 / 94.75);
     close(one.peak_us, 16.0 * 94.75 / 0.99);
+    // Signatures elsewhere: 64.75 are left for the data thread, and one core checks 33,333 a second.
+    let verify = expect(&costs, bundle, &cluster(Placement::VerifyCores, 8));
+    assert_eq!(verify.bottleneck, "data thread");
+    close(verify.ops_per_s, 10.0 * 990_000.0 / 64.75);
+    let few = Costs { verify: vec![Verify { batch: 1.0, signature_us: 200.0 }], ..costs.clone() };
+    let few = expect(&few, bundle, &cluster(Placement::VerifyCores, 3));
+    assert_eq!(few.bottleneck, "verify");
+    close(few.ops_per_s, 10.0 * 1e6 / 200.0);
     // Two cores: leader 94.75, three backups of 89.25, helpers 4 * 5; the client: 30 + 4 * ((4 + 1) + (2 + 1) + 3) = 74.
     let shared = expect(&costs, bundle, &cluster(Placement::Shared, 2));
     assert_eq!(shared.bottleneck, "cores");
@@ -197,7 +206,7 @@ fn the_slowest_of_several_is_found_by_the_share_that_takes_no_longer() {
 fn more_cores_links_and_faster_disks_are_never_slower() {
     let costs = costs();
     let bundle = &costs.bundles[0];
-    for placement in [Placement::Shared, Placement::OneThread, Placement::StagesOnCores] {
+    for placement in [Placement::Shared, Placement::OneThread, Placement::VerifyCores, Placement::StagesOnCores] {
         for n in [4, 7, 10] {
             let at = |cores| expect(&costs, bundle, &Cluster { n, ..cluster(placement, cores) });
             for cores in 1..128 {
@@ -223,6 +232,7 @@ fn stages_on_cores_never_promise_less_than_what_is_built() {
     for cores in 1..128 {
         let at = |placement| expect(&costs, &costs.bundles[0], &cluster(placement, cores)).ops_per_s;
         assert!(at(Placement::StagesOnCores) >= at(Placement::OneThread), "{cores}");
+        assert!(at(Placement::VerifyCores) >= at(Placement::OneThread), "{cores}");
     }
 }
 
@@ -231,7 +241,7 @@ fn the_report_has_every_line_says_what_is_not_built_and_holds_it_against_what_wa
     let asked =
         Asked { payload: 128, under_way: 16.0, clients: 2.0, link_gbit: 10.0, rtt_us: 50.0, disk_us: Some(1.0) };
     let mut report = Report::new(asked, costs(), &[4, 7], Environment { cpus: 2, kernel: "6".to_owned() });
-    assert_eq!(report.lines.len(), 2 * (1 + 4 + 4));
+    assert_eq!(report.lines.len(), 2 * (1 + 4 + 4 + 4));
     assert!(report.lines.iter().all(|line| line.built != (line.placement == Placement::StagesOnCores)));
     // The user's disk is the servers', not this host's.
     let alone = report.lines.iter().find(|line| line.placement == Placement::Shared).unwrap().expected.alone_us;
@@ -243,7 +253,9 @@ fn the_report_has_every_line_says_what_is_not_built_and_holds_it_against_what_wa
     close(check.throughput_ratio, 2.0);
     close(check.latency_ratio, 0.5);
     let text = report.to_string();
-    for part in ["NOT BUILT", "ONE data thread", "bottleneck", "model/measured", "assumed:", "10 Gbit/s"] {
+    for part in
+        ["NOT BUILT", "ONE data thread", "verify_cores", "bottleneck", "model/measured", "assumed:", "10 Gbit/s"]
+    {
         assert!(text.contains(part), "{part} in\n{text}");
     }
 }
