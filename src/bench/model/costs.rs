@@ -1,9 +1,10 @@
 //! What each stage costs on this host: the numbers that the model is given. All times in microseconds.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// CPU of moving frames in one direction, sealing or opening included.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Transport {
     /// Each time that the kernel is handed something, or wakes the thread with something.
     pub call_us: f64,
@@ -21,7 +22,7 @@ impl Transport {
 }
 
 /// Links over loopback.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct LinkCosts {
     /// Towards a peer.
     pub send: Transport,
@@ -32,7 +33,7 @@ pub struct LinkCosts {
 }
 
 /// What verifying one signature costs in a batch.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Verify {
     /// Signatures in the batch.
     pub batch: f64,
@@ -41,7 +42,7 @@ pub struct Verify {
 }
 
 /// The ordering core at one replica of a cluster of this size.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct OrderCosts {
     /// Replicas.
     pub n: usize,
@@ -52,7 +53,7 @@ pub struct OrderCosts {
 }
 
 /// CPU of the log.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct LogCosts {
     /// Staging a record.
     pub stage_record_us: f64,
@@ -63,7 +64,7 @@ pub struct LogCosts {
 }
 
 /// The slowest of several syncs.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Slowest {
     /// How many.
     pub of: usize,
@@ -72,7 +73,7 @@ pub struct Slowest {
 }
 
 /// How long a durable write takes.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Sync {
     /// Logs that write to the disk at once.
     pub logs: usize,
@@ -85,7 +86,7 @@ pub struct Sync {
 }
 
 /// Bundles of one size.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub struct BundleCosts {
     /// Operations in it.
     pub operations: usize,
@@ -108,7 +109,7 @@ pub struct BundleCosts {
 }
 
 /// Everything that was measured.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Costs {
     /// Links.
     pub link: LinkCosts,
@@ -126,6 +127,32 @@ pub struct Costs {
     pub roots_us: f64,
     /// What a checkpoint adds: roots, digest of the sessions.
     pub checkpoint_us: f64,
+}
+
+/// Of measurements of one shape: every number is the median of its kind; of an even count the upper one. `None` of none.
+pub fn medians(all: &[Costs]) -> Option<Costs> {
+    let values: Vec<Value> = all.iter().map(serde_json::to_value).collect::<Result<_, _>>().ok()?;
+    serde_json::from_value(median(&values.iter().collect::<Vec<_>>())?).ok()
+}
+
+fn median(all: &[&Value]) -> Option<Value> {
+    let first = *all.first()?;
+    Some(match first {
+        Value::Object(fields) => {
+            let field = |name: &String| median(&all.iter().map(|value| value.get(name)).collect::<Option<Vec<_>>>()?);
+            fields.keys().map(|name| Some((name.clone(), field(name)?))).collect::<Option<_>>()?
+        }
+        Value::Array(items) => {
+            let item = |place| median(&all.iter().map(|value| value.get(place)).collect::<Option<Vec<_>>>()?);
+            (0..items.len()).map(item).collect::<Option<_>>()?
+        }
+        _ => {
+            let mut sorted = all.to_vec();
+            let number = |value: &Value| value.as_f64().unwrap_or_default();
+            sorted.sort_by(|a, b| number(a).total_cmp(&number(b)));
+            (*sorted.get(sorted.len() / 2)?).clone()
+        }
+    })
 }
 
 impl Sync {

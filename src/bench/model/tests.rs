@@ -192,6 +192,18 @@ fn links_ordering_and_logs_are_measured_by_the_replicas_own_code() {
 }
 
 #[test]
+fn of_several_measurements_each_numbers_median_counts() {
+    let mut all = [costs(), costs(), costs()];
+    // A burst of somebody else's work in each round, at another stage.
+    all[0].link.hop_us = 9_000.0;
+    all[1].verify[2].signature_us = 9_000.0;
+    all[2].syncs[0].slowest[1].us = 9_000.0;
+    all[2].bundles[0].execute_us = 9_000.0;
+    assert_eq!(costs::medians(&all), Some(costs()));
+    assert_eq!(costs::medians(&[]), None);
+}
+
+#[test]
 fn the_slowest_of_several_is_found_by_the_share_that_takes_no_longer() {
     let mut times = measure::Times::default();
     (1..=100).for_each(|us| times.add(std::time::Duration::from_micros(us)));

@@ -38,7 +38,7 @@ const UNDER_WAY: f64 = 32.0 * OPEN;
 /// change most properties.
 const STEP_MS: i64 = 50;
 /// Sequences between two measured checkpoints.
-const CHECKPOINT_EVERY: u64 = 32;
+const CHECKPOINT_EVERY: u64 = 8;
 
 struct Key(SecretKey);
 

@@ -58,7 +58,7 @@ pub struct ModelArgs {
           value_parser = clap::value_parser!(u16).range(MIN_PAYLOAD as i64..=MAX_PAYLOAD as i64))]
     pub payload: u16,
     /// How long to measure the costs; and each load, with --check
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "9", value_parser = seconds)]
     pub seconds: Duration,
     /// Also load four replicas on this host, and print model/measured
     #[arg(long)]
