@@ -46,9 +46,9 @@ fn work_beyond_the_peak_is_accounted_for_and_forgers_are_told_apart_from_honest_
     assert_eq!(phases.len(), 2);
     let forged = &report["forged"];
     for phase in phases.iter().chain([&forged["alone"], &forged["beside"]]) {
-        let [offered, away, refused, failed] =
-            ["offered", "turned_away", "refused", "failed"].map(|field| count(&phase[field]));
-        assert!(offered > 0 && away + refused + failed <= offered, "{phase}");
+        let [offered, unsent, away, refused, failed] =
+            ["offered", "unsent", "turned_away", "refused", "failed"].map(|field| count(&phase[field]));
+        assert!(offered > 0 && unsent + away + refused + failed <= offered, "{phase}");
         assert!(phase["ops_per_s"].as_f64().unwrap() > 0.0, "{phase}");
         let jain = phase["jain"].as_f64().unwrap();
         assert!((0.25..=1.0).contains(&jain), "{phase}");

@@ -9,10 +9,11 @@
 //!    nothing but bundles with bad signatures, and a stranger that dials again and again.
 //!
 //! # What counts
-//! What was due within the measured time is **offered**. Of it: turned away, **refused** (f+1 replicas refused it for good),
-//! **failed** (no result within [`super::run::DRAIN`]), or it has a latency, from when it was due: so a bundle that was not sent at once counts as
-//! what its user would have seen. Throughput is of what ended within the measured time. Refusals are told as replicas sent them, one
-//! for each replica and sending, with when they said to try again; the client library then does so by itself.
+//! What was due within the measured time is **offered**. Of it: unsent (the load itself was too slow), turned away, **refused** (f+1 replicas refused it for good),
+//! **failed** (no result within [`super::run::DRAIN`]), or it was admitted and has a latency, from its sending. A load on a busy host is late
+//! itself: by how much at worst stands beside it, and is no part of that latency. Throughput is of what ended within the measured time.
+//! Refusals are told as replicas sent them, one for each replica and sending, with when they said to try again; the client library then
+//! does so by itself.
 //!
 //! Fairness is of the operations x that each client had executed in the measured time: least and most, and Jain's index
 //! `(sum x)^2 / (clients * sum x^2)`, 1 where all are served alike and `1 / clients` where one has everything.

@@ -50,6 +50,8 @@ pub(super) enum End {
 pub struct Offered {
     /// Due within the measured time.
     pub offered: u64,
+    /// Of that never sent: the load itself was too slow.
+    pub unsent: u64,
     /// Turned away by their clients, whose windows were full.
     pub turned_away: u64,
     /// Refused for good.
@@ -58,7 +60,7 @@ pub struct Offered {
     pub failed: u64,
     /// Ended with a result within the measured time, by client.
     pub served: Vec<u64>,
-    /// Latencies of what was due within the measured time and has a result, nanoseconds.
+    /// Latencies of what was due within the measured time and has a result, from its sending, nanoseconds.
     pub latencies: Histogram<u64>,
     /// What replicas refused, by code.
     pub refusals: BTreeMap<Code, Refusals>,
@@ -78,6 +80,7 @@ impl Book {
     pub(super) fn new(offer: Offer, clients: usize) -> Result<Self, CreationError> {
         let found = Offered {
             offered: 0,
+            unsent: 0,
             turned_away: 0,
             refused: 0,
             failed: 0,
@@ -115,13 +118,24 @@ impl Book {
         Some((client, due))
     }
 
+    /// The time is over: what was due and was not taken is not sent any more.
+    pub(super) fn close(&mut self) {
+        while let Some(due) = self.due_ns() {
+            self.next += 1;
+            if due >= self.start_ns() {
+                self.found.offered += self.offer.bundle as u64;
+                self.found.unsent += self.offer.bundle as u64;
+            }
+        }
+    }
+
     pub(super) fn turned_away(&mut self, due_ns: u64) {
         if due_ns >= self.start_ns() {
             self.found.turned_away += self.offer.bundle as u64;
         }
     }
 
-    pub(super) fn ended(&mut self, client: usize, due_ns: u64, end: End, now_ns: u64) {
+    pub(super) fn ended(&mut self, client: usize, (due_ns, sent_ns): (u64, u64), end: End, now_ns: u64) {
         let operations = self.offer.bundle as u64;
         if end == End::Executed && (self.start_ns()..self.end_ns()).contains(&now_ns) {
             self.found.served[client] += operations;
@@ -131,7 +145,7 @@ impl Book {
         }
         match end {
             End::Executed => {
-                let latency_ns = now_ns.saturating_sub(due_ns).clamp(1, MAX_LATENCY_NS);
+                let latency_ns = now_ns.saturating_sub(sent_ns).clamp(1, MAX_LATENCY_NS);
                 self.found.latencies.saturating_record_n(latency_ns, operations);
             }
             End::Refused => self.found.refused += operations,
@@ -160,7 +174,8 @@ impl Offer {
         // Operations under way of each client; its session's window is told by the client too, which counts gaps as well.
         let (mut open, window) = (vec![0; clients.len()], driver.session_window());
         let places: HashMap<ClientId, usize> = clients.iter().copied().zip(0..).collect();
-        let mut under_way: HashMap<(ClientId, Ticket), u64> = HashMap::new();
+        // When each was due, and sent.
+        let mut under_way: HashMap<(ClientId, Ticket), (u64, u64)> = HashMap::new();
         // What was refused before is no news.
         take_refusals(driver, clients)?;
         let start = Instant::now();
@@ -168,6 +183,9 @@ impl Offer {
         while book.due_ns().is_some() || !under_way.is_empty() {
             if interrupt.is_set() {
                 return Err(BenchError::Interrupted);
+            }
+            if now_ns() >= book.end_ns() {
+                book.close();
             }
             for _ in 0..SENT_A_TURN {
                 let Some((client, due_ns)) = book.take(now_ns()) else { break };
@@ -180,7 +198,7 @@ impl Offer {
                 match driver.submit(clients[client], &operations, &options()) {
                     Ok(ticket) => {
                         open[client] += self.bundle as u64;
-                        under_way.insert((clients[client], ticket), due_ns);
+                        under_way.insert((clients[client], ticket), (due_ns, now_ns()));
                     }
                     Err(Error::Submit(SubmitError::WindowFull { .. })) => book.turned_away(due_ns),
                     Err(Error::Submit(error)) => return Err(BenchError::Submit(error)),
@@ -190,10 +208,10 @@ impl Offer {
             let wait_ns = book.due_ns().map_or(u64::MAX, |due| due.saturating_sub(now_ns()));
             driver.poll(Duration::from_nanos(wait_ns).min(LOOK))?;
             while let Some(done) = driver.next_done() {
-                if let Some(due_ns) = under_way.remove(&(done.client, done.ticket)) {
+                if let Some(times) = under_way.remove(&(done.client, done.ticket)) {
                     let client = places.get(&done.client).copied().unwrap_or_default();
                     open[client] = open[client].saturating_sub(self.bundle as u64);
-                    book.ended(client, due_ns, end(&done.result), now_ns());
+                    book.ended(client, times, end(&done.result), now_ns());
                 }
             }
         }

@@ -64,6 +64,8 @@ pub struct Phase {
     pub of_peak: f64,
     /// Due in the measured time.
     pub offered: u64,
+    /// Never sent: the load itself was too slow.
+    pub unsent: u64,
     /// Turned away by their clients.
     pub turned_away: u64,
     /// Refused for good.
@@ -109,6 +111,7 @@ impl Phase {
             ops_per_s,
             of_peak: quotient(ops_per_s, peak),
             offered: found.offered,
+            unsent: found.unsent,
             turned_away: found.turned_away,
             refused: found.refused,
             failed: found.failed,
@@ -217,7 +220,7 @@ impl fmt::Display for Report {
 fn head(f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(
         f,
-        "{:<12}{:>11}{:>12}{:>9}{:>10}{:>10}{:>10}{:>12}{:>10}{:>9}{:>10}{:>10}{:>7}{:>10}",
+        "{:<12}{:>11}{:>12}{:>9}{:>10}{:>10}{:>10}{:>9}{:>12}{:>10}{:>9}{:>10}{:>10}{:>7}{:>10}",
         "of the peak",
         "offered/s",
         "executed/s",
@@ -225,6 +228,7 @@ fn head(f: &mut fmt::Formatter<'_>) -> fmt::Result {
         "p50, ms",
         "p99, ms",
         "max, ms",
+        "unsent",
         "turned away",
         "refused",
         "failed",
@@ -236,12 +240,12 @@ fn head(f: &mut fmt::Formatter<'_>) -> fmt::Result {
 }
 
 fn show(f: &mut fmt::Formatter<'_>, name: &str, phase: &Phase) -> fmt::Result {
-    let Phase { rate, ops_per_s, turned_away, refused, failed, least_served, most_served, jain, .. } = phase;
+    let Phase { rate, ops_per_s, unsent, turned_away, refused, failed, least_served, most_served, jain, .. } = phase;
     let of_peak = format!("{:.1} %", 100.0 * phase.of_peak);
     let [p50, p99, max, late] = [phase.p50_us, phase.p99_us, phase.max_us, phase.late_us].map(|us| us / 1e3);
     writeln!(
         f,
-        "{name:<12}{rate:>11.0}{ops_per_s:>12.0}{of_peak:>9}{p50:>10.1}{p99:>10.1}{max:>10.1}{turned_away:>12}{refused:>10}\
+        "{name:<12}{rate:>11.0}{ops_per_s:>12.0}{of_peak:>9}{p50:>10.1}{p99:>10.1}{max:>10.1}{unsent:>9}{turned_away:>12}{refused:>10}\
          {failed:>9}{least_served:>10}{most_served:>10}{jain:>7.3}{late:>10.1}"
     )
 }
