@@ -44,7 +44,7 @@ fn shares_are_of_what_was_used_in_between() {
     // One per cent is not below one per cent.
     let report = Report::new(65_536, 2.0, vec![line.clone()]);
     assert!(!report.within && report.to_string().contains("NOT within both"));
-    let quiet = ReplicaLine { cpu_share: 0.009, ..line.clone() };
+    let quiet = ReplicaLine { cpu_share: 0.009, ..line };
     assert!(Report::new(65_536, 2.0, vec![quiet.clone()]).within);
     let large = ReplicaLine { anonymous_bytes: MEMORY_TARGET, ..quiet };
     assert!(!Report::new(65_536, 2.0, vec![large]).within);

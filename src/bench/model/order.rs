@@ -82,7 +82,7 @@ impl Group {
     /// Orders the bundles: the time that it took all replicas until the last one executed them, without their logs'.
     fn order(&mut self, bundles: &[Arc<Bundle>]) -> Result<Duration, MeasureError> {
         let target = self.replicas[0].core.executed() + 1;
-        if target % FORGET == 0 {
+        if target.is_multiple_of(FORGET) {
             for (seed, replica) in (0..).zip(&mut self.replicas) {
                 replica.log = log(seed)?;
             }

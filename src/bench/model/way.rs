@@ -132,7 +132,7 @@ impl Way {
             if operations.iter().flatten().any(|operation| operation.len() > MAX_FILL_OPERATION) {
                 return Ok(());
             }
-            self.round(&mut Rounds::default(), operations)?;
+            self.round(&mut Rounds::default(), &operations)?;
         }
         Ok(())
     }
@@ -144,8 +144,8 @@ impl Way {
         let began = Instant::now();
         while rounds.execute.lacks(began, budget) || rounds.with_roots.is_empty() {
             let submissions = (0..bundles).map(|_| (0..operations).map(|_| self.generator.operation()).collect());
-            let submissions = submissions.collect();
-            self.round(&mut rounds, submissions)?;
+            let submissions: Vec<_> = submissions.collect();
+            self.round(&mut rounds, &submissions)?;
             if bundles == 1 {
                 // Its size is known now; the sizes of batches follow from it.
                 let costs = BundleCosts { request_bytes: rounds.request_bytes as f64, ..empty(operations) };
@@ -158,7 +158,7 @@ impl Way {
     }
 
     /// Submits, reads, executes, replies, counts.
-    fn round(&mut self, rounds: &mut Rounds, submissions: Vec<Vec<Vec<u8>>>) -> Result<(), MeasureError> {
+    fn round(&mut self, rounds: &mut Rounds, submissions: &[Vec<Vec<u8>>]) -> Result<(), MeasureError> {
         let count = submissions.len() as u32;
         self.now = Now { mono_us: self.now.mono_us + 1_000, wall_ms: self.now.wall_ms + STEP_MS };
         let start = Instant::now();
