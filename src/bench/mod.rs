@@ -13,13 +13,22 @@
 //!
 //! What it takes to bring back a replica without its disk is measured by [`transfer`].
 //!
+//! What a replica takes while it has nothing to do is measured by [`idle`].
+//!
+//! What becomes of work beyond the peak, and of honest work beside forgers, is measured by [`overload`].
+//!
+//! What a cluster should reach elsewhere is worked out by [`model`] from what each stage costs here.
+//!
 //! Latencies are recorded in nanoseconds in one [`hdrhistogram::Histogram`] of three significant digits, once per
 //! operation, and converted to microseconds only when shown.
 
 pub mod failover;
 pub mod floor;
 pub mod history;
+pub mod idle;
 pub mod load;
+pub mod model;
+pub mod overload;
 mod pump;
 pub mod report;
 pub mod run;

@@ -130,11 +130,26 @@ pub fn measure_floor(dir: &Path, replicas: usize) -> Result<Floor, BenchError> {
 /// # Errors
 /// See [`BenchError`]. Operations that fail while the load runs are counted, not returned.
 pub fn run(target: Target, settings: &Settings, floor: Floor, interrupt: &Interrupt) -> Result<Measured, BenchError> {
+    run_filled(target, settings, floor, interrupt, || ())
+}
+
+/// As [`run`]; `filled` is called when the store is filled and the load begins.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_filled(
+    target: Target,
+    settings: &Settings,
+    floor: Floor,
+    interrupt: &Interrupt,
+    filled: impl FnOnce(),
+) -> Result<Measured, BenchError> {
     let mut generator = Generator::new(settings.seed, settings.payload)?;
     let replicas = target.cluster.n();
     let mut driver = Driver::new(&target.cluster, None, settings.clients)?;
     let clients = target.keys.into_iter().map(|key| driver.add_client(key)).collect::<Result<Vec<_>, _>>()?;
     fill(&mut driver, &clients, &mut generator, interrupt)?;
+    filled();
     let (finished, began) = drive(&mut driver, &clients, &mut generator, settings, interrupt)?;
     let Finished { latencies, counted_ns, errors, refused } = finished;
     let elapsed = Duration::from_nanos(counted_ns);
@@ -152,7 +167,18 @@ pub(super) fn fill(
     generator: &mut Generator,
     interrupt: &Interrupt,
 ) -> Result<(), BenchError> {
-    let operations: Vec<Vec<u8>> = (0..TWINS).map(|twin| generator.fill_twin(twin)).collect();
+    fill_twins(driver, clients, generator, TWINS, interrupt)
+}
+
+/// Writes every property of so many twins once; nothing where an operation for a whole twin is too large.
+pub(super) fn fill_twins(
+    driver: &mut Driver,
+    clients: &[ClientId],
+    generator: &mut Generator,
+    twins: u64,
+    interrupt: &Interrupt,
+) -> Result<(), BenchError> {
+    let operations: Vec<Vec<u8>> = (0..twins).map(|twin| generator.fill_twin(twin)).collect();
     let size = operations.iter().map(Vec::len).max().unwrap_or(0);
     if size > MAX_FILL_OPERATION {
         return Ok(());
@@ -196,7 +222,8 @@ fn check_filled(result: Result<Completion, Error>) -> Result<(), BenchError> {
     }
 }
 
-fn drive(
+/// Drives the load of the settings through clients that are connected; also when it began.
+pub(super) fn drive(
     driver: &mut Driver,
     clients: &[ClientId],
     generator: &mut Generator,

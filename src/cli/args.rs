@@ -116,7 +116,7 @@ pub enum Command {
     Audit(AuditArgs),
     /// Serve an export over HTTP, read-only
     Serve(ServeArgs),
-    /// Measure latency, throughput, or how long a leader's failure is felt
+    /// Measure latency, throughput, failover, overload, idling and more, or work out what servers should reach
     Bench(BenchArgs),
     /// Draw latencies that the benches wrote
     Plot(PlotArgs),

@@ -20,12 +20,21 @@ use crate::local::{LocalCluster, LocalOptions};
 
 mod failover;
 mod history;
+mod idle;
+mod model;
+mod overload;
 mod transfer;
 
 pub use failover::FailoverArgs;
 use failover::failover;
 pub use history::HistoryArgs;
 use history::history;
+pub use idle::IdleArgs;
+use idle::idle;
+pub use model::ModelArgs;
+use model::model;
+pub use overload::OverloadArgs;
+use overload::overload;
 pub use transfer::TransferArgs;
 use transfer::transfer;
 
@@ -47,8 +56,11 @@ Examples:
   atlas bench latency
   atlas bench throughput --seconds 30 --json
   atlas bench failover --svg failover.svg
+  atlas bench overload --forged
+  atlas bench model --check --link-gbit 25 --rtt-us 30
 
-Each starts replica processes of its own in a temporary directory, and removes all at the end.")]
+Each starts replica processes of its own in a temporary directory, and removes all at the end. `model` works out what others
+should reach from what each stage costs here; scripts/bench-peers sets one write at a time beside etcd.")]
 pub struct BenchArgs {
     /// What to measure.
     #[command(subcommand)]
@@ -70,6 +82,12 @@ pub enum What {
     History(HistoryArgs),
     /// How fast a replica that lost its disk comes back, and what the others notice
     Transfer(TransferArgs),
+    /// What a replica takes while nobody asks anything of it: CPU, wake-ups, memory
+    Idle(IdleArgs),
+    /// What happens to work beyond the peak, and to honest work beside forgers
+    Overload(OverloadArgs),
+    /// What clusters of 4, 7 and 10 should reach here and on servers, from what each stage costs on this host
+    Model(ModelArgs),
 }
 
 /// Where a bench finds or makes what it measures.
@@ -185,6 +203,9 @@ pub fn bench(args: &BenchArgs, out: &mut impl Write) -> Result<(), CliError> {
         What::Failover(args) => failover(args, out),
         What::History(args) => history(args, out),
         What::Transfer(args) => transfer(args, out),
+        What::Idle(args) => idle(args, out),
+        What::Overload(args) => overload(args, out),
+        What::Model(args) => model(args, out),
     }
 }
 

@@ -241,6 +241,16 @@ impl Driver {
             .unwrap_or_default()
     }
 
+    /// Operations that one client may have under way.
+    pub fn session_window(&self) -> u64 {
+        self.config.session_window
+    }
+
+    /// Tickets of all clients that have not ended.
+    pub fn open_tickets(&self) -> usize {
+        self.slots.iter().map(|slot| slot.core.open_tickets()).sum()
+    }
+
     /// The next ticket that has ended.
     pub fn next_done(&mut self) -> Option<Done> {
         self.done.pop_front()

@@ -9,8 +9,8 @@ use super::read::{Asked, Heard, OpenRead};
 use super::readers::Readers;
 use super::submit::{Submission, Submits};
 use super::types::{
-    ClientError, ClientMessage, Completion, CoreConfig, Output, ProofQuestion, ReadOptions, ReplicaSet, ReplicaStatus,
-    Said, Signer, SubmitError, SubmitOptions, Subscription, Ticket, bit,
+    ClientError, ClientMessage, Completion, CoreConfig, Output, ProofQuestion, ReadOptions, Refusals, ReplicaSet,
+    ReplicaStatus, Said, Signer, SubmitError, SubmitOptions, Subscription, Ticket, bit,
 };
 use crate::types::{Code, Now, Position, ReplicaId};
 use crate::wire::frame::Kind;
@@ -312,6 +312,11 @@ impl ClientCore {
         &self.shared.lies
     }
 
+    /// How often replicas refused this core's bundles since this was asked last, by code. A bundle that is sent again may be refused again.
+    pub fn take_refusals(&mut self) -> BTreeMap<Code, Refusals> {
+        self.submits.take_refusals()
+    }
+
     /// A link to a replica stands, or is gone.
     pub fn on_link(&mut self, replica: ReplicaId, up: bool, now: Now) {
         let bit = bit(replica.index());
@@ -357,7 +362,7 @@ impl ClientCore {
         }
         self.shared.readers.speaks(replica);
         match message {
-            ClientMessage::Replies(replies) => self.submits.on_replies(replica, replies, &mut self.shared),
+            ClientMessage::Replies(replies) => self.submits.on_replies(replica, replies, now, &mut self.shared),
             ClientMessage::Refused(refused) => self.submits.on_refused(replica, refused, now, &mut self.shared),
             ClientMessage::Answer(answer) => self.on_answer(replica, answer, now),
             ClientMessage::Status(answer) => self.on_status(replica, answer),

@@ -9,7 +9,7 @@ pub const MAX_SUBSCRIPTIONS: usize = 16;
 pub const MAX_BUFFERED_EVENTS: usize = 1_024;
 /// Most events in one page; a page with more is a lie.
 pub const MAX_PAGE_EVENTS: usize = 4_096;
-/// First pause before something is sent again, ms; it doubles each time.
+/// First pause before something is sent again, ms, or as long as results take lately where that is longer; it doubles each time.
 pub const RESEND_FIRST_MS: u64 = 500;
 /// Longest pause before something is sent again, ms.
 pub const RESEND_LONGEST_MS: u64 = 5_000;
@@ -26,3 +26,5 @@ pub const UNKNOWN_SESSION_WORDS: u8 = 3;
 pub const POLL_MS: u32 = 1_000;
 /// How long beyond [`POLL_MS`] the answer to a poll is waited for before it is asked again, ms.
 pub const POLL_GRACE_MS: u64 = 2_000;
+/// Codes of refusals that are counted apart; those beyond, which only liars send, are not counted.
+pub const MAX_REFUSAL_CODES: usize = 64;

@@ -39,7 +39,7 @@
 //! replicas have it as their next one, byte for byte, and the position moves over a quiet stretch when f+1 have nothing in it.
 //!
 //! # Retransmission
-//! What has no result is sent again with back-off to the replicas that owe an answer, and at once to a replica whose link
+//! What has no result is sent again with back-off to the replicas that owe an answer, later where results take longer lately, and at once to a replica whose link
 //! comes up. A replica that said when to try again is asked then.
 //!
 //! # Limits
@@ -51,6 +51,7 @@
 pub mod changes;
 mod core;
 pub mod limits;
+mod patience;
 mod read;
 mod readers;
 mod submit;
@@ -63,6 +64,6 @@ pub use self::core::ClientCore;
 pub use changes::{Page, PageDecoder};
 pub use types::{
     ClientError, ClientMessage, Completion, CoreConfig, Evidence, NotAfter, Output, ProofQuestion, ReadOptions,
-    ReadResult, ReplicaSet, ReplicaStatus, RequestResult, Said, Signer, SubmitError, SubmitOptions, Subscription,
-    Ticket,
+    ReadResult, Refusals, ReplicaSet, ReplicaStatus, RequestResult, Said, Signer, SubmitError, SubmitOptions,
+    Subscription, Ticket,
 };

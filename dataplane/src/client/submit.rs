@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::core::{Shared, Timer, resend_us};
-use super::limits::{RETRY_MS, UNKNOWN_SESSION_WORDS};
+use super::core::{Shared, Timer};
+use super::limits::{MAX_REFUSAL_CODES, RETRY_MS, UNKNOWN_SESSION_WORDS};
+use super::patience::Patience;
 use super::tally::{Counted, Open, Word};
-use super::types::{ClientError, CoreConfig, NotAfter, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit};
+use super::types::{
+    ClientError, CoreConfig, NotAfter, Refusals, RequestResult, Said, Signer, SubmitError, SubmitOptions, bit,
+};
 use crate::types::{Code, Digest, Now, Position, TimeMs};
 use crate::wire::bundle::{Bundle, OPEN_SESSION, Request};
 use crate::wire::error::BundleError;
@@ -79,6 +82,8 @@ struct OpenBundle {
     sent_to: u32,
     sent_again: bool,
     attempt: u32,
+    /// When it was sent first.
+    sent_us: u64,
     /// When all that owe an answer are asked again.
     resend_at_us: u64,
     due_us: u64,
@@ -105,6 +110,8 @@ pub(super) struct Submits {
     queue: VecDeque<(u64, Submission)>,
     queued_requests: u64,
     news: VecDeque<(u64, News)>,
+    refusals: BTreeMap<Code, Refusals>,
+    patience: Patience,
 }
 
 impl Submits {
@@ -123,7 +130,13 @@ impl Submits {
             queue: VecDeque::new(),
             queued_requests: 0,
             news: VecDeque::new(),
+            refusals: BTreeMap::new(),
+            patience: Patience::default(),
         }
+    }
+
+    pub(super) fn take_refusals(&mut self) -> BTreeMap<Code, Refusals> {
+        std::mem::take(&mut self.refusals)
     }
 
     pub(super) fn next_news(&mut self) -> Option<(u64, News)> {
@@ -266,7 +279,8 @@ impl Submits {
             sent_to: shared.links,
             sent_again: false,
             attempt: 0,
-            resend_at_us: now.mono_us + resend_us(0),
+            sent_us: now.mono_us,
+            resend_at_us: now.mono_us + self.patience.pause_us(0),
             due_us: 0,
         };
         shared.reschedule(Timer::Bundle(id), &mut open.due_us, open.resend_at_us);
@@ -288,7 +302,7 @@ impl Submits {
         let asks_all = bundle.resend_at_us <= now.mono_us;
         if asks_all {
             bundle.attempt = bundle.attempt.saturating_add(1);
-            bundle.resend_at_us = now.mono_us + resend_us(bundle.attempt);
+            bundle.resend_at_us = now.mono_us + self.patience.pause_us(bundle.attempt);
         }
         // One replica's wish to be asked again soon is about that replica alone.
         let is_due = |from: &FromReplica| match from.retry_at_us {
@@ -323,7 +337,7 @@ impl Submits {
         (0..shared.replicas).map(|replica| bundle.said(replica).unwrap_or_else(|| shared.silence(replica))).collect()
     }
 
-    pub(super) fn on_replies(&mut self, replica: usize, message: &ArchivedReplies, shared: &mut Shared) {
+    pub(super) fn on_replies(&mut self, replica: usize, message: &ArchivedReplies, now: Now, shared: &mut Shared) {
         let Some(&id) = self.by_digest.get(&Digest(message.bundle)) else { return };
         let Some(bundle) = self.bundles.get_mut(&id) else { return };
         for reply in message.replies.iter() {
@@ -340,6 +354,9 @@ impl Submits {
                 },
             }
         }
+        if bundle.unresolved == 0 {
+            self.patience.took(now.mono_us.saturating_sub(bundle.sent_us));
+        }
         self.after_words(id, shared);
     }
 
@@ -348,6 +365,9 @@ impl Submits {
         let Some(bundle) = self.bundles.get_mut(&id) else { return };
         let (code, retry_ms) = (Code(message.code.to_native()), u64::from(message.retry_after_ms.to_native()));
         bundle.replicas[replica].refused = Some(code);
+        if self.refusals.len() < MAX_REFUSAL_CODES || self.refusals.contains_key(&code) {
+            self.refusals.entry(code).or_default().add(message.retry_after_ms.to_native());
+        }
         if retry_ms > 0
             || matches!(
                 code,
@@ -360,7 +380,7 @@ impl Submits {
                 self.lose_session(generation, shared);
                 return;
             }
-            let retry_ms = if retry_ms > 0 { retry_ms } else { resend_us(bundle.attempt) / 1_000 };
+            let retry_ms = if retry_ms > 0 { retry_ms } else { self.patience.pause_us(bundle.attempt) / 1_000 };
             let from = &mut bundle.replicas[replica];
             if from.retry_at_us > now.mono_us {
                 return;

@@ -345,6 +345,11 @@ fn overloaded_replicas_are_asked_again_when_they_said() {
     let (_, bundle) = hand.sent().remove(0);
     (0..4).for_each(|replica| hand.refuse(replica, &bundle, Code::OVERLOADED, 50));
     assert!(hand.outputs().is_empty());
+    hand.refuse(3, &bundle, Code::OVERLOADED, 0);
+    hand.refuse(3, &bundle, Code::OVERLOADED, 40);
+    let told = hand.core.take_refusals();
+    assert_eq!(told, [(Code::OVERLOADED, Refusals { times: 6, hinted: 5, retry_ms: (40, 50) })].into());
+    assert!(hand.core.take_refusals().is_empty());
     hand.wait(49);
     assert!(hand.sent().is_empty());
     hand.wait(2);

@@ -345,6 +345,33 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
+/// How often replicas refused bundles with one code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Refusals {
+    /// Times, of all replicas together.
+    pub times: u64,
+    /// Of those, how often the replica said when to try again.
+    pub hinted: u64,
+    /// The shortest and the longest such pause, ms.
+    pub retry_ms: (u32, u32),
+}
+
+impl Refusals {
+    /// Adds what others counted.
+    pub fn merge(&mut self, other: &Self) {
+        if other.hinted > 0 {
+            let ((least, most), (low, high)) = (self.retry_ms, other.retry_ms);
+            self.retry_ms = if self.hinted == 0 { (low, high) } else { (least.min(low), most.max(high)) };
+        }
+        self.times += other.times;
+        self.hinted += other.hinted;
+    }
+
+    pub(super) fn add(&mut self, retry_ms: u32) {
+        self.merge(&Self { times: 1, hinted: u64::from(retry_ms > 0), retry_ms: (retry_ms, retry_ms) });
+    }
+}
+
 /// Why a submission or read was not begun. Nothing was sent.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum SubmitError {

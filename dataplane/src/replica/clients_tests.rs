@@ -200,6 +200,32 @@ fn a_repeated_bundle_waits_once_and_a_flood_is_told_to_come_again() {
 }
 
 #[test]
+fn what_a_connection_waits_for_already_is_not_read_again_and_another_connection_is_heard() {
+    let (mut node, mut world) = (node(), World::default());
+    let bundle = submit(0, 0, true);
+    send(&mut node, &mut world, 0, &bundle);
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!((node.ordering().pooled(), node.routes.len()), (1, 1));
+    // The same signature over other requests, as only one who reads them would notice.
+    let other = message::access::<Submit>(&bundle).unwrap();
+    let other = WireBundle { cose: other.bundle.cose.to_vec(), requests: vec![vec![0x80]] };
+    let mut altered = Vec::new();
+    message::encode(&Submit { bundle: other }, &mut altered);
+    send(&mut node, &mut world, 0, &altered);
+    assert_eq!(world.codes(ClientId(0)), []);
+    let (key, elsewhere) = (secret(0).public(), ClientId(77));
+    node.on_client(elsewhere, &key, Kind::Submit, &altered, NOW, &mut world).unwrap();
+    assert_eq!(world.codes(elsewhere).len(), 1);
+    // A client that comes back gets the reply where it is now.
+    node.on_client(elsewhere, &key, Kind::Submit, &bundle, NOW, &mut world).unwrap();
+    assert_eq!((node.routes.values().collect::<Vec<_>>(), world.codes(elsewhere).len()), (vec![&elsewhere], 1));
+    // Whoever ends says so, also of what waits.
+    node.close_inbox();
+    node.on_client(elsewhere, &key, Kind::Submit, &bundle, NOW, &mut world).unwrap();
+    assert_eq!(world.codes(elsewhere).last(), Some(&(Code::UNAVAILABLE.0, RETRY_AFTER_END_MS)));
+}
+
+#[test]
 fn low_on_space_new_writes_are_refused_reads_go_on_and_room_ends_it() {
     let (mut node, mut world) = (node(), World::default());
     send(&mut node, &mut world, 0, &submit(0, 0, true));
@@ -471,7 +497,7 @@ fn a_bundle_that_is_refused_before_ordering_ends_its_ticket() {
     core.submit(&[vec![2], vec![2]], &SubmitOptions::default(), NOW).unwrap();
     let opening = submitted(&mut core);
     let opening = message::access::<Submit>(&opening).unwrap();
-    let bundle = crate::crypto::hash::sha256(&[&opening.bundle.cose]).0;
+    let bundle = sha256(&[&opening.bundle.cose]).0;
     let reply = |number: u64| Reply {
         session: 7,
         number,
