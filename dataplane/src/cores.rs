@@ -185,26 +185,29 @@ fn settle(placement: &Placement) -> Result<CpuSet, PlaceError> {
     };
     let is_there = match placement.core {
         Some(core) => core < CpuSet::MAX_CPU && core_affinity::set_for_current(CoreId { id: core }),
-        None => sched_setaffinity(None, &found).is_ok(),
+        None => sched_setaffinity(None, &without_own(found)).is_ok(),
     };
     if !is_there {
         return Err(PlaceError::System);
     }
     let mut helpers = placement.helpers.as_ref().map_or(found, set_of);
     placement.core.filter(|core| *core < CpuSet::MAX_CPU).into_iter().for_each(|core| helpers.unset(core));
-    let without_own = own().into_iter().fold(helpers, |mut left, (_, core)| {
-        left.unset(core);
-        left
-    });
-    if without_own.count() > 0 {
-        helpers = without_own;
-    }
+    helpers = without_own(helpers);
     if helpers.count() == 0 {
         helpers = found;
     }
     *HELPERS.lock().unwrap_or_else(PoisonError::into_inner) = Some(helpers);
     *PLACED.lock().unwrap_or_else(PoisonError::into_inner) = *placement;
     Ok(helpers)
+}
+
+/// These but for cores that threads have for themselves, unless nothing were left.
+fn without_own(cores: CpuSet) -> CpuSet {
+    let left = own().into_iter().fold(cores, |mut left, (_, core)| {
+        left.unset(core);
+        left
+    });
+    if left.count() > 0 { left } else { cores }
 }
 
 fn own() -> Vec<(Pid, usize)> {

@@ -360,7 +360,6 @@ impl ClientCore {
         if replica >= self.shared.replicas {
             return;
         }
-        self.shared.readers.speaks(replica);
         match message {
             ClientMessage::Replies(replies) => self.submits.on_replies(replica, replies, now, &mut self.shared),
             ClientMessage::Refused(refused) => self.submits.on_refused(replica, refused, now, &mut self.shared),

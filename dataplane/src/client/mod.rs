@@ -25,7 +25,7 @@
 //!   again under another number, so nothing is executed twice.
 //!
 //! # Reading
-//! A query goes to all. Replicas answer at different history sizes, and an answer says from which entry on it holds. It
+//! A query goes to f+1 replicas, and to the others once that does not do (`read`). Replicas answer at different history sizes, and an answer says from which entry on it holds. It
 //! counts when f+1 replicas gave the same (code, `valid_from`, body), each with `valid_from` < size and size >= the lowest size
 //! asked for. One of them is correct, and vouches that the answer holds from `valid_from` to its own size; so it holds at the
 //! smallest of the f+1 sizes, which lies in between: that is the size that the read reports. It is true there, not

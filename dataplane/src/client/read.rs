@@ -2,8 +2,8 @@
 //!
 //! # Who is asked
 //! f+1 replicas, in turn, since each that is asked costs it and the client the same. The others are asked too as soon as those do not
-//! match, or one of them takes longer than answers do lately, or its link ends. Who was slow is not among the first again before it has
-//! answered something, and who lied never; where too few are left all are asked at once.
+//! match, or one of them takes longer than answers do lately, or its link ends. Who was slower then than those asked later is not among the
+//! first for a while, longer each time until it answers in time, and who lied never; where too few are left all are asked at once.
 
 use std::sync::Arc;
 
@@ -33,6 +33,8 @@ pub(super) struct OpenRead {
     asked_of: u32,
     /// When it was asked first, us.
     since_us: u64,
+    /// Who did not answer before the others were asked for that.
+    overdue: u32,
     /// Different answers that may be true, and who gave each; `size` is the smallest of theirs.
     tallies: Vec<(u32, ReadResult)>,
     round: u32,
@@ -59,11 +61,12 @@ impl OpenRead {
         message::encode(&query, &mut body);
         let asked = Asked { query: query.query, ..asked };
         let body: Arc<[u8]> = body.into();
-        let asked_of = if round == 0 { shared.readers.next() } else { u32::MAX };
+        let asked_of = if round == 0 { shared.readers.next(now.mono_us) } else { u32::MAX };
         shared.send(asked_of, Kind::Query, &body);
         let (said, tallies, since_us) = (vec![None; shared.replicas], Vec::new(), now.mono_us);
-        let (answered, attempt, due_us) = (0, 0, 0);
-        let mut read = Self { asked, body, said, answered, asked_of, since_us, tallies, round, attempt, due_us };
+        let (answered, overdue, attempt, due_us) = (0, 0, 0, 0);
+        let mut read =
+            Self { asked, body, said, answered, asked_of, since_us, overdue, tallies, round, attempt, due_us };
         if read.asks_all() {
             read.schedule_resend(id, now, shared);
         } else {
@@ -106,7 +109,7 @@ impl OpenRead {
     /// It is due: whoever was asked did not answer in time.
     pub(super) fn resend(&mut self, id: u64, now: Now, shared: &mut Shared) {
         if !self.asks_all() {
-            shared.readers.are_slow(self.asked_of & !self.answered);
+            self.overdue = self.asked_of & !self.answered;
             return self.widen(id, now, shared);
         }
         self.resend_to(u32::MAX, shared);
@@ -133,10 +136,13 @@ impl OpenRead {
         shared: &mut Shared,
     ) -> Heard {
         let replica_bit = bit(replica);
-        if self.answered & replica_bit != 0 {
+        if self.asked_of & !self.answered & replica_bit == 0 {
             return Heard::Nothing;
         }
         self.answered |= replica_bit;
+        if !self.asks_all() {
+            shared.readers.answered(replica, now.mono_us.saturating_sub(self.since_us));
+        }
         let (code, size) = (Code(answer.code.to_native()), answer.size.to_native());
         let valid_from = answer.valid_from.to_native();
         self.said[replica] = Some((size, code));
@@ -145,7 +151,8 @@ impl OpenRead {
                 shared.lie(replica);
             } else if let Some(truth) = self.count(replica_bit, code, size, valid_from, answer.body.as_slice(), shared)
             {
-                shared.readers.took(now.mono_us.saturating_sub(self.since_us));
+                // Of those that were asked first and are silent still, others were quicker though they were asked later.
+                shared.readers.are_slow(self.overdue & !self.answered, now.mono_us);
                 return Heard::Truth(truth);
             }
         }

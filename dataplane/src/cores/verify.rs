@@ -116,7 +116,17 @@ impl Drop for Verifiers {
     }
 }
 
+/// Calls when it goes, also where a panic takes it: whoever is called looks whether this thread is still there.
+struct Farewell<W: Fn()>(W);
+
+impl<W: Fn()> Drop for Farewell<W> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 fn check_jobs(mut todo: Consumer<Job>, mut found: Producer<Job>, ends: &AtomicBool, wake: impl Fn()) {
+    let wake = Farewell(wake);
     let mut idle_since = Instant::now();
     while !ends.load(Ordering::Acquire) {
         match todo.pop() {
@@ -124,7 +134,7 @@ fn check_jobs(mut todo: Consumer<Job>, mut found: Producer<Job>, ends: &AtomicBo
                 job.check();
                 // There is room: jobs that nobody fetched count among those that this verifier has.
                 let _ = found.push(job);
-                wake();
+                (wake.0)();
                 idle_since = Instant::now();
             }
             Err(_) if idle_since.elapsed() < SPIN => std::hint::spin_loop(),

@@ -538,8 +538,8 @@ impl Ordering {
     }
 
     /// Whether a bundle of this size from this identity would be kept, so that no signature is checked in vain.
-    pub fn has_room(&self, key: &PublicKey, size: usize) -> bool {
-        self.pool.has_room(key, size)
+    pub fn has_room(&self, key: &PublicKey, size: usize, to_come: usize) -> bool {
+        self.pool.has_room(key, size, to_come)
     }
 
     /// Whether the bundle waits here to be ordered.

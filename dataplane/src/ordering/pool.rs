@@ -93,7 +93,7 @@ impl Pool {
         if self.bundles.contains_key(&digest) {
             return Ok(());
         }
-        if !self.has_room(bundle.key(), bundle.memory()) {
+        if !self.has_room(bundle.key(), bundle.memory(), 0) {
             return Err(Code::OVERLOADED);
         }
         let cost = bundle.memory() + BUNDLE_OVERHEAD;
@@ -105,12 +105,12 @@ impl Pool {
         Ok(())
     }
 
-    /// Whether a bundle of this identity and size would be kept.
-    pub(super) fn has_room(&self, key: &PublicKey, size: usize) -> bool {
+    /// Whether a bundle of this identity and size would be kept, were other identities' bytes that are to come here already.
+    pub(super) fn has_room(&self, key: &PublicKey, size: usize, to_come: usize) -> bool {
         let cost = size + BUNDLE_OVERHEAD;
         let used = self.shares.get(key).copied().unwrap_or(0);
         let users = self.shares.len() + usize::from(used == 0);
-        used + cost <= self.limit / (users + 1).max(self.shares_least) && self.bytes + cost <= self.limit
+        used + cost <= self.limit / (users + 1).max(self.shares_least) && self.bytes + to_come + cost <= self.limit
     }
 
     pub(super) fn get(&self, digest: &Digest) -> Option<&Arc<Bundle>> {

@@ -24,7 +24,7 @@ fn who_fills_the_pool_is_refused_and_its_neighbours_are_not() {
     assert_eq!(pool.insert(bundle(1, 5_000), 0), Err(Code::OVERLOADED));
     // Several together do not fill it either.
     (2..SHARES as u8).for_each(|identity| assert!(fill(&mut pool, identity) > 0));
-    assert!(pool.has_room(bundle(100, 0).key(), 4_096));
+    assert!(pool.has_room(bundle(100, 0).key(), 4_096, 0));
     assert!(fill(&mut pool, 100) > 0);
 }
 

@@ -66,6 +66,8 @@ pub(super) struct Inbox {
     /// All, and the client that asked last.
     clients: BTreeMap<Digest, ClientId>,
     pub(super) used: BTreeMap<PublicKey, Used>,
+    /// What all of them take of the pool, bytes.
+    bytes: usize,
     /// Keys from which a bad signature came, and whether each has a counter of its own: their bundles are verified apart, so
     /// that they spoil nobody's batch.
     pub(super) suspects: BTreeMap<PublicKey, bool>,
@@ -78,13 +80,26 @@ impl Inbox {
         let used = self.used.entry(*bundle.key()).or_default();
         used.bundles += 1;
         used.bytes += bundle.memory() + BUNDLE_OVERHEAD;
+        self.bytes += bundle.memory() + BUNDLE_OVERHEAD;
         self.clients.insert(bundle.digest(), client);
         self.pending.push(Arc::new(bundle));
+    }
+
+    /// Puts the first bundle of every key before the second of any; else they stay in the order in which they came.
+    pub(super) fn take_turns(&mut self) {
+        let mut before: BTreeMap<PublicKey, usize> = BTreeMap::new();
+        // Each is asked for its place once.
+        self.pending.sort_by_cached_key(|bundle| {
+            let turn = before.entry(*bundle.key()).or_default();
+            *turn += 1;
+            *turn
+        });
     }
 
     /// A bundle's signature was checked; gives its client.
     pub(super) fn leaves(&mut self, bundle: &Bundle) -> Option<ClientId> {
         let client = self.clients.remove(&bundle.digest())?;
+        self.bytes -= bundle.memory() + BUNDLE_OVERHEAD;
         if let Some(used) = self.used.get_mut(bundle.key()) {
             used.bundles -= 1;
             used.bytes -= bundle.memory() + BUNDLE_OVERHEAD;
@@ -182,39 +197,63 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             return self.refuse_bundle(client, &bundle, Code::UNAVAILABLE, shell);
         }
         let digest = bundle.digest();
+        let known = self.inbox.clients.get_mut(&digest).map(|known| *known = client);
         if self.ordering.holds(&digest) {
             self.routes.insert(digest, client);
             return;
         }
-        if let Some(known) = self.inbox.clients.get_mut(&digest) {
-            *known = client;
+        if known.is_some() {
             return;
         }
         // Who does not take what is said to it costs nothing; it asks again when it does.
         if !shell.takes(client) {
             return;
         }
-        let Used { bundles, bytes, repeats, repeat_bytes } = *self.inbox.used.entry(*key).or_default();
-        let repeats_too_much = repeats >= MAX_REPEATS_A_ROUND || repeat_bytes >= MAX_REPEAT_BYTES_A_ROUND;
-        if bundles >= MAX_BUNDLES_A_ROUND || repeats_too_much {
-            return self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
+        let (bundles, bytes) = self.inbox.used.get(key).map_or((0, 0), |used| (used.bundles, used.bytes));
+        let to_come = self.inbox.bytes - bytes;
+        let admission = if bundles < MAX_BUNDLES_A_ROUND { self.admit(&bundle) } else { None };
+        match admission {
+            None => self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell),
+            Some(admission) => self.take(client, bundle, admission, (bytes, to_come), shell),
+        }
+    }
+
+    /// As [`Execution::admit`](crate::execution::Execution::admit), within what a key's repeated bundles may cost a round; beyond it
+    /// nothing is said.
+    pub(super) fn admit(&mut self, bundle: &Bundle) -> Option<Admission> {
+        let used = self.inbox.used.entry(*bundle.key()).or_default();
+        if used.repeats >= MAX_REPEATS_A_ROUND || used.repeat_bytes >= MAX_REPEAT_BYTES_A_ROUND {
+            return None;
         }
         let mut read_bytes = 0;
-        match self.execution.admit_counted(&bundle, &mut read_bytes) {
-            Admission::Settled(settled) => {
-                if let Some(used) = self.inbox.used.get_mut(key) {
-                    used.repeats += usize::from(!settled.replies.is_empty());
-                    used.repeat_bytes += read_bytes;
-                }
-                self.send_settled(client, settled, shell);
-            }
+        let admission = self.execution.admit_counted(bundle, &mut read_bytes);
+        if let Admission::Settled(settled) = &admission {
+            used.repeats += usize::from(!settled.replies.is_empty());
+            used.repeat_bytes += read_bytes;
+        }
+        Some(admission)
+    }
+
+    /// Takes a bundle in whose signature is to be checked, or says what there is to say without. Of its key there are `bytes` here, of
+    /// others `to_come`.
+    fn take(
+        &mut self,
+        client: ClientId,
+        bundle: Bundle,
+        admission: Admission,
+        (bytes, to_come): (usize, usize),
+        shell: &mut impl Shell<D>,
+    ) {
+        match admission {
+            Admission::Settled(settled) => self.send_settled(client, settled, shell),
             Admission::Order if self.low_space => self.refuse_bundle(client, &bundle, Code::LOW_SPACE, shell),
             // A bundle that the pool would refuse is not worth a signature's price.
-            Admission::Order if !self.ordering.has_room(key, bytes + bundle.memory()) => {
+            Admission::Order if !self.ordering.has_room(bundle.key(), bytes + bundle.memory(), to_come) => {
                 self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell);
             }
             Admission::Order => {
-                flight::note_bundle(Noted::BundleArrived, &digest.0, client.0, u64::from(bundle.header().count));
+                let (digest, count) = (bundle.digest().0, u64::from(bundle.header().count));
+                flight::note_bundle(Noted::BundleArrived, &digest, client.0, count);
                 self.inbox.enters(client, bundle);
             }
         }

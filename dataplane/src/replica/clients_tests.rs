@@ -17,7 +17,7 @@ use crate::ordering::checkpoint::forged;
 use crate::ordering::record::Record;
 use crate::ordering::{Agreed, Timing};
 use crate::replica::reads::{MAX_QUEUED_READS, READS_A_TURN, ReadBudget};
-use crate::replica::{HostStatus, NodeConfig, NodeError};
+use crate::replica::{HostStatus, Job, MAX_JOB, NodeConfig, NodeError};
 use crate::state::{Answer, Entries, Frozen, OperationContext, Outcome, StateError};
 use crate::types::{EntryIndex, ReplicaId, Signature};
 use crate::wire::bundle::{OPEN_SESSION, Request};
@@ -75,6 +75,9 @@ struct World {
     to_peers: usize,
     closed: Vec<ClientId>,
     deaf: Option<ClientId>,
+    /// Jobs that somebody else would check now; none where the node does.
+    verifiers: Option<usize>,
+    jobs: Vec<Job>,
 }
 
 impl Shell<SimDisk> for World {
@@ -92,6 +95,12 @@ impl Shell<SimDisk> for World {
     }
     fn start_write(&mut self, log: &mut Log<Record, SimDisk>) -> Result<(), LogError> {
         log.submit().map(drop)
+    }
+    fn verifiers(&self) -> Option<usize> {
+        self.verifiers.map(|all| all - self.jobs.len())
+    }
+    fn verify(&mut self, job: Job) {
+        self.jobs.push(job);
     }
     fn host(&self) -> HostStatus {
         HostStatus::default()
@@ -223,6 +232,45 @@ fn what_a_connection_waits_for_already_is_not_read_again_and_another_connection_
     node.close_inbox();
     node.on_client(elsewhere, &key, Kind::Submit, &bundle, NOW, &mut world).unwrap();
     assert_eq!(world.codes(elsewhere).last(), Some(&(Code::UNAVAILABLE.0, RETRY_AFTER_END_MS)));
+}
+
+#[test]
+fn verifiers_get_a_bundle_of_each_key_before_a_second_of_any_and_findings_count_late() {
+    let (mut node, mut world) = (node(), World { verifiers: Some(1), ..World::default() });
+    for number in 0..250 {
+        send(&mut node, &mut world, 0, &submit(0, number, true));
+    }
+    for number in 250..290 {
+        send(&mut node, &mut world, 2, &submit(2, number, number != 260));
+    }
+    let last = submit(1, 0, true);
+    send(&mut node, &mut world, 1, &last);
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!((world.jobs.len(), world.jobs[0].bundles(), node.ordering().pooled()), (1, MAX_JOB, 0));
+    assert_eq!(node.inbox.pending.len(), 291 - MAX_JOB);
+    assert!(node.inbox.pending.iter().all(|bundle| bundle.key() == &secret(0).public()), "the others had their turn");
+    // What is with a verifier counts, waits once, and nobody waits for more than there is.
+    send(&mut node, &mut world, 1, &last);
+    node.on_client(ClientId(77), &secret(1).public(), Kind::Submit, &last, NOW, &mut world).unwrap();
+    for number in 250..260 {
+        send(&mut node, &mut world, 0, &submit(0, number, true));
+    }
+    assert_eq!(world.codes(ClientId(0)).len(), 4);
+    node.turn(NOW, &mut world).unwrap();
+    assert_eq!((world.jobs.len(), node.inbox.used.len()), (1, 3));
+    let mut findings = 0;
+    while let Some(mut job) = world.jobs.pop() {
+        job.check();
+        node.verified(job, NOW, &mut world);
+        node.turn(NOW, &mut world).unwrap();
+        findings += 1;
+    }
+    assert_eq!((findings, world.closed.as_slice()), (2, &[ClientId(2)][..]));
+    // One bad signature, and those behind it unchecked: all others are in the pool.
+    assert_eq!(world.codes(ClientId(2)).len(), 30);
+    assert_eq!(node.ordering().pooled(), MAX_BUNDLES_A_ROUND + 10 + 1);
+    assert_eq!((node.inbox.used.len(), node.inbox.bytes), (0, 0));
+    assert!(node.routes.values().any(|client| *client == ClientId(77)), "the reply goes where it was asked for last");
 }
 
 #[test]

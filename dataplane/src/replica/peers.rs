@@ -130,7 +130,7 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             .map_err(|_| Misbehaviour::BadRelay)?;
         let is_wanted = !self.low_space
             && !self.ordering.holds(&bundle.digest())
-            && self.ordering.has_room(bundle.key(), bundle.size())
+            && self.ordering.has_room(bundle.key(), bundle.size(), 0)
             && self.execution.check(&bundle).is_ok()
             && matches!(self.execution.admit(&bundle), Admission::Order);
         if !is_wanted {

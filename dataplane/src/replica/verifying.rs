@@ -13,7 +13,8 @@
 //! and behind a bad one none. A bad signature comes from the owner of the key, since its link proved the same key.
 //!
 //! # Limits
-//! One key has at most [`MAX_BUNDLES_A_ROUND`](super::clients::MAX_BUNDLES_A_ROUND) bundles here, and no more than its share of the pool takes.
+//! Where more waits than a job takes, keys take turns: a bundle waits for no more than one of each other key. All together take no more than
+//! the pool would. One key has at most [`MAX_BUNDLES_A_ROUND`](super::clients::MAX_BUNDLES_A_ROUND) bundles here, and no more than its share of the pool takes.
 //!
 //! A bundle that is here twice is checked once. What was executed meanwhile, proposed by a leader that had it first, is answered.
 
@@ -126,6 +127,9 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
 
     /// The first of what waits.
     fn next_job(&mut self, most: usize) -> Job {
+        if self.inbox.pending.len() > most {
+            self.inbox.take_turns();
+        }
         let count = self.inbox.pending.len().min(most);
         let suspects = &self.inbox.suspects;
         let first = self.inbox.pending.drain(..count);
@@ -145,10 +149,11 @@ impl<A: Application, S: EntryStore, D: Device> Node<A, S, D> {
             match (client, verdict) {
                 (Some(client), Verdict::Good) => {
                     flight::note_bundle(Noted::BundleVerified, &bundle.digest().0, 0, 0);
-                    let admission = if is_late { self.execution.admit(&bundle) } else { Admission::Order };
+                    let admission = if is_late { self.admit(&bundle) } else { Some(Admission::Order) };
                     match admission {
-                        Admission::Settled(settled) => self.send_settled(client, settled, shell),
-                        Admission::Order => self.order(client, &bundle, now, shell),
+                        Some(Admission::Settled(settled)) => self.send_settled(client, settled, shell),
+                        Some(Admission::Order) => self.order(client, &bundle, now, shell),
+                        None => self.refuse_bundle(client, &bundle, Code::OVERLOADED, shell),
                     }
                 }
                 (Some(client), Verdict::Bad) => {

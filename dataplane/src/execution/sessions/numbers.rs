@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::Executed;
 
+/// A ring of so few is never made smaller.
+const LEAST: usize = 16;
+
 #[derive(Default)]
 pub(super) struct Numbers {
     /// What was executed below this is not known any more.
@@ -69,6 +72,10 @@ impl Numbers {
     pub(super) fn forget_first(&mut self) -> Option<Executed> {
         let first = self.run.pop_front()?;
         self.base += 1;
+        // Sessions that keep nothing stay open, in numbers: what one took in a busy hour goes back. A window that moves keeps its ring.
+        if self.run.len() < self.run.capacity() / 4 && self.run.capacity() > LEAST {
+            self.run.shrink_to(self.run.capacity() / 2);
+        }
         Some(first)
     }
 
@@ -88,6 +95,23 @@ mod tests {
 
     fn executed(entry: u64) -> Executed {
         Executed { request: Digest::NULL, entry, index: 0, detail: None }
+    }
+
+    #[test]
+    fn what_is_forgotten_takes_no_memory() {
+        let mut numbers = Numbers::default();
+        (0..10_000).for_each(|number| numbers.insert(number, executed(number)));
+        let full = numbers.run.capacity();
+        // A window that moves on takes and gives nothing.
+        for number in 10_000..30_000 {
+            numbers.insert(number, executed(number));
+            numbers.forget_first();
+        }
+        assert_eq!((numbers.run.len(), numbers.run.capacity()), (10_000, full));
+        while numbers.forget_first().is_some() {
+            assert!(numbers.run.capacity() <= LEAST.max(8 * (numbers.run.len() + 1)));
+        }
+        assert_eq!((numbers.base(), numbers.low()), (30_000, 30_000));
     }
 
     proptest! {
