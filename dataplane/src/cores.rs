@@ -1,7 +1,7 @@
 //! Cores: the thread that orders may have one of its own, and all other threads keep off it. Both can change while the process runs.
 //!
 //! A thread inherits the cores of the one that starts it. So helpers are started by [`spawn`], which gives them those that are in force for
-//! helpers. A change ([`place`]) moves the calling thread first, and then, on a thread of its own, all that there are.
+//! helpers. A change moves the calling thread first, and then, on a thread of its own, all that there are.
 //! The kernel's io_uring workers stay where the kernel puts them.
 
 use std::fs;

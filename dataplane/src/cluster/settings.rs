@@ -256,7 +256,7 @@ settings! {
         /// One client may use at most one part in so many of pool_mib, however few use it; beyond its share it is told "overloaded".
         pool_shares = 8, 2..=64, "parts of pool_mib";
         /// A turn, which also orders and executes, answers at most so many reads; the others wait for the next, clients taking turns.
-        reads_a_turn = 16, 1..=256, "reads";
+        reads_a_turn = 64, 1..=256, "reads";
         /// And reads and answers at most so many bytes for them, a quarter of it for one client. A single larger answer is made all the same,
         /// and its client waits for it.
         reads_kib_a_turn = 512, 16..=4096, "KiB";

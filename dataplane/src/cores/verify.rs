@@ -2,7 +2,7 @@
 //!
 //! Each has a bounded ring of jobs and one of findings, with a single producer and a single consumer each, and is pinned to its core. It
 //! spins for a while when it has nothing to do, then sleeps until it is called. A finding wakes the ordering thread, if that sleeps. Nothing is
-//! lost and nothing waits for room: a verifier has at most [`JOBS`] jobs, done ones that nobody fetched yet included, and says so
+//! lost and nothing waits for room: a verifier has at most two jobs, done ones that nobody fetched yet included, and says so
 //! ([`Verifiers::free`]).
 //!
 //! A verifier that ended, which only a panic brings about, is told by [`Verifiers::has_failed`]: the process must end, since the bundles that it

@@ -17,7 +17,7 @@ use crate::wire::message::{self, ArchivedQuery, StatusAnswer};
 pub(super) const MAX_QUEUED_READS: usize = 64;
 
 /// Reads that a turn answers unless local settings say otherwise; the rest come at the next, which follows at once.
-pub(super) const READS_A_TURN: usize = 16;
+pub(super) const READS_A_TURN: usize = 64;
 
 /// Bytes of entries read and of answers made after which a turn answers no more reads, unless local settings say otherwise.
 const BYTES_A_TURN: usize = 512 << 10;
