@@ -12,41 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use atlas_control::client::{Client as Ctl, ClientReply};
+use atlas_control::client::ClientReply;
 use atlas_control::mapped::Reading;
 use atlas_dataplane::cluster::ReplicaConfig;
 use atlas_dataplane::replica::telemetry::FAMILIES;
 use serde_json::Value;
 use support::client::Client;
+use support::ctl::{ask, connect, done, run_directory, try_connect};
 use support::{Cluster, StopOnDrop, until};
-
-fn run_directory(cluster: &Cluster, index: usize) -> PathBuf {
-    cluster.home(index).join("data/run")
-}
-
-fn try_connect(cluster: &Cluster, index: usize, level: &str) -> Option<Ctl> {
-    Ctl::connect(&run_directory(cluster, index).join(format!("{level}.sock")), support::PATIENCE).ok()
-}
-
-/// A connection; the sockets come a moment after the replica serves.
-fn connect(cluster: &Cluster, index: usize, level: &str) -> Ctl {
-    let mut client = None;
-    until(&format!("replica {index} serves {level}.sock; it printed {}", cluster.log_text(index)), || {
-        client = try_connect(cluster, index, level);
-        client.is_some()
-    });
-    client.unwrap()
-}
-
-fn ask(ctl: &mut Ctl, command: &str) -> ClientReply {
-    ctl.ask(command).unwrap_or_else(|error| panic!("{command}: {error}"))
-}
-
-fn done(ctl: &mut Ctl, command: &str) -> ClientReply {
-    let reply = ask(ctl, command);
-    assert!(reply.is_success(), "{command}: {reply:?}");
-    reply
-}
 
 /// A field of an answer of names and values.
 fn field(reply: &ClientReply, name: &str) -> String {

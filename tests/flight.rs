@@ -7,30 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use atlas::local::Signal;
-use atlas_control::client::{Client as Ctl, ClientReply};
 use atlas_dataplane::flight::Kind;
 use atlas_dataplane::flight::file::{Recording, Why};
 use rustix::process::{Pid, Signal as Kill, kill_process};
 use serde_json::Value;
+use support::ctl::{ask, connect, run_directory};
 use support::{Cluster, until};
-
-fn run_directory(cluster: &Cluster, index: usize) -> PathBuf {
-    cluster.home(index).join("data/run")
-}
-
-fn connect(cluster: &Cluster, index: usize, level: &str) -> Ctl {
-    let path = run_directory(cluster, index).join(format!("{level}.sock"));
-    let mut client = None;
-    until(&format!("replica {index} serves {level}.sock; it printed {}", cluster.log_text(index)), || {
-        client = Ctl::connect(&path, support::PATIENCE).ok();
-        client.is_some()
-    });
-    client.unwrap()
-}
-
-fn ask(ctl: &mut Ctl, command: &str) -> ClientReply {
-    ctl.ask(command).unwrap_or_else(|error| panic!("{command}: {error}"))
-}
 
 fn atlas(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_atlas")).args(arguments).output().unwrap()

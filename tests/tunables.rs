@@ -4,38 +4,14 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 
-use atlas_control::client::{Client as Ctl, ClientReply};
+use atlas_control::client::Client as Ctl;
 use atlas_dataplane::cluster::ReplicaConfig;
 use atlas_dataplane::cluster::placement::CoreSet;
 use atlas_dataplane::cluster::settings::LocalConfig;
 use serde_json::Value;
+use support::ctl::{ask, connect, done};
 use support::{Cluster, until};
-
-fn run_directory(cluster: &Cluster, index: usize) -> PathBuf {
-    cluster.home(index).join("data/run")
-}
-
-fn connect(cluster: &Cluster, index: usize, level: &str) -> Ctl {
-    let path = run_directory(cluster, index).join(format!("{level}.sock"));
-    let mut client = None;
-    until(&format!("replica {index} serves {level}.sock; it printed {}", cluster.log_text(index)), || {
-        client = Ctl::connect(&path, support::PATIENCE).ok();
-        client.is_some()
-    });
-    client.unwrap()
-}
-
-fn ask(ctl: &mut Ctl, command: &str) -> ClientReply {
-    ctl.ask(command).unwrap_or_else(|error| panic!("{command}: {error}"))
-}
-
-fn done(ctl: &mut Ctl, command: &str) -> ClientReply {
-    let reply = ask(ctl, command);
-    assert!(reply.is_success(), "{command}: {reply:?}");
-    reply
-}
 
 /// The rows of an answer, by the value of their first column.
 fn rows(ctl: &mut Ctl, command: &str, by: &str) -> BTreeMap<String, Value> {

@@ -6,6 +6,7 @@
 
 pub mod checker;
 pub mod client;
+pub mod ctl;
 pub mod link;
 pub mod proxy;
 
